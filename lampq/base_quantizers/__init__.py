@@ -1,0 +1,1 @@
+"""Base quantizers: one file a published post-training quantization method."""
