@@ -1,0 +1,153 @@
+"""Budgets: what is asked of an allocator, and what a plan really costs.
+
+The paper's budget is the average bit-width over the parameters of the 4N layers (Problem 1, and the constraint of
+the integer linear program): sum c_i B_i <= b_t sum c_i.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from lampq.errors import LampQError
+from lampq.layers import Site
+from lampq.plan import BitPlan, SitePlan
+
+FULL_PRECISION_BITS = 32
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The bits that a plan may spend, and the rules that turn chosen weight bits into a whole plan.
+
+    Attributes:
+        weight_bits: target average b_t over the parameters of the 4N layers (bits; may be fractional).
+        activation_bits: bits of the layers' inputs (bits; equal to `weight_bits`: each layer's input has its
+            layer's bits).
+        candidates: the bit set B.
+        activation_rule: when the two targets differ: ``fixed`` keeps all inputs at `activation_bits`, ``follow``
+            adds the difference of the targets to the layer's weight bits.
+        fixed_site_bits: (weight bits, activation bits) of patch embedding, reduction, head and attention operands.
+        operand_bits: ``target`` keeps attention operands at `fixed_site_bits`; ``follow_qkv`` gives the operands of
+            both attention matmuls the input bits of their block's qkv layer.
+    """
+
+    weight_bits: Fraction
+    activation_bits: Fraction
+    candidates: tuple[int, ...]
+    activation_rule: str
+    fixed_site_bits: tuple[int, int]
+    operand_bits: str
+
+    def input_bits(self, weight_bits: int) -> int:
+        """Bits of a layer's input when its weights have `weight_bits`."""
+        if self.weight_bits == self.activation_bits:
+            return weight_bits
+        if self.activation_rule == "fixed":
+            return int(self.activation_bits)
+        return max(1, min(16, weight_bits + int(self.activation_bits - self.weight_bits)))
+
+    def total(self, sizes: list[int]) -> int:
+        """The budget in weight bits, floor(b_t sum c_i), for layers of the given sizes c_i."""
+        return math.floor(self.weight_bits * sum(sizes))
+
+    def plan(self, sites: tuple[Site, ...], layer_bits: dict[str, int], origin: dict | None = None) -> BitPlan:
+        """The whole plan in which the 4N layers have the given weight bits."""
+        fixed_weight, fixed_activation = self.fixed_site_bits
+        qkv_bits = {s.block: self.input_bits(layer_bits[s.name]) for s in sites if s.type == "qkv"}
+        entries = []
+        for site in sites:
+            if site.allocated:
+                bits = layer_bits[site.name], self.input_bits(layer_bits[site.name])
+            elif site.is_matmul:
+                bits = None, qkv_bits[site.block] if self.operand_bits == "follow_qkv" else fixed_activation
+            elif site.type == "patch_embed":
+                bits = fixed_weight, None  # the image stays in full precision (AdaLog's convention)
+            else:
+                bits = fixed_weight, fixed_activation
+            entries.append(SitePlan(site.name, site.type, site.block, site.parameters, *bits, site.allocated))
+        return BitPlan(tuple(entries), self.to_json(), origin or {})
+
+    def check_feasible(self, sites: tuple[Site, ...], plan: BitPlan) -> None:
+        """Refuse a plan over the budget.
+
+        Raises:
+            LampQError: the plan's average is above the target.
+        """
+        sizes = [s.parameters for s in sites if s.allocated]
+        spent = sum(s.parameters * s.weight_bits for s in plan.sites if s.allocated)
+        if spent > self.total(sizes):
+            average = spent / sum(sizes)
+            raise LampQError(
+                f"the plan spends {average:.4f} bits on average, over weight_bits={float(self.weight_bits)}"
+            )
+
+    def to_json(self) -> dict:
+        return {
+            "weight_bits": float(self.weight_bits),
+            "activation_bits": float(self.activation_bits),
+            "candidates": list(self.candidates),
+            "activation_rule": self.activation_rule,
+            "fixed_site_bits": list(self.fixed_site_bits),
+            "operand_bits": self.operand_bits,
+        }
+
+
+def default_bit_set(weight_bits: Fraction) -> tuple[int, ...]:
+    """The bit set B for a target, where none is chosen: {2..5} at 3 bits, {2..6} at 4, {6..10} at 8."""
+    lowest = min(2, math.floor(weight_bits))
+    return tuple(range(max(lowest, math.floor(weight_bits) - 2), math.ceil(weight_bits) + 3))
+
+
+def realised_costs(sites: tuple[Site, ...], plan: BitPlan) -> dict[str, float]:
+    """What a plan costs, in bits and bit operations; full precision counts 32 bits.
+
+    Returns:
+        average_weight_bits: over the parameters of the 4N layers (the paper's figure);
+        average_weight_bits_all: over all weights, patch embedding, reductions and head included;
+        average_activation_bits: over the input elements of all linear layers of one image;
+        average_operand_bits: over the elements of the attention operands of one image;
+        bops: sum of MACs x weight bits x activation bits of one image (for a matmul: both operands' bits).
+    """
+    bits = {s.name: s.bits for s in plan.sites}
+
+    def of(value: int | None) -> int:
+        return FULL_PRECISION_BITS if value is None else value
+
+    def average(pairs: list[tuple[int, int]]) -> float:
+        total = sum(count for count, _ in pairs)
+        return sum(count * value for count, value in pairs) / total if total else float("nan")
+
+    weights = [s for s in sites if not s.is_matmul]
+    linears = [s for s in weights if s.type != "patch_embed"]
+    matmuls = [s for s in sites if s.is_matmul]
+    bops = 0
+    for site in sites:
+        weight, activation = of(bits[site.name][0]), of(bits[site.name][1])
+        bops += site.macs * activation * (activation if site.is_matmul else weight)
+    return {
+        "average_weight_bits": average([(s.parameters, of(bits[s.name][0])) for s in weights if s.allocated]),
+        "average_weight_bits_all": average([(s.parameters, of(bits[s.name][0])) for s in weights]),
+        "average_activation_bits": average([(s.input_elements, of(bits[s.name][1])) for s in linears]),
+        "average_operand_bits": average(
+            [(s.input_elements + s.second_input_elements, of(bits[s.name][1])) for s in matmuls]
+        ),
+        "bops": bops,
+    }
+
+
+def packed_bytes(sites: tuple[Site, ...], plan: BitPlan, all_parameters: int, quantizer_parameters: int) -> int:
+    """Size of the model packed at the plan's bits, in bytes (computed, nothing is exported).
+
+    Args:
+        all_parameters: number of parameters of the full-precision model.
+        quantizer_parameters: number of scales, zero points and log bases of the plan's entries; each counts 32 bits,
+            as do biases, LayerNorms and whatever else is not a quantized weight.
+    """
+    bits = {s.name: s.weight_bits for s in plan.sites}
+    size = 0
+    for site in sites:
+        if site.parameters:
+            width = FULL_PRECISION_BITS if bits[site.name] is None else bits[site.name]
+            size += math.ceil(site.parameters * width / 8)
+    rest = all_parameters - sum(s.parameters for s in sites)
+    return size + 4 * (rest + quantizer_parameters)
