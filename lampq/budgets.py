@@ -94,7 +94,7 @@ class Budget:
 
 def default_bit_set(weight_bits: Fraction) -> tuple[int, ...]:
     """The bit set B for a target, where none is chosen: {2..5} at 3 bits, {2..6} at 4, {6..10} at 8."""
-    lowest = min(2, math.floor(weight_bits))
+    lowest = 1 if weight_bits <= 2 else 2
     return tuple(range(max(lowest, math.floor(weight_bits) - 2), math.ceil(weight_bits) + 3))
 
 
