@@ -1,0 +1,1 @@
+"""Observing a model once, and searching quantizer scales on what was observed."""

@@ -1,0 +1,1 @@
+"""Number formats: tensor -> integer codes and back."""

@@ -1,0 +1,116 @@
+"""Uniform numbers: integer codes a constant step apart, with a zero point (affine) or around zero (symmetric)."""
+
+import torch
+from torch import Tensor, nn
+
+from lampq.errors import LampQError
+
+MINIMUM_BITS, MAXIMUM_BITS = 1, 16
+
+
+def check_bits(bits: int) -> None:
+    """Raise LampQError unless `bits` is an integer from 1 to 16."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not MINIMUM_BITS <= bits <= MAXIMUM_BITS:
+        raise LampQError(f"bits: {bits!r} is not an integer from {MINIMUM_BITS} to {MAXIMUM_BITS}")
+
+
+def affine_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Codes ``clip(round(x / scale) + zero_point, 0, 2^bits - 1)`` as floating point numbers (ties to even)."""
+    return (torch.round(x / scale) + zero_point).clamp_(0, 2**bits - 1)
+
+
+def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Values after quantization: ``scale * (codes - zero_point)``; all tensors broadcast against `x`."""
+    return affine_codes(x, scale, zero_point, bits).sub_(zero_point).mul_(scale)
+
+
+def affine_from_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the affine format that covers ``[low, high]``.
+
+    The range is first widened to contain zero, so that the zero point is one of the codes and zero has no error.
+    An empty range (all zeros) gets scale 1.
+
+    Returns:
+        scale and integer-valued zero point, each of the shape of `low`.
+    """
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scale = (high - low) / (2**bits - 1)
+    # The step of a range of denormal numbers may round to zero: nothing would be left to divide by.
+    scale = torch.where(scale > torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
+    zero_point = torch.round(-low / scale).clamp_(0, 2**bits - 1)
+    return scale, zero_point
+
+
+class AffineQuantizer(nn.Module):
+    """Asymmetric uniform format: unsigned codes with a zero point.
+
+    ``code = clip(round(x / scale) + zero_point, 0, 2^bits - 1)`` and ``value = scale * (code - zero_point)``.
+
+    Args:
+        scale: step between two values, broadcastable against the tensors that will be quantized.
+        zero_point: code of zero, broadcastable likewise; an integer number stored as floating point.
+        bits: 1 to 16.
+
+    Raises:
+        LampQError: bits out of range.
+    """
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, bits: int) -> None:
+        super().__init__()
+        check_bits(bits)
+        self.bits = bits
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("zero_point", zero_point.detach().to(scale.dtype).clone())
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Integer codes of `x` (int32), same shape."""
+        return affine_codes(x, self.scale, self.zero_point, self.bits).to(torch.int32)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Values of integer codes, same shape."""
+        return (codes.to(self.scale.dtype) - self.zero_point) * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` after quantization and dequantization, same shape."""
+        return fake_quantize_affine(x, self.scale, self.zero_point, self.bits)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, scale={tuple(self.scale.shape)}"
+
+
+class SymmetricQuantizer(nn.Module):
+    """Symmetric uniform format: signed codes around zero.
+
+    ``code = clip(round(x / scale), -2^(bits-1), 2^(bits-1) - 1)`` and ``value = scale * code``. With one bit the
+    codes are -1 and 0.
+
+    Args:
+        scale: step between two values, broadcastable against the tensors that will be quantized.
+        bits: 1 to 16.
+
+    Raises:
+        LampQError: bits out of range.
+    """
+
+    def __init__(self, scale: Tensor, bits: int) -> None:
+        super().__init__()
+        check_bits(bits)
+        self.bits = bits
+        self.register_buffer("scale", scale.detach().clone())
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Integer codes of `x` (int32), same shape."""
+        half = 2 ** (self.bits - 1)
+        return torch.round(x / self.scale).clamp_(-half, half - 1).to(torch.int32)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Values of integer codes, same shape."""
+        return codes.to(self.scale.dtype) * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` after quantization and dequantization, same shape."""
+        half = 2 ** (self.bits - 1)
+        return torch.round(x / self.scale).clamp_(-half, half - 1).mul_(self.scale)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, scale={tuple(self.scale.shape)}"

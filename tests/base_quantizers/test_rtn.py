@@ -1,0 +1,67 @@
+"""Round to nearest on every site type."""
+
+import pytest
+import torch
+from torch import nn
+
+from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.errors import LampQError
+from lampq.layers import Site
+from lampq.quantized_modules.matmul import MatMul
+
+
+def site(kind):
+    return Site(name=f"blocks.0.{kind}", type=kind, block=0, parameters=0, macs=0, input_elements=0)
+
+
+def example(kind):
+    """A layer and its inputs."""
+    torch.manual_seed(0)
+    if kind == "qk":
+        return MatMul(), (torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4).transpose(-2, -1))
+    if kind == "pv":
+        return MatMul(), (torch.randn(2, 3, 5, 5).softmax(-1), torch.randn(2, 3, 5, 4))
+    if kind == "patch_embed":
+        return nn.Conv2d(3, 6, 4, 4), (torch.randn(2, 3, 8, 8),)
+    if kind == "head":
+        return nn.Linear(8, 5), (torch.randn(2, 8),)
+    return nn.Linear(8, 6, bias=kind != "reduction"), (torch.randn(2, 5, 8),)
+
+
+@pytest.mark.parametrize("kind", ["qkv", "proj", "fc1", "fc2", "qk", "pv", "patch_embed", "reduction", "head"])
+def test_every_site_type_works_and_error_falls_with_bits(kind):
+    layer, inputs = example(kind)
+    expected = layer(*inputs)
+    errors = []
+    for bits in (1, 2, 4, 8, 16):
+        state = RoundToNearest().calibrate(site(kind), layer, inputs, bits, bits)
+        module = RoundToNearest().quantized_module(site(kind), layer, state, bits, bits)
+        errors.append((module(*inputs) - expected).square().mean().item())
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-6 < errors[0]
+
+
+def test_none_leaves_the_operand_in_full_precision():
+    layer, inputs = example("proj")
+    method = RoundToNearest()
+    state = method.calibrate(site("proj"), layer, inputs, None, None)
+    assert state == {}
+    assert torch.equal(method.quantized_module(site("proj"), layer, state, None, None)(*inputs), layer(*inputs))
+    weights_only = method.calibrate(site("proj"), layer, inputs, 4, None)
+    assert set(weights_only) == {"weight_scale", "weight_zero_point"}
+
+
+def test_weights_have_one_range_per_row():
+    layer, inputs = example("proj")
+    with torch.no_grad():
+        layer.weight[0] *= 1000
+    state = RoundToNearest().calibrate(site("proj"), layer, inputs, 8, None)
+    module = RoundToNearest().quantized_module(site("proj"), layer, state, 8, None)
+    error = (module.weight - layer.weight).abs().amax(1)
+    assert (error <= state["weight_scale"]).all() and error[1:].max() < 0.01
+
+
+def test_inputs_that_are_not_finite_are_refused():
+    layer, (x,) = example("proj")
+    x[0, 0, 0] = float("nan")
+    with pytest.raises(LampQError, match=r"blocks\.0\.proj.*NaN"):
+        RoundToNearest().calibrate(site("proj"), layer, (x,), 4, 4)
