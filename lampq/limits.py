@@ -1,0 +1,136 @@
+"""Limits of single values: each check hands the value back, or says in one line what is wrong and what would be right.
+
+Strings are not numbers here ("3" is refused where 3 is meant) and true is not 1.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lampq.errors import LampQError
+
+
+def integer(key: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
+    """An integer within [minimum, maximum].
+
+    Raises:
+        LampQError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not _within(value, minimum, maximum):
+        raise LampQError(f"{key}={shown(value)}: must be an integer{_range(minimum, maximum)}")
+    return value
+
+
+def number(
+    key: str,
+    value: Any,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """A finite number, integer or not, within the given bounds.
+
+    Raises:
+        LampQError: it is not.
+    """
+    good = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    if not good or (above is not None and value <= above) or not _within(value, at_least, at_most):
+        bounds = f" above {above}" if above is not None else ""
+        bounds += _range(at_least, at_most) if not bounds or at_most is None else f" and at most {at_most}"
+        raise LampQError(f"{key}={shown(value)}: must be a number{bounds}")
+    return value
+
+
+def fraction(key: str, value: Any, of: str = "the blocks") -> float:
+    """A fraction in (0, 1] of something, as mu is of the blocks.
+
+    Raises:
+        LampQError: it is not.
+    """
+    try:
+        return number(key, value, above=0, at_most=1)
+    except LampQError:
+        message = f"{key}={shown(value)}: must be a fraction of {of} in (0, 1], for example 0.5"
+        raise LampQError(message) from None
+
+
+def boolean(key: str, value: Any) -> bool:
+    """True or false.
+
+    Raises:
+        LampQError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise LampQError(f"{key}={shown(value)}: must be true or false")
+    return value
+
+
+def text(key: str, value: Any) -> str:
+    """A string with something in it.
+
+    Raises:
+        LampQError: it is not.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise LampQError(f"{key}={shown(value)}: must be a text, not empty")
+    return value
+
+
+def choice(key: str, value: Any, options: Iterable[Any]) -> Any:
+    """One of the given options.
+
+    Raises:
+        LampQError: it is not.
+    """
+    options = list(options)
+    if any(value == option and type(value) is type(option) for option in options):
+        return value
+    near = did_you_mean(value, options)
+    raise LampQError(f"{key}={shown(value)}: must be one of {', '.join(map(shown, options))}{near}")
+
+
+def optional(check: Callable[..., Any], key: str, value: Any, *bounds: Any, **named_bounds: Any) -> Any:
+    """None (null in YAML), or what another check accepts: ``optional(integer, "threads", value, minimum=1)``.
+
+    Raises:
+        LampQError: it is neither.
+    """
+    if value is None:
+        return None
+    try:
+        return check(key, value, *bounds, **named_bounds)
+    except LampQError as error:
+        raise LampQError(f"{error}, or null") from None
+
+
+def did_you_mean(word: Any, options: Iterable[Any]) -> str:
+    """``; did you mean X?`` with the nearest option, or nothing where none is near."""
+    near = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def shown(value: Any) -> str:
+    """A value as one would type it: null, true, 3, text in quotes where it could be taken for something else."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        looks_plain = value and not value[0].isdigit() and value.lower() not in ("null", "true", "false")
+        return " ".join(value.split()) if looks_plain else f"'{value}'"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    return str(value)
+
+
+def _within(value: float, minimum: float | None, maximum: float | None) -> bool:
+    return (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
+
+
+def _range(minimum: float | None, maximum: float | None) -> str:
+    if minimum is not None and maximum is not None:
+        return f" between {minimum} and {maximum}"
+    if minimum is not None:
+        return f" of at least {minimum}"
+    return f" of at most {maximum}" if maximum is not None else ""
