@@ -70,3 +70,8 @@ class BaseQuantizer(ABC):
 
         Fake-quantized weights are computed here, once, not in every forward.
         """
+
+    def stored_parameters(self, state: dict[str, Tensor]) -> int:
+        """How many numbers of an entry a packed model has to store: all but a LayerNorm reparameterization, which is
+        folded into the LayerNorm and the layer's weights and bias."""
+        return sum(tensor.numel() for name, tensor in state.items() if not name.startswith("reparameterization_"))

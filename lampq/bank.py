@@ -1,0 +1,114 @@
+"""The bank: calibrated sites by (site, weight bits, activation bits), computed once and looked up ever after.
+
+AdaLog and its kin calibrate every site on full-precision inputs, so a site's state depends on that site and its bits
+alone. That makes every later plan a look-up: a swap of the iterative update, a point of a grid, another budget,
+another process.
+"""
+
+from torch import Tensor, nn
+
+from lampq.base_quantizers.base import BaseQuantizer
+from lampq.calibration.observation import Observer
+from lampq.errors import LampQError
+from lampq.layers import Site
+from lampq.models.adapter import ModelAdapter
+from lampq.plan import BitPlan
+from lampq.progress import progress
+from lampq.store import Store
+
+
+class LayerBank:
+    """Quantizer parameters and quantized modules of single sites.
+
+    Args:
+        base_quantizer: the method that calibrates a site.
+        adapter: the full-precision model.
+        calibration_images: ``[images, channels, height, width]``; run through the model only on a miss.
+        calibration_identity: what identifies these images (JSON-able), part of every entry's key.
+        store: where entries are kept.
+    """
+
+    def __init__(
+        self,
+        base_quantizer: BaseQuantizer,
+        adapter: ModelAdapter,
+        calibration_images: Tensor,
+        calibration_identity: object,
+        store: Store,
+    ) -> None:
+        self.base_quantizer = base_quantizer
+        self.adapter = adapter
+        self.store = store
+        self.identity = {
+            "model": adapter.name,
+            "weights": adapter.weights_hash(),
+            "calibration": calibration_identity,
+            "base_quantizer": base_quantizer.name,
+            "revision": base_quantizer.revision,
+            "settings": base_quantizer.settings(),
+        }
+        self._observer = Observer(adapter, calibration_images)
+        self._modules: dict[tuple, nn.Module] = {}
+
+    def entry(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> dict[str, Tensor]:
+        """Quantizer parameters of a site at given bits (calibrated on a miss).
+
+        Raises:
+            LampQError: the base quantizer is not defined at these bits.
+        """
+        self.check_bits(site.name, weight_bits, activation_bits)
+        layer = self.adapter.module(site.name)
+
+        def calibrate() -> dict[str, Tensor]:
+            inputs = self._observer.inputs(site)
+            return self.base_quantizer.calibrate(site, layer, inputs, weight_bits, activation_bits)
+
+        return self.store.fetch("bank", self._key(site, weight_bits, activation_bits), calibrate)
+
+    def module(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> nn.Module:
+        """The module of a site at given bits; the full-precision one where neither operand is quantized."""
+        if weight_bits is None and activation_bits is None:
+            return self.adapter.module(site.name)
+        key = (site.name, weight_bits, activation_bits)
+        if key not in self._modules:
+            layer = self.adapter.module(site.name)
+            state = self.entry(site, weight_bits, activation_bits)
+            device = next(self.adapter.network.parameters()).device
+            state = {name: tensor.to(device) for name, tensor in state.items()}
+            module = self.base_quantizer.quantized_module(site, layer, state, weight_bits, activation_bits)
+            self._modules[key] = module.eval().requires_grad_(False).to(device)
+        return self._modules[key]
+
+    def calibrate(self, plan: BitPlan) -> None:
+        """Make sure that every entry of a plan is there, with progress: what is missing is calibrated in order."""
+        wanted = [(self.adapter.site(s.name), *s.bits) for s in plan.sites if s.bits != (None, None)]
+        missing = [item for item in wanted if not self.store.holds("bank", self._key(*item))]
+        if missing:
+            name = f"calibrating {self.base_quantizer.name}"
+            for site, weight_bits, activation_bits in progress(missing, description=name, unit="sites"):
+                self.entry(site, weight_bits, activation_bits)
+
+    def quantizer_parameters(self, plan: BitPlan) -> int:
+        """Number of scales, zero points and log bases that a plan's entries add to the model."""
+        return sum(
+            self.base_quantizer.stored_parameters(self.entry(self.adapter.site(s.name), *s.bits))
+            for s in plan.sites
+            if s.bits != (None, None)
+        )
+
+    def check_bits(self, where: str, *bits: int | None) -> None:
+        """Refuse bits at which the base quantizer is not defined.
+
+        Raises:
+            LampQError: names the method and its range.
+        """
+        method = self.base_quantizer
+        for value in bits:
+            if value is not None and not method.minimum_bits <= value <= method.maximum_bits:
+                raise LampQError(
+                    f"{where}: {method.name} is not defined at {value} bits, only at {method.minimum_bits} to "
+                    f"{method.maximum_bits}; change bits, bit_set or lampq.beta"
+                )
+
+    def _key(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> dict:
+        return {**self.identity, "site": site.name, "weight_bits": weight_bits, "activation_bits": activation_bits}

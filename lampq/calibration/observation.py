@@ -1,0 +1,59 @@
+"""Observing the full-precision model once: what every site is fed on the calibration images."""
+
+import torch
+from torch import Tensor, nn
+
+from lampq.layers import Site
+from lampq.models.adapter import ModelAdapter
+
+CHUNK = 16
+"""Images run at once; fixed, so that observations do not depend on a user's batch size."""
+
+
+class Observer:
+    """Inputs of every site on the calibration images, in full precision.
+
+    Images are run only when a site is asked for, and segment by segment: the input of each segment reached so far
+    is kept, and the operands of one segment's sites at a time.
+
+    Args:
+        adapter: the full-precision model.
+        images: calibration images, ``[images, channels, height, width]``.
+    """
+
+    def __init__(self, adapter: ModelAdapter, images: Tensor) -> None:
+        self.adapter = adapter
+        self._states: list[list[Tensor]] = [list(images.split(CHUNK))]
+        self._segment: int | None = None
+        self._inputs: dict[str, tuple[Tensor, ...]] = {}
+
+    def inputs(self, site: Site) -> tuple[Tensor, ...]:
+        """The operands that reach a site: one tensor for a layer, two for a matmul; images on the first axis."""
+        segment = self.adapter.segment_of(site)
+        if segment != self._segment:
+            self._inputs = self._observe(segment)
+            self._segment = segment
+        return self._inputs[site.name]
+
+    @torch.inference_mode()
+    def _observe(self, segment: int) -> dict[str, tuple[Tensor, ...]]:
+        while len(self._states) <= segment:
+            index = len(self._states) - 1
+            self._states.append([self.adapter.run_segment(index, state) for state in self._states[index]])
+        seen: dict[str, list[tuple[Tensor, ...]]] = {}
+        handles = []
+        for site in self.adapter.sites:
+            if self.adapter.segment_of(site) == segment:
+                seen[site.name] = []
+
+                def hook(module: nn.Module, operands: tuple[Tensor, ...], name: str = site.name) -> None:
+                    seen[name].append(operands)
+
+                handles.append(self.adapter.module(site.name).register_forward_pre_hook(hook))
+        try:
+            for state in self._states[segment]:
+                self.adapter.run_segment(segment, state)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: tuple(torch.cat(parts) for parts in zip(*chunks, strict=True)) for name, chunks in seen.items()}

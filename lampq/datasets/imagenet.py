@@ -1,0 +1,216 @@
+"""ImageNet (ILSVRC 2012) in the ordinary folder layout, whole or in part.
+
+A class is known by the WordNet id of its folder, in the canonical ILSVRC-2012 order, never by the folder's position:
+a partial copy has the same labels as the full one.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lampq.errors import LampQError
+from lampq.limits import integer, optional
+from lampq.models.adapter import ModelAdapter
+from lampq.progress import progress
+from lampq.store import fingerprint
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+
+
+class ImageNet:
+    """Training images for calibration and for the sample set D, validation images for the last number only.
+
+    Both come from one seeded permutation of the sorted training images: calibration takes its first images, D is a
+    longer prefix of it (the paper calibrates and scores on training images).
+
+    Args:
+        root: folder with ``train/WNID/*`` and ``val/WNID/*``.
+        calibration_images: images that the base quantizer is calibrated on.
+        sample_images: S of the paper, size of D; with fewer training images, all of them.
+        validation_images: how many validation images to evaluate on (the first of the sorted list), None for all.
+        batch_size: validation images in one forward pass.
+        workers: threads that decode images.
+        calibration_list: text file of paths relative to ``train/``: calibrate on exactly these images.
+        resize, crop_size, interpolation, mean, std: preprocessing; None takes the model's own data configuration
+            (resize in pixels of the short side, interpolation as timm names it).
+    """
+
+    def __init__(
+        self,
+        root: str,
+        calibration_images: int = 32,
+        sample_images: int = 1024,
+        validation_images: int | None = None,
+        batch_size: int = 50,
+        workers: int = 2,
+        calibration_list: str | None = None,
+        resize: int | None = None,
+        crop_size: int | None = None,
+        interpolation: str | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1)
+        self.sample_images = integer("dataset.sample_images", sample_images, minimum=1)
+        self.validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
+        self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
+        self.workers = integer("dataset.workers", workers, minimum=1)
+        self.calibration_list = calibration_list
+        self._overrides = {
+            "resize": resize,
+            "crop_size": crop_size,
+            "interpolation": interpolation,
+            "mean": None if mean is None else list(mean),
+            "std": None if std is None else list(std),
+        }
+        for split in ("train", "val"):
+            if not (self.root / split).is_dir():
+                raise LampQError(
+                    f"dataset.root={root}: has no folder {split}/; give the folder that holds train/ and val/"
+                )
+        self._transform = None
+
+    def bind(self, adapter: ModelAdapter) -> None:
+        """Take the preprocessing from the model's data configuration, where it is not overridden."""
+        from timm.data.transforms import str_to_interp_mode
+        from torchvision import transforms
+
+        config = adapter.data_config
+        crop = self._overrides["crop_size"] or adapter.input_size[-1]
+        if crop != adapter.input_size[-1]:
+            raise LampQError(
+                f"dataset.crop_size={crop}: the model takes {adapter.input_size[-1]} pixels; leave it null"
+            )
+        resize = self._overrides["resize"] or int(crop / config.get("crop_pct", 0.875))
+        if resize < crop:
+            raise LampQError(f"dataset.resize={resize}: must be at least the crop of {crop} pixels")
+        self.preprocessing = {
+            "resize": resize,
+            "crop_size": crop,
+            "interpolation": self._overrides["interpolation"] or config.get("interpolation", "bicubic"),
+            "mean": list(self._overrides["mean"] or config["mean"]),
+            "std": list(self._overrides["std"] or config["std"]),
+        }
+        self._transform = transforms.Compose(
+            [
+                transforms.Resize(resize, interpolation=str_to_interp_mode(self.preprocessing["interpolation"])),
+                transforms.CenterCrop(crop),
+                transforms.ToTensor(),
+                transforms.Normalize(self.preprocessing["mean"], self.preprocessing["std"]),
+            ]
+        )
+
+    def calibration(self, seed: int) -> Tensor:
+        """Calibration images ``[images, 3, height, width]``."""
+        return self._load(self._training(seed)[0], "reading calibration images")[0]
+
+    def sample(self, seed: int) -> tuple[Tensor, Tensor]:
+        """The sample set D: images ``[images, 3, height, width]`` and dataset labels ``[images]``."""
+        return self._load(self._training(seed)[1], "reading the sample set D")
+
+    def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Validation batches (images, labels) from image number `start` on, read one batch ahead."""
+        files = self._files("val")[start:]
+        batches = [files[i : i + self.batch_size] for i in range(0, len(files), self.batch_size)]
+        with ThreadPoolExecutor(1) as ahead:
+            pending = None
+            for batch in [*batches, None]:
+                upcoming = ahead.submit(self._load, batch) if batch is not None else None
+                if pending is not None:
+                    yield pending.result()
+                pending = upcoming
+
+    @property
+    def validation_count(self) -> int:
+        return len(self._files("val"))
+
+    def listing(self, seed: int) -> dict[str, list[str]]:
+        """Paths of the images used, relative to the root."""
+        calibration, sample = self._training(seed)
+        named = {"calibration": calibration, "sample": sample, "validation": self._files("val")}
+        return {name: [str(path.relative_to(self.root)) for path in paths] for name, paths in named.items()}
+
+    def identity(self, seed: int) -> dict:
+        """What identifies the three image sets: a hash of their lists, and the preprocessing."""
+        return {
+            name: {"images": len(paths), "list": fingerprint(paths), "preprocessing": self.preprocessing}
+            for name, paths in self.listing(seed).items()
+        }
+
+    def notes(self) -> list[str]:
+        """What a reader of a result should know about the images."""
+        found = len(self._files("train"))
+        if found < self.sample_images:
+            return [f"the sample set D has {found} images, all there are, instead of {self.sample_images}"]
+        return []
+
+    def _training(self, seed: int) -> tuple[list[Path], list[Path]]:
+        files = self._files("train")
+        order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
+        shuffled = [files[i] for i in order]
+        calibration = shuffled[: self.calibration_images]
+        if self.calibration_list is not None:
+            calibration = self._listed(Path(self.calibration_list).expanduser())
+        return calibration, shuffled[: self.sample_images]
+
+    def _listed(self, path: Path) -> list[Path]:
+        if not path.is_file():
+            raise LampQError(f"dataset.calibration_list={path}: no such file; give a text file of paths under train/")
+        files = [self.root / "train" / line.strip() for line in path.read_text().splitlines() if line.strip()]
+        missing = [file for file in files if not file.is_file()]
+        if missing or not files:
+            what = f"{missing[0]} is not there" if missing else "the list is empty"
+            raise LampQError(f"dataset.calibration_list={path}: {what}; list paths relative to train/, one a line")
+        return files
+
+    def _files(self, split: str) -> list[Path]:
+        if split not in self.__dict__.setdefault("_listed_files", {}):
+            folder = self.root / split
+            files = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not files:
+                raise LampQError(f"dataset.root={self.root}: no images under {split}/WNID/; give a folder of ImageNet")
+            self._listed_files[split] = files
+        files = self._listed_files[split]
+        return files[: self.validation_images] if split == "val" and self.validation_images else files
+
+    def _load(self, files: list[Path], description: str | None = None) -> tuple[Tensor, Tensor]:
+        labels = torch.tensor([self._label(path) for path in files])
+        with ThreadPoolExecutor(self.workers) as pool:
+            images = pool.map(self._image, files)
+            if description is not None:
+                images = progress(images, description=description, total=len(files), unit="images")
+            return torch.stack(list(images)), labels
+
+    def _image(self, path: Path) -> Tensor:
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                return self._transform(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise LampQError(f"image {path} cannot be read ({error}); replace or remove it") from error
+
+    def _label(self, path: Path) -> int:
+        classes = wordnet_classes()
+        wordnet_id = path.parent.name
+        if wordnet_id not in classes:
+            raise LampQError(
+                f"dataset.root: folder {path.parent} is not a WordNet id of ILSVRC 2012; remove or rename it"
+            )
+        return classes[wordnet_id]
+
+
+def wordnet_classes() -> dict[str, int]:
+    """WordNet id -> class index in the canonical ILSVRC-2012 order."""
+    if not _CLASSES:
+        from timm.data import ImageNetInfo
+
+        _CLASSES.update({name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())})
+    return _CLASSES
+
+
+_CLASSES: dict[str, int] = {}

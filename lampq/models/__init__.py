@@ -1,0 +1,1 @@
+"""Models as the framework sees them: stem, ordered blocks, tail, and typed sites."""

@@ -1,0 +1,136 @@
+"""A model as the framework sees it: a chain of segments (stem, ordered blocks, tail) with typed sites."""
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lampq.layers import Site
+
+
+class ModelAdapter(ABC):
+    """A network cut into segments: 0 is the stem, 1 to N are the blocks, N + 1 is the tail.
+
+    The input of segment k + 1 is the output of segment k, one tensor with images on its first axis, so that a model
+    whose first change is in block b can be evaluated again from the stored input of that block.
+
+    Attributes:
+        name: the architecture's name.
+        network: the model in evaluation mode, attention matmuls as modules.
+        sites: quantized sites in the order of execution.
+        input_size: (channels, height, width) of one image.
+        data_config: the model's own preprocessing (timm's keys), or an empty dictionary.
+        published_top1: published full-precision top-1 in percent, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        input_size: tuple[int, int, int],
+        data_config: dict | None = None,
+        published_top1: float | None = None,
+    ) -> None:
+        self.name = name
+        self.network = network.eval().requires_grad_(False)
+        self.input_size = tuple(input_size)
+        self.data_config = data_config or {}
+        self.published_top1 = published_top1
+        self.sites = self._measure(self.declare_sites())
+
+    @property
+    @abstractmethod
+    def blocks(self) -> int:
+        """Number of blocks, N of the paper."""
+
+    @abstractmethod
+    def declare_sites(self) -> list[Site]:
+        """The sites in the order of execution; parameters, MACs and elements are filled in by `_measure`."""
+
+    @abstractmethod
+    def run_segment(self, index: int, state: Tensor) -> Tensor:
+        """Run segment `index` on its input."""
+
+    @property
+    def segments(self) -> int:
+        """Number of segments, N + 2."""
+        return self.blocks + 2
+
+    def segment_of(self, site: Site) -> int:
+        """Which segment runs the site."""
+        if site.block is not None:
+            return site.block + 1
+        return 0 if site.type == "patch_embed" else self.blocks + 1
+
+    def run(self, state: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run segments start, ..., stop - 1 (default: to the end, which gives logits ``[images, classes]``)."""
+        for index in range(start, self.segments if stop is None else stop):
+            state = self.run_segment(index, state)
+        return state
+
+    def site(self, name: str) -> Site:
+        return next(site for site in self.sites if site.name == name)
+
+    def module(self, name: str) -> nn.Module:
+        """The module at a site."""
+        return self.network.get_submodule(name)
+
+    def replace_module(self, name: str, module: nn.Module) -> None:
+        """Put another module at a site."""
+        parent, _, child = name.rpartition(".")
+        setattr(self.network.get_submodule(parent), child, module)
+
+    def clone(self) -> "ModelAdapter":
+        """An adapter over a copy of the module tree that shares every parameter and buffer with this one."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        twin = copy.copy(self)
+        twin.network = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors})
+        return twin
+
+    def weights_hash(self) -> str:
+        """Hash over names and values of all parameters and persistent buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def parameters(self) -> int:
+        """Number of parameters of the full-precision model."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    def _measure(self, declared: list[Site]) -> tuple[Site, ...]:
+        """Fill in parameters, MACs and operand elements from one forward pass of one blank image."""
+        measured: dict[str, Site] = {}
+        handles = []
+        for site in declared:
+
+            def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, site: Site = site) -> None:
+                if site.is_matmul:
+                    a, b = inputs
+                    counts = {"macs": a.numel() * b.shape[-1], "second_input_elements": b.numel()}
+                    measured[site.name] = replace(site, parameters=0, input_elements=a.numel(), **counts)
+                    return
+                weights = module.weight.numel()
+                positions = output.numel() // module.weight.shape[0]
+                measured[site.name] = replace(
+                    site, parameters=weights, macs=positions * weights, input_elements=inputs[0].numel()
+                )
+
+            handles.append(self.module(site.name).register_forward_hook(hook))
+        device = next(self.network.parameters()).device
+        try:
+            with torch.inference_mode():
+                self.run(torch.zeros(1, *self.input_size, device=device))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return tuple(measured[site.name] for site in declared)
+
+
+def declared(name: str, type: str, block: int | None = None) -> Site:
+    """A site whose sizes are not measured yet."""
+    return Site(name, type, block, parameters=0, macs=0, input_elements=0)

@@ -1,0 +1,37 @@
+"""The small classifiers that come with the package: they need no download and no data set on disk."""
+
+from importlib import resources
+
+import torch
+
+from lampq.limits import choice
+from lampq.models.adapter import ModelAdapter
+
+
+class EmbeddedClassifier:
+    """A tiny ViT or Swin, trained on the embedded shapes.
+
+    Args:
+        name: ``shapes_vit`` or ``shapes_swin``.
+        checkpoint: other weights of the same architecture, or None for the embedded ones.
+    """
+
+    def __init__(self, name: str, checkpoint: str | None = None) -> None:
+        self.name = choice("model.name", name, ("shapes_vit", "shapes_swin"))
+        self.checkpoint = checkpoint
+
+    def build(self, device: torch.device) -> ModelAdapter:
+        """Build the network with its weights.
+
+        Raises:
+            LampQError: a checkpoint is given that cannot be read or does not fit.
+        """
+        from lampq.models.checkpoints import load_weights, read_weights
+        from lampq.models.embedded.architectures import EMBEDDED, build_embedded
+        from lampq.models.timm_adapters import adapt
+
+        network = build_embedded(self.name)
+        path = self.checkpoint or resources.files("lampq.models.embedded") / f"{self.name}.safetensors"
+        load_weights(network, read_weights(str(path)), path)
+        size = EMBEDDED[self.name]["img_size"]
+        return adapt(self.name, network.to(device), input_size=(3, size, size))

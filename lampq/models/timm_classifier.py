@@ -1,0 +1,64 @@
+"""Pre-trained classifiers of timm, pinned to an exact weight tag."""
+
+import torch
+
+from lampq.errors import LampQError
+from lampq.models.adapter import ModelAdapter
+
+
+class TimmClassifier:
+    """A timm model as ``model=...`` names it.
+
+    Args:
+        name: timm's architecture with its weight tag, for example ``deit_tiny_patch16_224.fb_in1k``.
+        checkpoint: a local file (.safetensors, .pth, .bin), or None for timm's download.
+        published_top1: published full-precision top-1 on the full validation set, in percent, or None.
+    """
+
+    def __init__(self, name: str, checkpoint: str | None = None, published_top1: float | None = None) -> None:
+        self.name, self.checkpoint, self.published_top1 = name, checkpoint, published_top1
+
+    def build(self, device: torch.device) -> ModelAdapter:
+        """Build the network with its weights.
+
+        Raises:
+            LampQError: unknown model, no file, no network, weights that do not fit, unsupported architecture.
+        """
+        import timm
+        from timm.data import resolve_model_data_config
+
+        from lampq.models.checkpoints import load_weights, read_weights
+        from lampq.models.timm_adapters import adapt
+
+        if not timm.is_model(self.name.partition(".")[0]):
+            close = timm.list_models(f"*{self.name.partition('.')[0].split('_')[0]}*")[:3]
+            raise LampQError(
+                f"model.name={self.name}: timm has no such model; for example {', '.join(close) or 'deit_tiny'}"
+            )
+        if self.checkpoint is not None:
+            state = read_weights(self.checkpoint)
+            network = timm.create_model(self.name, pretrained=False)
+            load_weights(network, state, self.checkpoint, _original_naming(network))
+        else:
+            try:
+                network = timm.create_model(self.name, pretrained=True)
+            except Exception as error:
+                raise LampQError(
+                    f"model.name={self.name}: its weights could not be downloaded ({type(error).__name__}); connect to "
+                    "the network once, or give a local file by model.checkpoint=FILE"
+                ) from error
+        config = resolve_model_data_config(network)
+        return adapt(
+            self.name,
+            network.to(device),
+            input_size=config["input_size"],
+            data_config=config,
+            published_top1=self.published_top1,
+        )
+
+
+def _original_naming(network: torch.nn.Module):
+    """timm's own converter of checkpoints in the original repositories' naming, where the architecture has one."""
+    import sys
+
+    return getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)

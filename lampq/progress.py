@@ -1,0 +1,27 @@
+"""Progress and the time left, for everything that takes more than a few seconds."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress(iterable=None, *, description: str, total: int | None = None, unit: str = "it") -> tqdm:
+    """A progress bar on stderr: live in a terminal, one line every half minute in a log file.
+
+    Args:
+        iterable: what to go through, or None to advance by hand with `.update()`.
+        description: what is being done, in plain words.
+        total: number of steps, where the iterable has no length.
+        unit: what one step is.
+    """
+    live = sys.stderr.isatty()
+    return tqdm(
+        iterable,
+        desc=description,
+        total=total,
+        unit=f" {unit}",
+        mininterval=0.2 if live else 30.0,
+        leave=False,
+        dynamic_ncols=live,
+        smoothing=0.1,
+    )

@@ -1,0 +1,1 @@
+"""Drawings and tables of plans and records; knows nothing of the paper."""

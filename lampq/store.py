@@ -1,0 +1,124 @@
+"""Expensive results on disk, by the content they were made from: computed once, read by every later run.
+
+Bank entries, Fisher traces and evaluations of plans all lie here. An entry is a safetensors file named by the hash
+of its key (everything that the numbers depend on). Writing is atomic, computing is locked, so parallel processes do
+the work once; a file is verified when it is read, and a corrupt or stale one is computed again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Tensors = dict[str, Tensor]
+
+
+def fingerprint(key: object) -> str:
+    """A short hash of anything JSON-able; equal content gives equal hashes in every process."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Store:
+    """A folder of computed tensors.
+
+    Args:
+        root: the folder (made when needed).
+
+    Attributes:
+        seconds_read: what the entries that were read had cost when they were computed, in seconds.
+        seconds_computed: what was spent on computing entries in this process, by kind, in seconds.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).expanduser()
+        self.seconds_read: dict[str, float] = {}
+        self.seconds_computed: dict[str, float] = {}
+        self._memory: dict[tuple[str, str], Tensors] = {}
+
+    def fetch(self, kind: str, key: dict, compute: Callable[[], Tensors]) -> Tensors:
+        """Read an entry, or compute and keep it.
+
+        Args:
+            kind: sub-folder, for example ``bank``.
+            key: everything that the tensors depend on; JSON-able.
+            compute: called on a miss; returns tensors by name.
+        """
+        name = fingerprint(key)
+        if (kind, name) not in self._memory:
+            path = self.root / kind / name[:2] / f"{name}.safetensors"
+            found = self._read(path, key)
+            if found is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(f"{path}.lock"):
+                    found = self._read(path, key)  # another process may have computed it meanwhile
+                    if found is None:
+                        found = self._compute(kind, path, key, compute)
+                        self._memory[kind, name] = found
+                        return found
+            tensors, seconds = found
+            self.seconds_read[kind] = self.seconds_read.get(kind, 0.0) + seconds
+            self._memory[kind, name] = tensors
+        return self._memory[kind, name]
+
+    def holds(self, kind: str, key: dict) -> bool:
+        """Whether an entry is there, without reading it."""
+        name = fingerprint(key)
+        return (kind, name) in self._memory or (self.root / kind / name[:2] / f"{name}.safetensors").is_file()
+
+    def forget(self) -> None:
+        """Drop what is held in memory (files stay)."""
+        self._memory.clear()
+
+    def _compute(self, kind: str, path: Path, key: dict, compute: Callable[[], Tensors]) -> Tensors:
+        # Entries may need other entries; what those cost is counted there, not here again.
+        before, start = sum(self.seconds_computed.values()), time.perf_counter()
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in compute().items()}
+        seconds = time.perf_counter() - start - (sum(self.seconds_computed.values()) - before)
+        self.seconds_computed[kind] = self.seconds_computed.get(kind, 0.0) + seconds
+        metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "digest": _digest(tensors)}
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            save_file(tensors, str(temporary), metadata=metadata)
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(getattr(error, "errno", None), f"cannot write: {error}", str(path)) from error
+        return tensors
+
+    def _read(self, path: Path, key: dict) -> tuple[Tensors, float] | None:
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            log.warning("stored entry %s cannot be read (%s): computing it again", path, _first_line(error))
+            return None
+        if metadata.get("key") != json.dumps(key, sort_keys=True) or metadata.get("digest") != _digest(tensors):
+            log.warning("stored entry %s does not hold what its name says: computing it again", path)
+            return None
+        return tensors, float(metadata["seconds"])
+
+
+def _digest(tensors: Tensors) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,63 @@
+"""Image classification: what a plan is scored by during search and reported by in the end."""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lampq.models.adapter import ModelAdapter
+
+
+class ClassificationTask:
+    """Top-1 accuracy and cross-entropy on the images of a data set.
+
+    Args:
+        adapter: the full-precision model.
+        dataset: where images come from (bound to the adapter here).
+        seed: draws calibration images and the sample set D.
+        device: where images are put.
+    """
+
+    def __init__(self, adapter: ModelAdapter, dataset, seed: int, device: torch.device) -> None:
+        dataset.bind(adapter)
+        self.dataset = dataset
+        self.seed = seed
+        self.device = device
+        self.identity: dict = dataset.identity(seed)
+
+    @cached_property
+    def calibration_images(self) -> Tensor:
+        """``[images, channels, height, width]``"""
+        return self.dataset.calibration(self.seed).to(self.device)
+
+    @property
+    def sample_images(self) -> Tensor:
+        """Images of D, ``[images, channels, height, width]``."""
+        return self._sample[0]
+
+    @property
+    def sample_labels(self) -> Tensor:
+        """Dataset labels of D, ``[images]``."""
+        return self._sample[1]
+
+    @cached_property
+    def _sample(self) -> tuple[Tensor, Tensor]:
+        images, labels = self.dataset.sample(self.seed)
+        return images.to(self.device), labels.to(self.device)
+
+    def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Validation batches (images, labels), from image number `start` on."""
+        for images, labels in self.dataset.validation(start):
+            yield images.to(self.device), labels.to(self.device)
+
+    @property
+    def validation_count(self) -> int:
+        return self.dataset.validation_count
+
+    def outcome(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Per-image results of a batch, ``[images]``: ``loss`` (cross-entropy, nats), ``top1``, ``top5`` (0 or 1)."""
+        loss = F.cross_entropy(logits.double(), labels, reduction="none")
+        ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
+        return {"loss": loss, "top1": (ranks < 1).double(), "top5": (ranks < 5).double()}

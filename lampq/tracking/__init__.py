@@ -1,0 +1,1 @@
+"""Where a run is logged: CSV files always, W&B when asked."""
