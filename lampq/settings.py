@@ -1,0 +1,307 @@
+"""The checked settings of one run: every mistake is named before any work starts.
+
+Values live in the YAML files under conf/; here are types, ranges and what must fit together. Parts (model, data set,
+base quantizer, allocator) name their class by `_target_`; their own values are checked by their constructors.
+"""
+
+import importlib
+import inspect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lampq.budgets import Budget, default_bit_set
+from lampq.errors import LampQError
+from lampq.limits import boolean, choice, did_you_mean, integer, number, optional, shown, text
+
+PARTS = ("model", "dataset", "base_quantizer", "allocator")
+"""Groups whose YAML names a class."""
+KEYS = (
+    *PARTS,
+    "lampq",
+    "bit_set",
+    "logger",
+    "bits",
+    "weight_bits",
+    "activation_bits",
+    "activation_rule",
+    "operand_bits",
+    "fixed_site_bits",
+    "seed",
+    "device",
+    "threads",
+    "bank",
+    "force",
+    "baseline",
+    "prefix_memory_gib",
+    "paths",
+)
+"""Everything a configuration holds."""
+LOGGER_KEYS = {"csv": ("name",), "wandb": ("name", "project", "entity", "mode", "group", "tags", "timeout")}
+MINIMUM_BITS, MAXIMUM_BITS = 1, 16
+REMEDIES = {
+    "dataset.root": "the folder that holds train/ and val/",
+    "allocator.plan": "the plan.json of a run",
+    "model.name": "timm's name of a ViT, for example deit3_small_patch16_224.fb_in1k",
+}
+"""What to give where the YAML has no value of its own (???)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `lampq.pipeline` works from.
+
+    Attributes:
+        model, dataset, base_quantizer, allocator: the parts, constructed; they have done no work yet.
+        budget: targets, bit set and rules.
+        seed: of every random choice.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is already decided.
+        threads: of PyTorch; None leaves its choice.
+        bank: ``reuse`` or ``fresh``.
+        force: compute a finished run again.
+        baseline: ``uniform`` or ``none``.
+        prefix_memory_gib: memory for kept activations, in GiB.
+        results, cache: folders.
+        logger: `name` and what that logger takes.
+        resolved: the whole configuration without interpolations, paths as given, for the record.
+    """
+
+    model: Any
+    dataset: Any
+    base_quantizer: Any
+    allocator: Any
+    budget: Budget
+    seed: int
+    device: str
+    threads: int | None
+    bank: str
+    force: bool
+    baseline: str
+    prefix_memory_gib: float
+    results: Path
+    cache: Path
+    logger: dict[str, Any]
+    resolved: dict[str, Any]
+
+
+def check(cfg: DictConfig) -> Settings:
+    """Check a composed configuration and construct its parts.
+
+    Raises:
+        LampQError: the first mistake found, in one line: key, value, and what would be right.
+    """
+    values = resolved(cfg)
+    _known_keys("", values, KEYS)
+    for key in ("lampq", "bit_set", "logger", "paths"):
+        _mapping(key, values)
+    _known_keys("lampq.", values["lampq"], ("mu", "beta", "gamma"))
+    _known_keys("bit_set.", values["bit_set"], ("bits",))
+    _known_keys("paths.", values["paths"], ("results", "cache"))
+    _bits("bits", values["bits"])
+    weight_bits = _bits("weight_bits", values["weight_bits"])
+    activation_bits = _bits("activation_bits", values["activation_bits"])
+    _candidates(values["bit_set"]["bits"])
+    fixed_site_bits = values["fixed_site_bits"]
+    if fixed_site_bits != "target" and (isinstance(fixed_site_bits, bool) or not isinstance(fixed_site_bits, int)):
+        raise LampQError(f"fixed_site_bits={shown(fixed_site_bits)}: must be target, or an integer of bits")
+    plain = {
+        "seed": integer("seed", values["seed"], minimum=0, maximum=2**32 - 1),
+        "threads": optional(integer, "threads", values["threads"], minimum=1),
+        "bank": choice("bank", values["bank"], ("reuse", "fresh")),
+        "force": boolean("force", values["force"]),
+        "baseline": choice("baseline", values["baseline"], ("uniform", "none")),
+        "prefix_memory_gib": number("prefix_memory_gib", values["prefix_memory_gib"], at_least=0),
+        "results": Path(text("paths.results", values["paths"]["results"])).expanduser(),
+        "cache": Path(text("paths.cache", values["paths"]["cache"])).expanduser(),
+        "logger": _logger(values["logger"]),
+        "device": _device(values["device"]),
+    }
+    parts = {name: construct(name, _mapping(name, values)) for name in PARTS}
+    budget = Budget(
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        candidates=_candidates(values["bit_set"]["bits"]) or _default_candidates(weight_bits, parts["base_quantizer"]),
+        activation_rule=choice("activation_rule", values["activation_rule"], ("fixed", "follow")),
+        fixed_site_bits=_fixed_site_bits(fixed_site_bits, weight_bits, activation_bits),
+        operand_bits=choice("operand_bits", values["operand_bits"], ("target", "follow_qkv")),
+    )
+    _fits_together(budget, parts["base_quantizer"], parts["allocator"], plain["baseline"])
+    return Settings(**parts, **plain, budget=budget, resolved=values)
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as a plain dictionary, interpolations resolved, nothing missing.
+
+    Raises:
+        LampQError: an interpolation leads nowhere, or a value that has to be given is not.
+    """
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        first, *_ = str(error).splitlines()
+        raise LampQError(f"{error.full_key or 'configuration'}: {first}; give it a value of its own") from error
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise LampQError(f"{missing[0]} is missing: add {missing[0]}={REMEDIES.get(missing[0], 'VALUE')}")
+    return values
+
+
+def construct(key: str, values: dict[str, Any]) -> Any:
+    """Construct a part from its `_target_`, a class under ``lampq.``, and its values.
+
+    Raises:
+        LampQError: no such class, an unknown or a lacking key, or a value that the constructor refuses.
+    """
+    values = dict(values)
+    target = values.pop("_target_", None)
+    if target is None:
+        raise LampQError(f"{key}._target_ is missing: name the class, as the other files of conf/{key} do")
+    part = _class(f"{key}._target_", target)
+    parameters = inspect.signature(part).parameters
+    for name in values:
+        if name not in parameters:
+            near = did_you_mean(name, parameters) or f"; its keys: {', '.join(parameters) or 'none'}"
+            raise LampQError(f"{key}.{name}={shown(values[name])}: {part.__name__} has no such key{near}")
+    for name, parameter in parameters.items():
+        if name not in values and parameter.default is inspect.Parameter.empty:
+            raise LampQError(f"{key}.{name} is missing: add {key}.{name}={REMEDIES.get(f'{key}.{name}', 'VALUE')}")
+    return part(**values)
+
+
+def _class(key: str, target: Any) -> Callable[..., Any]:
+    if not isinstance(target, str) or not re.fullmatch(r"lampq(\.[A-Za-z]\w*)+", target):
+        raise LampQError(f"{key}={shown(target)}: only classes under lampq. are accepted")
+    module_name, _, class_name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        found = None
+    if not inspect.isclass(found) or found.__module__.partition(".")[0] != "lampq":
+        raise LampQError(f"{key}={target}: there is no such class; name one under lampq.")
+    return found
+
+
+def _mapping(key: str, values: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(values.get(key), dict):
+        raise LampQError(f"{key}={shown(values.get(key))}: must be an option of the group conf/{key}")
+    return values[key]
+
+
+def _known_keys(prefix: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in values:
+        if key not in keys:
+            near = did_you_mean(key, keys) or f"; known: {', '.join(keys)}"
+            raise LampQError(f"{prefix}{key}={shown(values[key])}: there is no such key{near}")
+    for key in keys:
+        if key not in values:
+            raise LampQError(f"{prefix}{key} is missing: add {prefix}{key}=VALUE")
+
+
+def _bits(key: str, value: Any) -> Fraction:
+    return Fraction(str(number(key, value, at_least=MINIMUM_BITS, at_most=MAXIMUM_BITS)))
+
+
+def _candidates(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    good = isinstance(value, list) and value and all(isinstance(b, int) and not isinstance(b, bool) for b in value)
+    if not good or min(value) < MINIMUM_BITS or max(value) > MAXIMUM_BITS or len(set(value)) < len(value):
+        limits = f"{MINIMUM_BITS} to {MAXIMUM_BITS}"
+        raise LampQError(
+            f"bit_set.bits={shown(value)}: must be a list of different integers from {limits}, for example [2,3,4]"
+        )
+    return tuple(sorted(value))
+
+
+def _default_candidates(weight_bits: Fraction, base_quantizer: Any) -> tuple[int, ...]:
+    """The default set, as far as the base quantizer is defined on it."""
+    lowest, highest = base_quantizer.minimum_bits, base_quantizer.maximum_bits
+    return tuple(b for b in default_bit_set(weight_bits) if lowest <= b <= highest) or (lowest,)
+
+
+def _fixed_site_bits(value: Any, weight_bits: Fraction, activation_bits: Fraction) -> tuple[int, int]:
+    if value == "target":
+        return math.floor(weight_bits), math.floor(activation_bits)
+    integer("fixed_site_bits", value, MINIMUM_BITS, MAXIMUM_BITS)
+    return value, value
+
+
+def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline: str) -> None:
+    """What no single value shows: targets, bit set, base quantizer and allocator must fit each other."""
+    weight_bits, activation_bits, candidates = budget.weight_bits, budget.activation_bits, budget.candidates
+    named = shown(float(weight_bits) if weight_bits.denominator > 1 else int(weight_bits))
+    if weight_bits != activation_bits:
+        if budget.activation_rule == "fixed" and activation_bits.denominator > 1:
+            raise LampQError(f"activation_bits={float(activation_bits)}: must be an integer, or equal to weight_bits")
+        if budget.activation_rule == "follow" and (activation_bits - weight_bits).denominator > 1:
+            raise LampQError(
+                f"activation_bits={float(activation_bits)}: with activation_rule=follow it must differ from "
+                f"weight_bits={named} by an integer"
+            )
+    if allocator.name == "uniform" and weight_bits.denominator > 1:
+        raise LampQError(f"weight_bits={named}: allocator=uniform needs an integer; choose another allocator")
+    if candidates[0] > weight_bits:
+        raise LampQError(
+            f"bit_set.bits={shown(candidates)}: no plan of these averages weight_bits={named} or less; add "
+            f"{math.floor(weight_bits)} or raise the target"
+        )
+    if candidates[-1] < weight_bits:
+        raise LampQError(
+            f"bit_set.bits={shown(candidates)}: weight_bits={named} cannot be spent on these; add "
+            f"{math.ceil(weight_bits)} or lower the target"
+        )
+    uses = [("bit_set.bits", b) for b in candidates]
+    uses += [("activation_bits", budget.input_bits(b)) for b in candidates]
+    uses += [("fixed_site_bits", b) for b in budget.fixed_site_bits]
+    if getattr(allocator, "beta", None) is not None:
+        uses.append(("lampq.beta", allocator.beta))
+    if allocator.name == "uniform" or baseline == "uniform":
+        uses.append(("weight_bits", math.floor(weight_bits)))
+    lowest, highest = base_quantizer.minimum_bits, base_quantizer.maximum_bits
+    for key, bits in uses:
+        if not lowest <= bits <= highest:
+            raise LampQError(
+                f"{key}: {bits} bits are asked for, but base_quantizer={base_quantizer.name} is defined from {lowest} "
+                f"to {highest} bits; stay within or choose another base quantizer"
+            )
+
+
+def _logger(values: dict[str, Any]) -> dict[str, Any]:
+    name = choice("logger.name", values.get("name"), LOGGER_KEYS)
+    _known_keys("logger.", values, LOGGER_KEYS[name])
+    if name == "wandb":
+        text("logger.project", values["project"])
+        optional(text, "logger.entity", values["entity"])
+        choice("logger.mode", values["mode"], ("auto", "online", "offline"))
+        optional(text, "logger.group", values["group"])
+        number("logger.timeout", values["timeout"], above=0)
+        if not isinstance(values["tags"], list) or not all(isinstance(tag, str) for tag in values["tags"]):
+            raise LampQError(f"logger.tags={shown(values['tags'])}: must be a list of words, for example [first,w3a3]")
+    return dict(values)
+
+
+def _device(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        near = did_you_mean(value, ("auto", "cpu", "cuda"))
+        raise LampQError(f"device={shown(value)}: must be auto, cpu, cuda or cuda:N{near}")
+    if value == "cpu":
+        return value
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if value == "auto":
+        return "cuda" if count else "cpu"
+    if not count:
+        raise LampQError(f"device={value}: PyTorch finds no CUDA device here; use device=cpu or device=auto")
+    if value != "cuda" and int(value.partition(":")[2]) >= count:
+        raise LampQError(f"device={value}: the last CUDA device here is cuda:{count - 1}; use that or one before it")
+    return value

@@ -1,0 +1,3 @@
+from lampq.command_line import main
+
+main()
