@@ -1,0 +1,159 @@
+"""The allocation problem in small integers, its linear relaxation, and the greedy plan the relaxation suggests.
+
+Exact solvers start from here: the relaxation bounds from below what is still to come, the greedy plan bounds the
+optimum from above.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from lampq.errors import LampQError
+
+
+@dataclass(frozen=True)
+class AllocationProblem:
+    """One bit-width for each layer, least total cost, within a budget of weight bits.
+
+    Weights count from each layer's smallest allowed bit-width, in units of their greatest common divisor, and costs
+    from each layer's least cost; neither changes which plan is best.
+
+    Attributes:
+        bits: candidate bit-widths, ascending.
+        costs: ``[layers, candidates]`` float64 as given, columns in the order of `bits`; infinite: not allowed.
+        excess_costs: ``[layers, candidates]`` float64, costs above the layer's least cost.
+        units: ``[layers, candidates]`` int64, weight bits above the layer's smallest, in units.
+        room: what the plan may spend above the smallest bit-widths, in units.
+    """
+
+    bits: tuple[int, ...]
+    costs: np.ndarray
+    excess_costs: np.ndarray
+    units: np.ndarray
+    room: int
+
+    @classmethod
+    def checked(
+        cls, costs: np.ndarray, sizes: Sequence[int], candidate_bits: Sequence[int], budget: Fraction | int
+    ) -> "AllocationProblem":
+        """Check an instance and bring it into small integers.
+
+        Args:
+            costs: ``[layers, candidates]``, array or CPU tensor; an infinite cost forbids the candidate.
+            sizes: parameters of each layer.
+            candidate_bits: distinct positive bit-widths, in the order of the columns of `costs`.
+            budget: weight bits in all, exact.
+
+        Raises:
+            LampQError: nothing to choose from, a cost that is not a number, or every plan is above the budget.
+        """
+        costs = np.asarray(costs, dtype=np.float64)
+        bits, parameters = [int(b) for b in candidate_bits], [int(c) for c in sizes]
+        if costs.shape != (len(parameters), len(bits)) or not costs.size:
+            raise LampQError(
+                f"costs have the shape {list(costs.shape)}; give one row for each of {len(parameters)} layers "
+                f"and one column for each bit-width of bit_set={bits}"
+            )
+        if len(set(bits)) != len(bits) or min(bits) < 1:
+            raise LampQError(f"bit_set={bits}: give distinct positive bit-widths")
+        if min(parameters) < 1:
+            raise LampQError(f"layer {parameters.index(min(parameters))} has no parameters; leave it out")
+        if np.isnan(costs).any() or (costs == -np.inf).any():
+            layer = int(np.argwhere(np.isnan(costs) | (costs == -np.inf))[0, 0])
+            raise LampQError(f"a cost of layer {layer} is not a number; check the sensitivity scores")
+        allowed = np.isfinite(costs)
+        if not allowed.any(1).all():
+            raise LampQError(f"layer {int(np.argmin(allowed.any(1)))} has no allowed bit-width; widen bit_set={bits}")
+
+        order = np.argsort(bits)
+        bits, costs, allowed = [bits[k] for k in order], costs[:, order], allowed[:, order]
+        smallest = [bits[k] for k in allowed.argmax(1)]
+        floor = sum(c * b for c, b in zip(parameters, smallest, strict=True))
+        if floor > budget:
+            total = sum(parameters)
+            raise LampQError(
+                f"bits: the budget of {float(Fraction(budget) / total):.6g} bits on average is below the smallest "
+                f"achievable average, {floor / total:.6g}; add a smaller bit-width to bit_set or raise bits"
+            )
+        above = [[c * (b - low) for b in bits] for c, low in zip(parameters, smallest, strict=True)]
+        unit = math.gcd(*(w for row, ok in zip(above, allowed, strict=True) for w in np.array(row)[ok].tolist())) or 1
+        # What is not allowed never fits.
+        units = np.where(allowed, np.array(above, dtype=np.int64) // unit, np.iinfo(np.int64).max // 4)
+        most = int(np.where(allowed, units, 0).max(1).sum())
+        room = min((math.floor(budget) - floor) // unit, most)
+        return cls(tuple(bits), costs, costs - costs.min(1, keepdims=True), units, room)
+
+    def objective(self, choice: Sequence[int]) -> float:
+        """Total cost of the plan that takes column ``choice[i]`` for layer i, summed without rounding."""
+        return math.fsum(self.costs[i, k] for i, k in enumerate(choice))
+
+    def fits(self, choice: Sequence[int]) -> bool:
+        """Whether the plan is within the budget (exact)."""
+        return sum(int(self.units[i, k]) for i, k in enumerate(choice)) <= self.room
+
+    def bits_of(self, choice: Sequence[int]) -> list[int]:
+        """Bit-width of each layer."""
+        return [self.bits[k] for k in choice]
+
+
+class Relaxation:
+    """The problem with mixtures of neighbouring bit-widths allowed: every layer's costs become convex.
+
+    Its optimum spends the room on the steps that save most a unit, which makes it a lower bound (`lower_bound`), and
+    doing the same with whole steps makes a plan (`greedy_plan`).
+    """
+
+    def __init__(self, problem: AllocationProblem) -> None:
+        self._problem = problem
+        self._start: list[int] = []
+        steps = []  # saving a unit, layer, position in the layer, units, cost (negative), column after the step
+        for layer in range(len(problem.costs)):
+            hull = _lower_hull(problem.units[layer], problem.excess_costs[layer])
+            self._start.append(hull[0])
+            for position, (a, b) in enumerate(pairwise(hull)):
+                units = int(problem.units[layer, b] - problem.units[layer, a])
+                cost = float(problem.excess_costs[layer, b] - problem.excess_costs[layer, a])
+                steps.append((cost / units, layer, position, units, cost, b))
+        self._steps = sorted(steps)
+
+    @cached_property
+    def greedy_plan(self) -> list[int]:
+        """A plan within the budget: the column of each layer."""
+        choice, room, closed = list(self._start), self._problem.room, set()
+        for _, layer, _, units, _, column in self._steps:
+            if layer in closed:
+                continue
+            if units <= room:
+                choice[layer], room = column, room - units
+            else:
+                closed.add(layer)
+        return choice
+
+    def lower_bound(self, layers: int, room: np.ndarray) -> np.ndarray:
+        """Least excess cost that the first `layers` layers can have within `room` units (any shape)."""
+        steps = [(units, cost) for _, layer, _, units, cost, _ in self._steps if layer < layers]
+        spent = np.concatenate([[0], np.cumsum([units for units, _ in steps], dtype=np.float64)])
+        # Summed from the last step, after which nothing is left to save: no digits are lost by subtraction.
+        saving = np.array([-cost for _, cost in steps], dtype=np.float64)
+        return np.interp(room, spent, np.concatenate([np.cumsum(saving[::-1])[::-1], [0.0]]))
+
+
+def _lower_hull(units: np.ndarray, costs: np.ndarray) -> list[int]:
+    """Columns at the corners of the lower convex hull of a layer's (units, cost), down to its least cost."""
+    hull: list[int] = []
+    for k in np.lexsort((costs, units)):
+        if not np.isfinite(costs[k]) or (hull and costs[k] >= costs[hull[-1]]):
+            continue
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            # b is no corner if it lies on or above the line from a to k.
+            if (costs[b] - costs[a]) * (units[k] - units[a]) < (costs[k] - costs[a]) * (units[b] - units[a]):
+                break
+            hull.pop()
+        hull.append(int(k))
+    return hull
