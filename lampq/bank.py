@@ -23,7 +23,7 @@ class LayerBank:
     Args:
         base_quantizer: the method that calibrates a site.
         adapter: the full-precision model.
-        calibration_images: ``[images, channels, height, width]``; run through the model only on a miss.
+        observer: inputs of sites on the calibration images; asked only on a miss.
         calibration_identity: what identifies these images (JSON-able), part of every entry's key.
         store: where entries are kept.
     """
@@ -32,7 +32,7 @@ class LayerBank:
         self,
         base_quantizer: BaseQuantizer,
         adapter: ModelAdapter,
-        calibration_images: Tensor,
+        observer: Observer,
         calibration_identity: object,
         store: Store,
     ) -> None:
@@ -47,7 +47,7 @@ class LayerBank:
             "revision": base_quantizer.revision,
             "settings": base_quantizer.settings(),
         }
-        self._observer = Observer(adapter, calibration_images)
+        self._observer = observer
         self._modules: dict[tuple, nn.Module] = {}
 
     def entry(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Observing the full-precision model once: what every site is fed on the calibration images."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -18,12 +20,13 @@ class Observer:
 
     Args:
         adapter: the full-precision model.
-        images: calibration images, ``[images, channels, height, width]``.
+        images: gives the calibration images ``[images, channels, height, width]`` when they are needed first.
     """
 
-    def __init__(self, adapter: ModelAdapter, images: Tensor) -> None:
+    def __init__(self, adapter: ModelAdapter, images: Callable[[], Tensor]) -> None:
         self.adapter = adapter
-        self._states: list[list[Tensor]] = [list(images.split(CHUNK))]
+        self._images = images
+        self._states: list[list[Tensor]] = []
         self._segment: int | None = None
         self._inputs: dict[str, tuple[Tensor, ...]] = {}
 
@@ -37,6 +40,8 @@ class Observer:
 
     @torch.inference_mode()
     def _observe(self, segment: int) -> dict[str, tuple[Tensor, ...]]:
+        if not self._states:
+            self._states.append(list(self._images().split(CHUNK)))
         while len(self._states) <= segment:
             index = len(self._states) - 1
             self._states.append([self.adapter.run_segment(index, state) for state in self._states[index]])

@@ -38,6 +38,9 @@ class ImageNet:
             (resize in pixels of the short side, interpolation as timm names it).
     """
 
+    name = "imagenet"
+    full_validation_images = 50_000
+
     def __init__(
         self,
         root: str,

@@ -56,6 +56,16 @@ class ClassificationTask:
     def validation_count(self) -> int:
         return self.dataset.validation_count
 
+    @property
+    def full_validation_images(self) -> int:
+        """Size of the whole validation set, on which published accuracies are measured."""
+        return self.dataset.full_validation_images
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of a result should know about the images."""
+        return self.dataset.notes()
+
     def outcome(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Per-image results of a batch, ``[images]``: ``loss`` (cross-entropy, nats), ``top1``, ``top5`` (0 or 1)."""
         loss = F.cross_entropy(logits.double(), labels, reduction="none")

@@ -1,0 +1,34 @@
+"""Bits from a plan file: evaluate what another run, another tool or a person has chosen."""
+
+from pathlib import Path
+
+from lampq.allocation.base import Allocator, Search
+from lampq.budgets import Budget
+from lampq.plan import BitPlan
+
+
+class FromPlan(Allocator):
+    """The plan in a file, as it is: every site's bits are the file's, whatever the budget says.
+
+    Args:
+        plan: path of a plan.json.
+    """
+
+    name = "from_plan"
+    searches = False
+
+    def __init__(self, plan: str) -> None:
+        self.path = Path(plan).expanduser()
+        self.plan = BitPlan.read(self.path)
+
+    def settings(self) -> dict:
+        return {"plan": self.plan.key()}
+
+    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+        """The plan of the file.
+
+        Raises:
+            LampQError: it was made for another model.
+        """
+        self.plan.check_fits(search.adapter.sites)
+        return self.plan

@@ -1,0 +1,145 @@
+"""The record of a run: what was asked, where it ran, what came out. One folder a run, named by its fingerprint."""
+
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from lampq.plan import BitPlan
+from lampq.store import fingerprint
+
+PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "pulp", "numpy")
+
+
+class RunRecord:
+    """A folder ``runs/FINGERPRINT`` with config.yaml, environment.json, plan.json, metrics.json, log.txt, figures.
+
+    The fingerprint covers what the chosen parts consume and nothing else, so a run that differs in its logger, its
+    device or its paths is the same run.
+
+    Args:
+        results: the results folder.
+        identity: what the numbers depend on; JSON-able.
+        config: the resolved configuration, as the user gave it.
+    """
+
+    def __init__(self, results: Path, identity: dict, config: dict) -> None:
+        self.identity = identity
+        self.config = config
+        self.fingerprint = fingerprint(identity)
+        self.folder = Path(results) / "runs" / self.fingerprint
+        self._handler: logging.Handler | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's metrics are there."""
+        return self._read("metrics.json") is not None
+
+    @property
+    def metrics(self) -> dict:
+        """Metrics of a finished run."""
+        metrics = self._read("metrics.json")
+        if metrics is None:
+            raise FileNotFoundError(self.folder / "metrics.json")
+        return metrics
+
+    @property
+    def plan(self) -> BitPlan:
+        return BitPlan.read(self.folder / "plan.json")
+
+    @property
+    def figure(self) -> Path:
+        """The bit-allocation figure."""
+        return self.folder / "bit_allocation.png"
+
+    def start(self, device: str, threads: int, images: dict[str, list[str]]) -> None:
+        """Write what is known before the work, and send the log to log.txt as well."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "failure.txt").unlink(missing_ok=True)
+        self._write_text("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        self._write("identity.json", self.identity)
+        self._write("environment.json", environment(device, threads))
+        self._write("images.json", images)
+        self._handler = logging.FileHandler(self.folder / "log.txt")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger("lampq").addHandler(self._handler)
+
+    def write_plan(self, plan: BitPlan) -> None:
+        plan.write(self.folder / "plan.json")
+
+    def finish(self, metrics: dict) -> None:
+        """Write the metrics; their presence is what makes a run finished, so they are written last."""
+        self._write("metrics.json", metrics)
+
+    def fail(self, reason: str) -> None:
+        """Leave the reason of a failure in the folder, if there is one."""
+        if self.folder.is_dir():
+            self._write_text("failure.txt", reason)
+
+    def close(self) -> None:
+        """Stop writing to log.txt."""
+        if self._handler is not None:
+            logging.getLogger("lampq").removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
+
+    def _read(self, name: str) -> dict | None:
+        try:
+            return json.loads((self.folder / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _write(self, name: str, content: object) -> None:
+        self._write_text(name, json.dumps(content, indent=1) + "\n")
+
+    def _write_text(self, name: str, text: str) -> None:
+        path = self.folder / name
+        temporary = path.with_name(f"{name}.{os.getpid()}.tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+def environment(device: str, threads: int) -> dict:
+    """Versions, device, threads, commit, command and time: what a number has to name."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "device": device,
+        "processor": _processor(),
+        "threads": threads,
+        "packages": versions,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, with "-dirty" where it has changes; None outside a checkout."""
+    git, here = shutil.which("git"), Path(__file__).resolve().parent
+    if git is None:
+        return None
+    command = [git, "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,116 @@
+"""Type scaling alpha_t: how much accuracy a unit of Fisher trace costs in each layer type (Algorithm 1, lines 1-7)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lampq.budgets import Budget
+from lampq.layers import LAYER_TYPES, Site
+from lampq.plan import BitPlan
+from lampq.progress import progress
+from lampq.tasks.sample_evaluation import Score
+
+SMALLEST_DROP = 1e-4
+"""A_t is at least this (a fraction of accuracy, or nats of loss), so that no type gets a zero or negative alpha."""
+
+NOISE_LIMIT = 2.0
+"""A_t counts as measured when it is at least this many of its standard errors."""
+
+
+@dataclass(frozen=True)
+class TypeScaling:
+    """alpha_t of every layer type and what it was derived from.
+
+    Attributes:
+        alpha: alpha_t = A_t / tr(F_t), by type.
+        drop: A_t by type, in the measure used (fraction of accuracy, or nats of loss).
+        drop_standard_error: paired standard error of A_t over the images of D.
+        mean_trace: average Fisher trace of the sampled layers of each type.
+        measure: ``accuracy`` or ``loss``.
+        blocks: the sampled blocks L_mu.
+    """
+
+    alpha: dict[str, float]
+    drop: dict[str, float]
+    drop_standard_error: dict[str, float]
+    mean_trace: dict[str, float]
+    measure: str
+    blocks: tuple[int, ...]
+
+    def to_json(self) -> dict:
+        return {**vars(self), "blocks": list(self.blocks)}
+
+
+def sample_blocks(blocks: int, mu: float, seed: int) -> tuple[int, ...]:
+    """L_mu: max(1, round(mu N)) blocks, a prefix of one seeded permutation (a larger mu contains a smaller one)."""
+    order = torch.randperm(blocks, generator=torch.Generator().manual_seed(seed)).tolist()
+    return tuple(order[: max(1, round(mu * blocks))])
+
+
+def single_layer_plan(full_precision: BitPlan, layer: Site, bits: int, budget: Budget) -> BitPlan:
+    """One layer at `bits`, every other site in full precision."""
+    return full_precision.with_bits({layer.name: (bits, budget.input_bits(bits))})
+
+
+def type_scaling(
+    layers: list[Site],
+    traces: dict[str, float],
+    blocks: tuple[int, ...],
+    beta: int,
+    measure: str,
+    evaluator,
+    full_precision: BitPlan,
+    budget: Budget,
+) -> TypeScaling:
+    """alpha_t = A_t / tr(F_t) from single layers of the sampled blocks quantized to beta bits, one at a time.
+
+    Args:
+        layers: the 4N layers.
+        traces: Fisher trace of every layer, on the full-precision model.
+        blocks: the sampled blocks L_mu.
+        beta: bits of the single layer.
+        measure: ``accuracy``, ``loss``, or ``auto``: loss for all types when the accuracy drop of any type is below
+            `NOISE_LIMIT` standard errors.
+        evaluator: scores plans on D (`SampleEvaluator`).
+        full_precision: the plan with every site in full precision.
+        budget: gives the input bits of the single layer.
+    """
+    evaluator.set_base(full_precision)
+    base = evaluator.score(full_precision)
+    sampled = [layer for layer in layers if layer.block in blocks]
+    # Late blocks last: the evaluator re-runs only what follows the changed block, so time per step falls.
+    scores: dict[str, Score] = {}
+    for layer in progress(sampled, description=f"single layers at {beta} bits on D", unit="layers"):
+        scores[layer.name] = evaluator.score(single_layer_plan(full_precision, layer, beta, budget))
+
+    def drops(kind: str) -> tuple[dict[str, float], dict[str, float]]:
+        mean, error = {}, {}
+        for type in LAYER_TYPES:
+            mine = [scores[layer.name] for layer in sampled if layer.type == type]
+            if kind == "accuracy":
+                per_image = torch.stack([base.correct - score.correct for score in mine])
+            else:
+                per_image = torch.stack([score.loss - base.loss for score in mine])
+            mean[type], error[type] = _mean_and_error(per_image)
+        return mean, error
+
+    chosen = measure
+    if measure == "auto":
+        mean, error = drops("accuracy")
+        noisy = any(mean[type] < NOISE_LIMIT * error[type] or mean[type] <= 0 for type in LAYER_TYPES)
+        chosen = "loss" if noisy else "accuracy"
+    mean, error = drops(chosen)
+    mean_trace = {
+        type: math.fsum(traces[s.name] for s in sampled if s.type == type) / len(blocks) for type in LAYER_TYPES
+    }
+    alpha = {type: max(mean[type], SMALLEST_DROP) / max(mean_trace[type], 1e-30) for type in LAYER_TYPES}
+    return TypeScaling(alpha, mean, error, mean_trace, chosen, blocks)
+
+
+def _mean_and_error(per_image: Tensor) -> tuple[float, float]:
+    """Mean over layers and images ``[layers, images]``, and its standard error with the images as the sample."""
+    averaged = per_image.mean(0)
+    count = averaged.numel()
+    return averaged.mean().item(), averaged.std().item() / math.sqrt(count) if count > 1 else math.inf
