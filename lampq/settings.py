@@ -249,23 +249,27 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
             )
     if allocator.name == "uniform" and weight_bits.denominator > 1:
         raise LampQError(f"weight_bits={named}: allocator=uniform needs an integer; choose another allocator")
-    if candidates[0] > weight_bits:
+    if allocator.searches and candidates[0] > weight_bits:
         raise LampQError(
             f"bit_set.bits={shown(candidates)}: no plan of these averages weight_bits={named} or less; add "
             f"{math.floor(weight_bits)} or raise the target"
         )
-    if candidates[-1] < weight_bits:
+    if allocator.searches and candidates[-1] < weight_bits:
         raise LampQError(
             f"bit_set.bits={shown(candidates)}: weight_bits={named} cannot be spent on these; add "
             f"{math.ceil(weight_bits)} or lower the target"
         )
-    uses = [("bit_set.bits", b) for b in candidates]
-    uses += [("activation_bits", budget.input_bits(b)) for b in candidates]
-    uses += [("fixed_site_bits", b) for b in budget.fixed_site_bits]
+    uses = [("fixed_site_bits", b) for b in budget.fixed_site_bits]
+    if allocator.searches:
+        uses += [("bit_set.bits", b) for b in candidates]
+        uses += [("activation_bits", budget.input_bits(b)) for b in candidates]
     if getattr(allocator, "beta", None) is not None:
         uses.append(("lampq.beta", allocator.beta))
+    if allocator.name == "from_plan":
+        uses += [("allocator.plan", b) for site in allocator.plan.sites for b in site.bits if b is not None]
     if allocator.name == "uniform" or baseline == "uniform":
         uses.append(("weight_bits", math.floor(weight_bits)))
+        uses.append(("activation_bits", budget.input_bits(math.floor(weight_bits))))
     lowest, highest = base_quantizer.minimum_bits, base_quantizer.maximum_bits
     for key, bits in uses:
         if not lowest <= bits <= highest:
