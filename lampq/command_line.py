@@ -80,14 +80,21 @@ def command_line() -> int:
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
 def _job(cfg: DictConfig) -> Any:
-    """One job: a single run, or one of a grid, possibly in another process or on another machine."""
+    """One job: a single run, or one of a grid, possibly in another process or on another machine.
+
+    Returns:
+        What a sweeper may optimize: top-1 on the sample set D in percent (never on validation images), or None.
+    """
     try:
         from lampq.settings import check
 
         settings = check(cfg)
         from lampq.pipeline import run
+        from lampq.report.console import show
 
-        return run(settings, cfg)
+        records = run(settings)
+        show(records)
+        return records[-1].metrics.get("sample_loss")  # what a sweeper may minimise: never a validation figure
     except (Exception, SystemExit) as error:  # SystemExit would take a whole grid down
         failure = LampQError(explain_failure(error, cfg))
         failure.__cause__ = error
@@ -158,6 +165,14 @@ def _check_flags(arguments: Sequence[str]) -> None:
     parser.parse_args(arguments)
 
 
+def _one_option_each() -> None:
+    """Hydra takes model=[a,b] for a merger of two options."""
+    choices = HydraConfig.get().runtime.choices
+    for folder in config_folder().iterdir():
+        if any(folder.glob("*.yaml")) and folder.name not in choices:
+            raise LampQError(f"{folder.name}: takes one option; for a grid write --multirun {folder.name}=A,B")
+
+
 def _number_for_group(arguments: Sequence[str]) -> str:
     """Hydra refuses a number as a group's option without saying which."""
     for argument in arguments:
@@ -186,8 +201,12 @@ def _near_key(key: str, arguments: Sequence[str]) -> str:
     known = [k for k in known if not k.endswith("_target_")]
     parent = key.rpartition(".")[0]
     siblings = [k for k in known if parent and k.rpartition(".")[0] == parent]
-    near = difflib.get_close_matches(key, siblings or known, n=1, cutoff=0.6)
-    near = near or [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    last = key.rpartition(".")[2]
+    if siblings:
+        near = [f"{parent}.{k}" for k in difflib.get_close_matches(last, [k.rpartition(".")[2] for k in siblings], n=1)]
+    else:
+        near = difflib.get_close_matches(key, known, n=1)
+    near = near or [k for k in known if k.rpartition(".")[2] == last]
     if near:
         return f"; did you mean {near[0]}?"
     if siblings:

@@ -51,7 +51,7 @@ def run(settings: Settings) -> list[RunRecord]:
     Returns:
         The records, the chosen allocator's last.
     """
-    device = pick_device(settings.device)
+    device = torch.device(settings.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     prepared = prepare(settings, device)
@@ -131,7 +131,11 @@ def execute(
     check_gate(adapter, task, metrics)
     costs = realised_costs(adapter.sites, plan)
     costs["packed_bytes"] = packed_bytes(adapter.sites, plan, adapter.parameters(), bank.quantizer_parameters(plan))
-    total = finished - started
+    if allocator.searches:
+        score = evaluator.score(plan)
+        costs |= {"sample_top1": 100 * score.accuracy, "sample_loss": score.mean_loss}
+    costs["full_precision_bytes"] = 4 * adapter.parameters()
+    total = time.perf_counter() - started
     return {
         **metrics,
         **costs,
@@ -198,16 +202,3 @@ def store_of(settings: Settings) -> Iterator[Store]:
         return
     with tempfile.TemporaryDirectory(prefix="lampq-fresh-") as folder:
         yield Store(Path(folder))
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one.
-
-    Raises:
-        LampQError: CUDA is asked for and not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise LampQError(f"device={name}: no CUDA device is available; choose device=cpu or device=auto")
-    return torch.device(name)

@@ -10,6 +10,7 @@ from lampq.allocation.iterative_update import iterative_update
 from lampq.budgets import Budget
 from lampq.limits import boolean, choice, fraction, integer, number, optional
 from lampq.plan import BitPlan
+from lampq.progress import progress
 from lampq.sensitivity.expected_error import expected_ratios, paper_ratios
 from lampq.sensitivity.fisher import fisher_traces, sample_labels
 from lampq.sensitivity.type_scaling import TypeScaling, sample_blocks, type_scaling
@@ -140,10 +141,14 @@ class LampQ(Allocator):
         }
 
         def compute() -> dict:
-            labels = task.sample_labels
+            images, labels = task.sample_images, task.sample_labels
             if self.labels == "sampled":
-                labels = sample_labels(search.adapter.network, task.sample_images, search.seed)
-            traces = fisher_traces(search.adapter.network, names, task.sample_images, labels)
+                labels = sample_labels(search.evaluator.full_precision_logits(), search.seed)
+            with progress(description="Fisher traces over D", total=len(images), unit="images") as bar:
+                network = search.adapter.network
+                traces = fisher_traces(
+                    network, names, images, labels, progress=lambda done, _: bar.update(done - bar.n)
+                )
             return {"trace": traces.trace, "standard_error": traces.standard_error}
 
         stored = search.store.fetch("fisher_traces", key, compute)

@@ -80,18 +80,31 @@ class SampleEvaluator:
         return Score(stored["loss"], stored["top1"])
 
     @torch.inference_mode()
+    def full_precision_logits(self) -> Tensor:
+        """Logits of the full-precision model on D, ``[images, classes]``; runs only what is not kept already."""
+        plan = BitPlan.full_precision(self.quantized.adapter.sites)
+        start, states = self._start(plan)
+        adapter = self.quantized.apply(plan).adapter
+        return torch.cat([adapter.run(state, start) for state in states.split(CHUNK)])
+
+    @torch.inference_mode()
     def _evaluate(self, plan: BitPlan) -> dict[str, Tensor]:
         self.evaluations += 1
-        first = self.quantized.first_change(self._base, plan)
-        states = self._base_states()
-        start = max(index for index in states if index <= first)
+        start, states = self._start(plan)
         self.quantized.apply(plan)
         adapter, labels = self.quantized.adapter, self.task.sample_labels
         results: list[dict[str, Tensor]] = []
-        chunks = zip(states[start].split(CHUNK), labels.split(CHUNK), strict=True)
+        chunks = zip(states.split(CHUNK), labels.split(CHUNK), strict=True)
         for state, label in progress(chunks, description="scoring a plan on D", total=-(-len(labels) // CHUNK)):
             results.append(self.task.outcome(adapter.run(state, start), label))
         return {name: torch.cat([result[name] for result in results]) for name in ("loss", "top1")}
+
+    def _start(self, plan: BitPlan) -> tuple[int, Tensor]:
+        """The latest segment that a plan can be run from, and its input."""
+        first = self.quantized.first_change(self._base, plan)
+        states = self._base_states()
+        start = max(index for index in states if index <= first)
+        return start, states[start]
 
     def _base_states(self) -> dict[int, Tensor]:
         """Inputs of segments under the base plan, by segment; segment 0 (the images) is always there."""

@@ -65,6 +65,7 @@ def accuracy_metrics(quantized: dict[str, Tensor], full_precision: dict[str, Ten
         "top5": percent(quantized["top5"]),
         "top1_standard_error": standard_error(quantized["top1"]),
         "top1_full_precision": percent(full_precision["top1"]),
+        "top1_full_precision_standard_error": standard_error(full_precision["top1"]),
         "top1_difference": percent(difference),
         "top1_difference_standard_error": standard_error(difference),
         "images": count,
