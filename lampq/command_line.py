@@ -83,18 +83,19 @@ def _job(cfg: DictConfig) -> Any:
     """One job: a single run, or one of a grid, possibly in another process or on another machine.
 
     Returns:
-        What a sweeper may optimize: top-1 on the sample set D in percent (never on validation images), or None.
+        What a sweeper may minimize: the mean loss on the sample set D (never a validation figure), or None.
     """
     try:
         from lampq.settings import check
 
+        _one_option_each()
         settings = check(cfg)
         from lampq.pipeline import run
         from lampq.report.console import show
 
         records = run(settings)
         show(records)
-        return records[-1].metrics.get("sample_loss")  # what a sweeper may minimise: never a validation figure
+        return records[-1].metrics.get("sample_loss")
     except (Exception, SystemExit) as error:  # SystemExit would take a whole grid down
         failure = LampQError(explain_failure(error, cfg))
         failure.__cause__ = error

@@ -267,7 +267,7 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
         uses.append(("lampq.beta", allocator.beta))
     if allocator.name == "from_plan":
         uses += [("allocator.plan", b) for site in allocator.plan.sites for b in site.bits if b is not None]
-    if allocator.name == "uniform" or baseline == "uniform":
+    if weight_bits.denominator == 1 and (allocator.name == "uniform" or (allocator.searches and baseline == "uniform")):
         uses.append(("weight_bits", math.floor(weight_bits)))
         uses.append(("activation_bits", budget.input_bits(math.floor(weight_bits))))
     lowest, highest = base_quantizer.minimum_bits, base_quantizer.maximum_bits
