@@ -44,14 +44,14 @@ def config_folder() -> Path:
 
 def main() -> None:
     """Run the command line of this process and exit: 0, or 1 after one line ``error: ...`` (130 when interrupted)."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them
     sys.exit(command_line())
 
 
 def command_line() -> int:
     """Compose and run what `sys.argv` asks for; return the exit status."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them
     try:
-        _check_flags(sys.argv[1:])
+        sys.argv[1:] = _in_order(sys.argv[1:])
         try:
             _job()
         except LampQError:
@@ -155,7 +155,8 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     return f"{first}; {TRACEBACK}=1 shows where"
 
 
-def _check_flags(arguments: Sequence[str]) -> None:
+def _in_order(arguments: Sequence[str]) -> list[str]:
+    """Overrides first, then flags: Hydra refuses flags between overrides."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -163,7 +164,11 @@ def _check_flags(arguments: Sequence[str]) -> None:
         raise LampQError(f"{message}; {remedy}")
 
     parser.error = refuse
-    parser.parse_args(arguments)
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    flags = list(arguments)
+    for override in overrides:
+        flags.remove(override)
+    return [*overrides, *flags]
 
 
 def _one_option_each() -> None:

@@ -117,7 +117,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        looks_plain = value and not value[0].isdigit() and value.lower() not in ("null", "true", "false")
+        looks_plain = value.strip() and not value[0].isdigit() and value.lower() not in ("null", "true", "false")
         return " ".join(value.split()) if looks_plain else f"'{value}'"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(shown, value))}]"

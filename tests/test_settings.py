@@ -1,0 +1,317 @@
+"""Configuration files and the checks on them."""
+
+import inspect
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+import yaml
+from hydra.utils import get_class
+
+from lampq.command_line import config_folder
+from lampq.errors import LampQError
+from lampq.settings import PARTS, check, construct
+
+CONF = config_folder()
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+QUICK = ("base_quantizer=rtn",)
+
+
+def compose(*overrides):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def settings(*overrides):
+    return check(compose(*QUICK, *overrides))
+
+
+@pytest.fixture
+def imagenet_folder(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+    return tmp_path
+
+
+# The files
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_key_has_a_comment(path):
+    lines = path.read_text().splitlines()
+    template = False  # the text of --help is no list of keys
+    for number, line in enumerate(lines):
+        template = template and (line.startswith("      ") or not line)
+        if not template and re.match(r"\s*(- )?[\w/ ]+:( |$)", line) and "defaults:" not in line:
+            own = re.search(r"\s# \w", line)
+            assert own or re.match(r"\s*# \w", lines[number - 1]), f"{path.name}, line {number + 1}: {line}"
+        template = template or line.strip() == "template: |"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_option_says_what_it_is(path):
+    lines = [line for line in path.read_text().splitlines() if "@package" not in line]
+    assert lines[0].startswith("# ") and lines[0].rstrip().endswith((".", "VALUE", "NAME", "plan.json"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_resolves(option):
+    group, _, name = option.partition("=")
+    values = compose(option)
+    if group != "method":
+        assert set(yaml.safe_load((CONF / group / f"{name}.yaml").read_text())) == set(values[group])
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.partition("=")[0] in PARTS])
+def test_keys_of_a_part_are_its_constructors_parameters(option):
+    group, _, name = option.partition("=")
+    values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    parameters = inspect.signature(get_class(values.pop("_target_"))).parameters
+    assert list(values) == list(parameters)
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o != "allocator=from_plan"])
+def test_every_option_passes_the_check(option, imagenet_folder):
+    extra = {
+        "dataset=imagenet": [f"dataset.root={imagenet_folder}"],
+        "model=timm_vit": ["model.name=deit3_small_patch16_224.fb_in1k"],
+        "bit_set=b678910": ["bits=8"],
+    }
+    check(compose(option, *extra.get(option, [])))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+def test_published_accuracies_belong_to_exact_weight_tags(name):
+    values = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    if values.get("published_top1") is not None:
+        assert "." in values["name"] and 70 < values["published_top1"] < 90
+
+
+@pytest.mark.parametrize(
+    ("method", "base_quantizer", "allocator"),
+    [("rtn", "RoundToNearest", "uniform"), ("adalog", "AdaLog", "uniform"), ("lampq", "AdaLog", "lampq")],
+)
+def test_a_method_chooses_base_quantizer_and_allocator(method, base_quantizer, allocator):
+    chosen = check(compose(f"method={method}", "bits=4"))
+    assert type(chosen.base_quantizer).__name__ == base_quantizer and chosen.allocator.name == allocator
+
+
+def test_the_command_line_wins_over_a_method():
+    assert check(compose("method=adalog", "base_quantizer=rtn")).base_quantizer.name == "rtn"
+
+
+# The checks
+
+
+def test_defaults():
+    chosen = settings()
+    assert chosen.budget.weight_bits == chosen.budget.activation_bits == Fraction(3)
+    assert chosen.budget.candidates == (2, 3, 4, 5)
+    assert chosen.budget.fixed_site_bits == (3, 3)
+    assert (chosen.seed, chosen.threads, chosen.bank, chosen.force, chosen.baseline) == (
+        0,
+        None,
+        "reuse",
+        False,
+        "uniform",
+    )
+    assert chosen.results == Path("results")
+    assert chosen.resolved["weight_bits"] == 3 and chosen.resolved["allocator"]["mu"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "expected"),
+    [
+        (["bits=4"], "budget.weight_bits", 4),
+        (["bits=4"], "budget.activation_bits", 4),
+        (["bits=4"], "budget.candidates", (2, 3, 4, 5, 6)),
+        (["bits=8"], "budget.candidates", (6, 7, 8, 9, 10)),
+        (["bits=2"], "budget.candidates", (1, 2, 3, 4)),
+        (["bits=15"], "budget.candidates", (13, 14, 15, 16)),
+        (["bits=3.3"], "budget.weight_bits", Fraction(33, 10)),
+        (["bits=4.5"], "budget.fixed_site_bits", (4, 4)),
+        (["weight_bits=4", "activation_bits=8"], "budget.weight_bits", 4),
+        (["weight_bits=4", "activation_bits=8"], "budget.activation_bits", 8),
+        (["weight_bits=4", "activation_bits=8"], "budget.fixed_site_bits", (4, 8)),
+        (["weight_bits=3.5", "activation_bits=8"], "budget.activation_bits", 8),
+        (["activation_rule=follow"], "budget.activation_rule", "follow"),
+        (["operand_bits=follow_qkv"], "budget.operand_bits", "follow_qkv"),
+        (["fixed_site_bits=8"], "budget.fixed_site_bits", (8, 8)),
+        (["bit_set=b12345"], "budget.candidates", (1, 2, 3, 4, 5)),
+        (["bit_set.bits=[4,2,3]"], "budget.candidates", (2, 3, 4)),
+        (["seed=7"], "seed", 7),
+        (["device=cpu"], "device", "cpu"),
+        (["threads=2"], "threads", 2),
+        (["bank=fresh"], "bank", "fresh"),
+        (["force=true"], "force", True),
+        (["baseline=none"], "baseline", "none"),
+        (["prefix_memory_gib=0.5"], "prefix_memory_gib", 0.5),
+        (["paths.results=elsewhere"], "results", Path("elsewhere")),
+        (["paths.cache='~/x'"], "cache", Path.home() / "x"),
+        (["model=shapes_swin"], "model.name", "shapes_swin"),
+        (["dataset.batch_size=7"], "dataset.batch_size", 7),
+        (["allocator=uniform"], "allocator.name", "uniform"),
+        (["lampq.mu=1"], "allocator.mu", 1),
+        (["lampq.beta=3"], "allocator.beta", 3),
+        (["lampq.gamma=3.2"], "allocator.gamma", 3.2),
+        (["allocator.solver=dynamic_program"], "allocator.solver", "dynamic_program"),
+        (["logger=wandb", "logger.mode=offline", "logger.tags=[a,b]"], "logger.tags", ["a", "b"]),
+    ],
+)
+def test_every_key_reaches_the_settings(overrides, field, expected):
+    def value(of):
+        for name in field.split("."):
+            of = of.get(name) if isinstance(of, dict) else getattr(of, name)
+        return of
+
+    assert value(settings(*overrides)) == expected
+    if expected != "cpu":  # also what auto is on a machine without a GPU
+        assert value(settings()) != expected
+
+
+def test_auto_bit_set_stays_within_the_base_quantizer(monkeypatch):
+    from lampq.base_quantizers.rtn import RoundToNearest
+
+    monkeypatch.setattr(RoundToNearest, "maximum_bits", 8)
+    assert settings("bits=8").budget.candidates == (6, 7, 8)
+    monkeypatch.setattr(RoundToNearest, "minimum_bits", 2)
+    assert settings("bits=2").budget.candidates == (2, 3, 4)
+
+
+def test_device_auto_is_decided(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert settings().device == "cuda"
+    assert settings("device=cuda:1").device == "cuda:1"
+    with pytest.raises(LampQError, match=r"^device=cuda:2: the last CUDA device here is cuda:1"):
+        settings("device=cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["bits=0"], "bits=0: must be a number between 1 and 16"),
+        (["bits=17"], "bits=17: must be a number between 1 and 16"),
+        (["bits=three"], "bits=three: must be a number between 1 and 16"),
+        (["bits=null"], "bits=null: must be a number"),
+        (["bits=true"], "bits=true: must be a number"),
+        (["bits='3'"], "bits='3': must be a number"),
+        (["bits=nan"], "bits=nan: must be a number"),
+        (["bits=[3,4]"], "bits=[3,4]: must be a number"),
+        (["weight_bits=-1"], "weight_bits=-1: must be a number between 1 and 16"),
+        (["activation_bits=x"], "activation_bits=x: must be a number between 1 and 16"),
+        (["activation_bits=4.5"], "activation_bits=4.5: must be an integer, or equal to weight_bits"),
+        (
+            ["weight_bits=3.5", "activation_bits=8", "activation_rule=follow"],
+            "activation_bits=8.0: with activation_rule=follow it must differ from weight_bits=3.5 by an integer",
+        ),
+        (["activation_rule=folow"], "activation_rule=folow: must be one of fixed, follow; did you mean follow?"),
+        (["operand_bits=qkv"], "operand_bits=qkv: must be one of target, follow_qkv"),
+        (["fixed_site_bits=targt"], "fixed_site_bits=targt: must be target, or an integer"),
+        (["fixed_site_bits=0"], "fixed_site_bits=0: must be an integer between 1 and 16"),
+        (["fixed_site_bits=2.5"], "fixed_site_bits=2.5: must be target, or an integer"),
+        (["bit_set.bits=[]"], "bit_set.bits=[]: must be a list of different integers from 1 to 16"),
+        (["bit_set.bits=3"], "bit_set.bits=3: must be a list of different integers from 1 to 16"),
+        (["bit_set.bits=[2,2,3]"], "bit_set.bits=[2,2,3]: must be a list of different integers"),
+        (["bit_set.bits=[0,3]"], "bit_set.bits=[0,3]: must be a list of different integers from 1 to 16"),
+        (["bit_set.bits=[3,17]"], "bit_set.bits=[3,17]: must be a list of different integers from 1 to 16"),
+        (["bit_set.bits=[2.5,3]"], "bit_set.bits=[2.5,3]: must be a list of different integers"),
+        (["bit_set.bits=[4,5]"], "bit_set.bits=[4,5]: no plan of these averages weight_bits=3 or less; add 3"),
+        (["bit_set.bits=[1,2]"], "bit_set.bits=[1,2]: weight_bits=3 cannot be spent on these; add 3 or lower"),
+        (["bits=8", "bit_set=b2345"], "bit_set.bits=[2,3,4,5]: weight_bits=8 cannot be spent on these; add 8"),
+        (["allocator=uniform", "bits=3.5"], "weight_bits=3.5: allocator=uniform needs an integer"),
+        (["seed=-1"], "seed=-1: must be an integer between 0 and"),
+        (["seed=x"], "seed=x: must be an integer"),
+        (["device=gpu"], "device=gpu: must be auto, cpu, cuda or cuda:N; did you mean cpu?"),
+        (["device=0"], "device=0: must be auto, cpu, cuda or cuda:N"),
+        (["threads=0"], "threads=0: must be an integer of at least 1, or null"),
+        (["bank=refresh"], "bank=refresh: must be one of reuse, fresh; did you mean fresh?"),
+        (["force=yes please"], "force=yes please: must be true or false"),
+        (["baseline=unifrom"], "baseline=unifrom: must be one of uniform, none; did you mean uniform?"),
+        (["prefix_memory_gib=-1"], "prefix_memory_gib=-1: must be a number of at least 0"),
+        (["paths.results=''"], "paths.results='': must be a text"),
+        (["paths.cache=3"], "paths.cache=3: must be a text"),
+        (["lampq.mu=6"], "lampq.mu=6: must be a fraction of the blocks in (0, 1], for example 0.5"),
+        (["lampq.mu=0"], "lampq.mu=0: must be a fraction of the blocks in (0, 1]"),
+        (["lampq.beta=0"], "lampq.beta=0: must be an integer"),
+        (["lampq.beta=2.5"], "lampq.beta=2.5: must be an integer"),
+        (["lampq.gamma=1"], "lampq.gamma=1: must be a number above 1"),
+        (["allocator.solver=lip"], "allocator.solver=lip: must be one of ilp, dynamic_program; did you mean ilp?"),
+        (["dataset.batch_size=0"], "dataset.batch_size=0: must be an integer of at least 1"),
+        (["dataset.calibration_images=x"], "dataset.calibration_images=x: must be an integer"),
+        (["+bit=3"], "bit=3: there is no such key; did you mean bits?"),
+        (["+lampq.muu=1"], "lampq.muu=1: there is no such key; did you mean mu?"),
+        (["+paths.resutls=x"], "paths.resutls=x: there is no such key; did you mean results?"),
+        (["+logger.projct=x"], "logger.projct=x: there is no such key; known: name"),
+        (["+dataset.batchsize=3"], "dataset.batchsize=3: Shapes has no such key; did you mean batch_size?"),
+        (["~seed"], "seed is missing: add seed=VALUE"),
+        (["~model.name"], "model.name is missing: add model.name="),
+        (["model=timm_vit"], "model.name is missing: add model.name=timm's name of a ViT"),
+        (["dataset=imagenet"], "dataset.root is missing: add dataset.root=the folder that holds train/ and val/"),
+        (["dataset=imagenet", "dataset.root=/nowhere"], "dataset.root=/nowhere: has no folder train/"),
+        (["allocator=from_plan"], "allocator.plan is missing: add allocator.plan=the plan.json of a run"),
+        (["allocator=from_plan", "allocator.plan=/nowhere.json"], "plan file /nowhere.json: No such file"),
+        (["bits=${nowhere}"], "Interpolation key 'nowhere' not found"),
+        (["lampq.mu=${oc.env:LAMPQ_NOT_SET}"], "LAMPQ_NOT_SET"),
+        (["logger=wandb", "logger.mode=on"], "logger.mode=on: must be one of auto, online, offline"),
+        (["logger=wandb", "logger.timeout=0"], "logger.timeout=0: must be a number above 0"),
+        (["logger=wandb", "logger.tags=first"], "logger.tags=first: must be a list of words"),
+        (["logger=wandb", "logger.project=null"], "logger.project=null: must be a text"),
+        (["logger.name=tensorboard"], "logger.name=tensorboard: must be one of csv, wandb"),
+        (["model._target_=builtins.eval"], "model._target_=builtins.eval: only classes under lampq. are accepted"),
+        (["~model"], "model is missing: add model=VALUE"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_named_in_one_line_before_any_work(overrides, message):
+    with pytest.raises(LampQError) as caught:
+        settings(*overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bits_the_base_quantizer_is_not_defined_at(monkeypatch):
+    from lampq.base_quantizers.rtn import RoundToNearest
+
+    monkeypatch.setattr(RoundToNearest, "minimum_bits", 2)
+    monkeypatch.setattr(RoundToNearest, "maximum_bits", 8)
+    for overrides, key in [
+        (["bit_set.bits=[1,3]"], "bit_set.bits: 1 bits"),
+        (["lampq.beta=1"], "lampq.beta: 1 bits"),
+        (["fixed_site_bits=10"], "fixed_site_bits: 10 bits"),
+        (["allocator=uniform", "bits=9", "fixed_site_bits=8"], "weight_bits: 9 bits"),
+        (["weight_bits=4", "activation_bits=9", "fixed_site_bits=8"], "activation_bits: 9 bits"),
+    ]:
+        with pytest.raises(LampQError) as caught:
+            settings(*overrides)
+        assert str(caught.value).startswith(f"{key} are asked for, but base_quantizer=rtn is defined from 2 to 8 bits")
+
+
+def test_cuda_asked_for_but_absent(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(LampQError, match=rf"^device={device}: PyTorch finds no CUDA device here; use device=cpu"):
+            settings(f"device={device}")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "builtins.eval",
+        "os.system",
+        "lampqx.Part",
+        "lampq",
+        "lampq.limits.integer",  # no class
+        "lampq.budgets.Fraction",  # a class from elsewhere
+        "lampq.nothing.Here",
+        "lampq.budgets.Nothing",
+        "lampq.budgets.__loader__",
+        3,
+    ],
+)
+def test_only_classes_of_the_package_are_constructed(target):
+    with pytest.raises(LampQError, match=r"^model\._target_="):
+        construct("model", {"_target_": target})
