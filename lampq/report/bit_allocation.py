@@ -1,0 +1,165 @@
+"""The bits of the 4N layers, drawn: layer types by blocks, as a figure and for the terminal."""
+
+from pathlib import Path
+
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from lampq.budgets import FULL_PRECISION_BITS
+from lampq.layers import LAYER_TYPES
+from lampq.plan import BitPlan, SitePlan
+
+BLOCKS_PER_ROW = 24
+"""Blocks beside each other in a figure; a deeper model goes on below."""
+BLOCKS_ACROSS_TERMINAL = 16
+"""Blocks beside each other in a terminal, where they fit; a deeper model is shown with its blocks downwards."""
+TERMINAL_COLUMNS = 80
+GREY = (0.82, 0.82, 0.82)
+"""Colour of full precision."""
+
+
+def draw_bit_allocation(plan: BitPlan, path: Path) -> None:
+    """Draw the weight bits of the 4N layers as a heat map, and write it as PNG and, beside it, as PDF.
+
+    Rows are layer types, columns blocks. Activation bits stand in small print where they differ from the weight
+    bits. Full precision is grey. The colours span the plan's bit set, so plans from one bit set compare by colour.
+
+    Args:
+        plan: what is drawn.
+        path: the PNG; its folder exists.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch, Rectangle
+
+    cells, blocks = _cells(plan)
+    colours = bit_colours(plan)
+    rows = [blocks[i : i + BLOCKS_PER_ROW] for i in range(0, len(blocks), BLOCKS_PER_ROW)]
+    # Everything is placed in inches, so that a cell is as large in a deep model as in a shallow one.
+    cell, left, top, right, gap = 0.42, 0.55, 0.45, 1.7, 0.5
+    across = max(map(len, rows), default=1)
+    height, step = len(LAYER_TYPES) * cell, len(LAYER_TYPES) * cell + gap
+    wide, high = left + max(5, across) * cell + right, top + max(1, len(rows)) * step
+    figure = Figure(figsize=(wide, high))
+    figure.text(left / wide, 1 - 0.2 / high, _title(plan), fontsize=11, va="center")
+    for index, shown in enumerate(rows):
+        corner = left / wide, 1 - (top + index * step + height) / high
+        axes = figure.add_axes((*corner, len(shown) * cell / wide, height / high))
+        for column, block in enumerate(shown):
+            for row, layer_type in enumerate(LAYER_TYPES):
+                site = cells.get((layer_type, block))
+                if site is not None:
+                    colour = colours[site.weight_bits]
+                    axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.2))
+                    _print_bits(axes, column + 0.5, row + 0.5, site, _ink(colour))
+        axes.set(xlim=(0, len(shown)), ylim=(len(LAYER_TYPES), 0))
+        axes.set_xticks([i + 0.5 for i in range(len(shown))], [str(block) for block in shown], fontsize=8)
+        axes.set_yticks([i + 0.5 for i in range(len(LAYER_TYPES))], LAYER_TYPES)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    note = "block; small print: activation bits" if _activations_differ(cells) else "block"
+    figure.text(left / wide, 0.17 / high, note, fontsize=9, va="center")
+    patches = [Patch(facecolor=colour, label=_legend(bits)) for bits, colour in colours.items()]
+    place = (left + across * cell + 0.1) / wide, 1 - (top - 0.1) / high
+    figure.legend(
+        handles=patches,
+        title="weight bits",
+        loc="upper left",
+        bbox_to_anchor=place,
+        frameon=False,
+        fontsize=9,
+        alignment="left",
+    )
+    figure.savefig(path, dpi=200, metadata={"Software": None})
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+
+
+def bits_grid(plan: BitPlan) -> Table:
+    """The same grid for the terminal: blocks across, or downwards where a model has more than fit.
+
+    A cell reads ``4``, or ``4/8`` where the activations (8 bits) differ from the weights (4 bits).
+    """
+    cells, blocks = _cells(plan)
+    colours = bit_colours(plan)
+    texts = {key: _cell_text(site, colours) for key, site in cells.items()}
+    width = max([3, *map(len, texts.values())])
+    downwards = len(blocks) > min(BLOCKS_ACROSS_TERMINAL, (TERMINAL_COLUMNS - 7) // (width + 1))
+    caption = "weight bits / activation bits" if _activations_differ(cells) else None
+    table = Table(title=_title(plan), caption=caption, title_justify="left", caption_justify="left", padding=0)
+    table.min_width = max(len(_title(plan)), len(caption or "")) + 1
+    table.add_column("block", justify="right" if downwards else "left", no_wrap=True)
+    for header in LAYER_TYPES if downwards else map(str, blocks):
+        table.add_column(header, justify="center", min_width=3, no_wrap=True)
+    for name in blocks if downwards else LAYER_TYPES:
+        keys = [(t, name) for t in LAYER_TYPES] if downwards else [(name, b) for b in blocks]
+        table.add_row(str(name), *(texts.get(key, "") for key in keys))
+    return table
+
+
+def bit_colours(plan: BitPlan) -> dict[int | None, tuple[float, float, float]]:
+    """A colour (red, green, blue in 0 to 1) for each bit-width of the 4N layers, low to high, full precision last.
+
+    Cividis, which reads the same with and without colour vision, spread over the bit set and the bits in use.
+    """
+    from matplotlib import colormaps
+
+    used = {site.weight_bits for site in plan.sites if site.allocated}
+    steps = sorted({*plan.budget.get("candidates", ()), *(bits for bits in used if bits is not None)})
+    low, high = (steps[0], steps[-1]) if steps else (0, 1)
+    colours: dict[int | None, tuple[float, float, float]] = {
+        bits: colormaps["cividis"]((bits - low) / max(1, high - low))[:3] for bits in steps
+    }
+    if None in used:
+        colours[None] = GREY
+    return colours
+
+
+def _cells(plan: BitPlan) -> tuple[dict[tuple[str, int], SitePlan], list[int]]:
+    """The allocated layers by type and block, and the blocks in order."""
+    cells = {(site.type, site.block): site for site in plan.sites if site.allocated}
+    return cells, sorted({block for _, block in cells})
+
+
+def _title(plan: BitPlan) -> str:
+    layers = [site for site in plan.sites if site.allocated]
+    parameters = sum(site.parameters for site in layers)
+    origin = str(plan.origin.get("allocator", "unknown origin"))
+    if not parameters:
+        return origin
+    average = sum(site.parameters * _number(site.weight_bits) for site in layers) / parameters
+    return f"{origin}: {average:.2f} bits on average"
+
+
+def _activations_differ(cells: dict[tuple[str, int], SitePlan]) -> bool:
+    return any(site.weight_bits != site.activation_bits for site in cells.values())
+
+
+def _print_bits(axes, x: float, y: float, site: SitePlan, ink: str) -> None:
+    differ = site.weight_bits != site.activation_bits
+    centred = {"ha": "center", "va": "center", "color": ink}
+    axes.text(x, y - 0.14 if differ else y, str(_number(site.weight_bits)), fontsize=10, **centred)
+    if differ:
+        axes.text(x, y + 0.28, f"A{_number(site.activation_bits)}", fontsize=6, **centred)
+
+
+def _cell_text(site: SitePlan, colours: dict) -> Text:
+    words = str(_number(site.weight_bits))
+    if site.weight_bits != site.activation_bits:
+        words += f"/{_number(site.activation_bits)}"
+    colour = colours[site.weight_bits]
+    background = "#" + "".join(f"{round(255 * part):02x}" for part in colour)
+    return Text(f" {words} ", style=Style(color=_ink(colour), bgcolor=background))
+
+
+def _number(bits: int | None) -> int:
+    return FULL_PRECISION_BITS if bits is None else bits
+
+
+def _legend(bits: int | None) -> str:
+    return f"{FULL_PRECISION_BITS} (full precision)" if bits is None else str(bits)
+
+
+def _ink(colour: tuple[float, float, float]) -> str:
+    """Black on light, white on dark, by relative luminance."""
+    red, green, blue = colour
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
