@@ -32,6 +32,8 @@ class VisionTransformerAdapter(ModelAdapter):
     """ViT, DeiT and any other timm `VisionTransformer` whose blocks have qkv, proj, fc1 and fc2."""
 
     def __init__(self, name: str, network: nn.Module, *args, **kwargs) -> None:
+        from timm.layers import Attention
+
         for index, block in enumerate(network.blocks):
             for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
                 if not _is_linear(block, part):
@@ -39,6 +41,11 @@ class VisionTransformerAdapter(ModelAdapter):
                         f"model.name={name}: block {index} has no linear layer {part}; choose a model with qkv, proj, "
                         "fc1 and fc2 in every block"
                     )
+            if not isinstance(block.attn, Attention):
+                raise LampQError(
+                    f"model.name={name}: {type(block.attn).__name__} of block {index} is not supported; choose a model "
+                    "with ordinary softmax attention"
+                )
             block.attn = ExplicitAttention(block.attn)
         super().__init__(name, network, *args, **kwargs)
 
