@@ -103,7 +103,7 @@ def test_a_run_reaches_the_pipeline_and_leaves_nothing_behind(run, pipeline, tmp
         (["-m", "bits=3,4,"], "bits=3,4,: cannot be read; write KEY=VALUE or GROUP=OPTION"),
         (["bits"], "bits: cannot be read; write KEY=VALUE or GROUP=OPTION"),
         (["=3"], "an override without a key or a group; write KEY=VALUE or GROUP=OPTION"),
-        (["--bits=3"], "unrecognized arguments: --bits=3; write KEY=VALUE without dashes"),
+        (["--bits=3"], "--bits=3: there is no such flag; keys are written KEY=VALUE, without dashes"),
         (["--info", "nonsense"], "argument --info/-i: invalid choice: 'nonsense'"),
         (["-cd", "/nowhere"], "Additional config directory '/nowhere' not found; give the folder that holds"),
         (["bits=${nowhere}"], "Interpolation key 'nowhere' not found"),
