@@ -124,6 +124,14 @@ def test_both_forms_of_the_norm_agree_with_the_plain_one(shape):
     torch.testing.assert_close(squared_gradient_norms(x, g), expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(("rows", "form"), [(9, "rows"), (90, "weights")])
+def test_the_cheaper_form_of_the_norm_is_used(rows, form):
+    with FlopCounterMode(display=False) as counter:
+        squared_gradient_norms(torch.ones(2, rows, 24), torch.ones(2, rows, 72))
+    multiplications = {"rows": rows**2 * (24 + 72), "weights": rows * 24 * 72}
+    assert counter.get_total_flops() == 2 * 2 * multiplications[form] == 2 * 2 * min(multiplications.values())
+
+
 def test_half_precision_is_summed_in_higher_precision():
     x, g = torch.full((1, 40, 8), 100.0), torch.full((1, 40, 8), 100.0)
     expected = squared_gradient_norms(x, g)
