@@ -128,6 +128,38 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     """One line on what Hydra could not compose: the override, and what would be right."""
     first = _line(str(error).split("\n")[0])
     if isinstance(error, OverrideParseException):
+        remedy = "write KEY=VALUE or GROUP=OPTION, lists as [2,3], and quote what has spaces, commas or brackets"
+        return f"{error.override}: cannot be read; {remedy}"
+    if isinstance(error, SearchPathException):
+        return f"{first}; give the folder that holds your own groups"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return _no_such_option(group or "config", option, sorted(error.options or ()))
+    if match := re.match(r"Ambiguous value for argument '(.+)'$", first):
+        return f"{match[1]}: several values are a grid; add --multirun, or write a list as [A,B]"
+    if match := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", first):
+        key = match[1].partition("@")[0]
+        return f"{_override_of(key, arguments)}: there is no such key or group{_near_key(key, arguments)}"
+    if match := re.match(r"Could not append to config\. An item is already at '(.+)'", first):
+        return f"+{match[1]}: is there already; leave out the +"
+    if match := re.match(r"Multiple values for (\S+)\. ", first):
+        return f"+{match[1]}: the group has its option already; leave out the +"
+    if str(error).startswith("Config group override must be"):
+        return _number_for_group(arguments)
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {first}; give it a value of its own"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; choose another folder by paths.results"
+    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        return f"{first.rstrip('.')}: {_line(str(error.__cause__).splitlines()[0])}"
+    return f"{first}; {TRACEBACK}=1 shows where"
+
+
+def _in_order(arguments: Sequence[str]) -> list[str]:
+    """Overrides first, then flags: Hydra refuses flags between overrides."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):
             unknown = next((a for a in message.split()[2:] if a.startswith("-")), message)
             raise LampQError(f"{unknown}: there is no such flag; keys are written KEY=VALUE, without dashes")
