@@ -72,6 +72,6 @@ class BaseQuantizer(ABC):
         """
 
     def stored_parameters(self, state: dict[str, Tensor]) -> int:
-        """How many numbers of an entry a packed model has to store: all but a LayerNorm reparameterization, which is
-        folded into the LayerNorm and the layer's weights and bias."""
-        return sum(tensor.numel() for name, tensor in state.items() if not name.startswith("reparameterization_"))
+        """How many numbers of an entry a packed model has to store: all but a LayerNorm's reparameterization
+        (``channel_...``), which is folded into the LayerNorm and into the layer's weights and bias."""
+        return sum(tensor.numel() for name, tensor in state.items() if not name.startswith("channel_"))

@@ -1,0 +1,287 @@
+"""Times side by side, in one process: `python -m experiments benchmark`.
+
+Machines are noisy and shared, so what counts is the ratio of two variants measured one after the other in the same
+process. FLOPs are those of the matrix products that were really executed. Weights are random unless the environment
+variable LAMPQ_DATA names a folder with the real DeiT-T.
+"""
+
+import csv
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from lampq.errors import LampQError
+from lampq.progress import progress
+from lampq.record import environment
+
+IMAGES, TOKENS = 32, 197
+"""What AdaLog calibrates DeiT on: 32 images of 197 tokens."""
+
+CHECKPOINT = "weights/deit_tiny_patch16_224.fb_in1k.safetensors"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed variant.
+
+    Attributes:
+        measurement: what is compared.
+        variant: which way.
+        seconds: wall time.
+        teraflops: floating point operations of its matrix products, in 10^12.
+        ratio: seconds of the measurement's first variant divided by these (above 1: this one is faster).
+        note: what else the reader should know.
+    """
+
+    measurement: str
+    variant: str
+    seconds: float
+    teraflops: float
+    ratio: float = 1.0
+    note: str = ""
+
+
+def benchmark(results: Path, only: list[str] | None = None, threads: int | None = None) -> Path:
+    """Run the measurements and write ``results/benchmark.csv`` (rows of other measurements in it are kept).
+
+    Raises:
+        LampQError: a name that is not a measurement.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    names = only or list(MEASUREMENTS)
+    for name in names:
+        if name not in MEASUREMENTS:
+            raise LampQError(f"--only {name}: no such measurement; there are {', '.join(MEASUREMENTS)}")
+    path = results / "benchmark.csv"
+    for name in progress(names, description="benchmark", unit="measurements"):
+        timings = list(_with_ratios(MEASUREMENTS[name]()))
+        for timing in timings:
+            print(
+                f"{name:16} {timing.variant:44} {timing.seconds:9.2f} s  x{timing.ratio:.2f}  {timing.note}", flush=True
+            )
+        _write(path, name, timings)
+    return path
+
+
+def timed(measurement: str, variant: str, work: Callable[[], object], note: str = "") -> tuple[Timing, object]:
+    """Run `work` once and time it."""
+    with FlopCounterMode(display=False) as counter:
+        start = time.perf_counter()
+        answer = work()
+        seconds = time.perf_counter() - start
+    return Timing(measurement, variant, seconds, counter.get_total_flops() / 1e12, note=note), answer
+
+
+def weight_search() -> Iterator[Timing]:
+    """One output-error search of qkv's weights at 3 bits, d = 384 (DeiT-S): replaying the layer, and Gram matrices."""
+    from lampq.calibration.alternating_search import AlternatingSearch
+    from lampq.calibration.candidate_formats import UniformFormat
+    from lampq.calibration.candidates import uniform_grid, weight_zero_points
+    from lampq.calibration.direct_search import DirectRowOutputError
+    from lampq.calibration.row_output_error import RowOutputError
+
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(IMAGES * TOKENS, 384, generator=generator)
+    weight = torch.randn(1152, 384, generator=generator) / 384**0.5
+    grid = uniform_grid(weight.sort(dim=1).values, 3, weight_zero_points(3), 128)
+    quantized = (inputs * 2).round() / 2
+    found = []
+    for variant, error in (("replaying the layer", DirectRowOutputError), ("Gram matrices", RowOutputError)):
+
+        def search(error: type = error) -> tuple[Tensor, Tensor]:
+            errors = error(UniformFormat(3), weight, inputs, quantized)
+            return AlternatingSearch().search(errors, grid, None)
+
+        timing, parameters = timed("weight_search", variant, search)
+        found.append(parameters)
+        yield replace(timing, note=_agreement(found))
+
+
+def activation_search() -> Iterator[Timing]:
+    """One output-error search of qkv's input at 3 bits, d = 192 (DeiT-T)."""
+    from lampq.calibration.alternating_search import AlternatingSearch
+    from lampq.calibration.candidate_formats import UniformFormat
+    from lampq.calibration.candidates import activation_zero_points, uniform_grid
+    from lampq.calibration.direct_search import DirectTensorOutputError
+    from lampq.calibration.operand import Operand
+    from lampq.calibration.tensor_output_error import TensorOutputError
+
+    generator = torch.Generator().manual_seed(0)
+    heavy_tailed = torch.randn(IMAGES * TOKENS, 192, generator=generator)
+    heavy_tailed *= torch.rand(192, generator=generator) * 3
+    weight = torch.randn(192, 576, generator=generator) / 192**0.5
+    quantized = (weight * 40).round() / 40
+    found = []
+    for variant, error in (("replaying the layer", DirectTensorOutputError), ("exact short cuts", TensorOutputError)):
+
+        def search(error: type = error) -> tuple[Tensor, Tensor]:
+            operand = Operand(heavy_tailed.unsqueeze(0), UniformFormat(3))
+            grid = uniform_grid(operand.ascending.unsqueeze(0), 3, activation_zero_points(3), 128)
+            errors = error(operand, quantized.unsqueeze(0), weight.unsqueeze(0))
+            return AlternatingSearch().search(errors, grid, None)
+
+        timing, parameters = timed("activation_search", variant, search)
+        found.append(parameters)
+        yield replace(timing, note=_agreement(found))
+
+
+def fisher() -> Iterator[Timing]:
+    """Fisher traces of all 48 layers of DeiT-T over 32 images: against one plain pass, and per-sample gradients."""
+    from lampq.sensitivity.fisher import fisher_traces
+
+    adapter = _deit_tiny()
+    network, names = adapter.network, [s.name for s in adapter.sites if s.allocated]
+    images = torch.randn(IMAGES, *adapter.input_size, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(IMAGES)
+
+    def plain() -> None:
+        network.requires_grad_(True)
+        for chunk in zip(images.split(16), labels.split(16), strict=True):
+            torch.nn.functional.cross_entropy(network(chunk[0]), chunk[1], reduction="sum").backward()
+        network.requires_grad_(False)
+        for parameter in network.parameters():
+            parameter.grad = None
+
+    def per_sample() -> Tensor:
+        weights = {f"{name}.weight": network.get_submodule(name).weight for name in names}
+
+        def loss(chosen: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+            logits = torch.func.functional_call(network, chosen, (image.unsqueeze(0),))
+            return torch.nn.functional.cross_entropy(logits, label.unsqueeze(0))
+
+        gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+        sums = torch.zeros(len(names), dtype=torch.float64)
+        for image, label in zip(images.split(8), labels.split(8), strict=True):
+            found = gradients(weights, image, label)
+            sums += torch.stack([found[f"{name}.weight"].double().square().sum() for name in names])
+        return sums / IMAGES
+
+    plain()
+    timing, _ = timed("fisher", "one plain forward and backward pass", plain)
+    yield timing
+    timing, ours = timed("fisher", "Fisher traces", lambda: fisher_traces(network, names, images, labels).trace)
+    yield timing
+    timing, oracle = timed("fisher", "per-sample gradients by torch.func", per_sample)
+    difference = ((ours - oracle).abs() / oracle).max().item()
+    yield replace(timing, note=f"largest relative difference of the traces {difference:.1e}")
+
+
+def adalog() -> Iterator[Timing]:
+    """The whole AdaLog calibration of DeiT-T at W3A3, the published search unabridged, on an empty bank."""
+    from lampq.bank import LayerBank
+    from lampq.base_quantizers.adalog import AdaLog
+    from lampq.budgets import Budget
+    from lampq.calibration.observation import Observer
+    from lampq.store import Store
+
+    adapter = _deit_tiny()
+    images = _calibration_images(adapter)
+    budget = Budget(3, 3, (3,), "fixed", (3, 3), "target")
+    plan = budget.plan(adapter.sites, {s.name: 3 for s in adapter.sites if s.allocated})
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        bank = LayerBank(AdaLog(), adapter, Observer(adapter, lambda: images), "benchmark", store)
+        timing, _ = timed("adalog", "all 74 sites", lambda: bank.calibrate(plan))
+        yield replace(timing, note="real weights and images" if "LAMPQ_DATA" in os.environ else "random weights")
+
+
+def lampq_run() -> Iterator[Timing]:
+    """LampQ on the embedded ViT at 3 bits: with an empty bank, and again with the bank on disk."""
+    from hydra import compose, initialize_config_dir
+
+    from lampq.command_line import config_folder
+    from lampq.pipeline import run
+    from lampq.settings import check
+
+    with tempfile.TemporaryDirectory() as folder:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            paths = [f"paths.results={folder}/results", f"paths.cache={folder}/cache"]
+            cfg = compose("config", overrides=[*paths, "baseline=none", "force=true"])
+        for variant in ("empty bank", "bank and scores on disk"):
+            timing, records = timed("lampq_run", variant, lambda: run(check(cfg)))
+            metrics = records[-1].metrics
+            shares = ", ".join(
+                f"{part} {metrics[f'seconds_{part}']:.1f} s" for part in ("calibrate", "allocate", "evaluate")
+            )
+            yield replace(timing, note=shares)
+
+
+MEASUREMENTS: dict[str, Callable[[], Iterator[Timing]]] = {
+    "weight_search": weight_search,
+    "activation_search": activation_search,
+    "fisher": fisher,
+    "adalog": adalog,
+    "lampq_run": lampq_run,
+}
+
+
+def _deit_tiny():
+    from lampq.models.timm_adapters import adapt
+    from lampq.models.timm_classifier import TimmClassifier
+
+    if "LAMPQ_DATA" in os.environ:
+        checkpoint = str(Path(os.environ["LAMPQ_DATA"]) / CHECKPOINT)
+        return TimmClassifier("deit_tiny_patch16_224.fb_in1k", checkpoint).build(torch.device("cpu"))
+    import timm
+
+    torch.manual_seed(0)
+    return adapt("deit_tiny_patch16_224", timm.create_model("deit_tiny_patch16_224"), input_size=(3, 224, 224))
+
+
+def _calibration_images(adapter) -> Tensor:
+    if "LAMPQ_DATA" not in os.environ:
+        return torch.randn(IMAGES, *adapter.input_size, generator=torch.Generator().manual_seed(0))
+    from lampq.datasets.imagenet import ImageNet
+
+    dataset = ImageNet(str(Path(os.environ["LAMPQ_DATA"]) / "imagenet_subset"))
+    dataset.bind(adapter)
+    return dataset.calibration(0)
+
+
+def _agreement(found: list[tuple[Tensor, Tensor]]) -> str:
+    if len(found) < 2:
+        return ""
+    same = torch.isclose(found[0][0], found[1][0], rtol=1e-6, atol=0) & (found[0][1] == found[1][1])
+    return f"same candidate chosen for {int(same.sum())} of {same.numel()}"
+
+
+def _with_ratios(timings: Iterator[Timing]) -> Iterator[Timing]:
+    first = None
+    for timing in timings:
+        first = first or timing.seconds
+        yield replace(timing, ratio=first / timing.seconds)
+
+
+def _write(path: Path, name: str, timings: list[Timing]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    here = environment("cpu", torch.get_num_threads())
+    packages = " ".join(f"{key}={value}" for key, value in here["packages"].items() if key in ("torch", "timm"))
+    where = {"device": here["processor"], "threads": here["threads"], "packages": packages}
+    where |= {"commit": here["commit"], "started": here["started"]}
+    columns = [*Timing.__dataclass_fields__, *where]
+    kept = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["measurement"] != name]
+    rows = [
+        {
+            **vars(t),
+            "seconds": f"{t.seconds:.3f}",
+            "teraflops": f"{t.teraflops:.4f}",
+            "ratio": f"{t.ratio:.2f}",
+            **where,
+        }
+        for t in timings
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(kept + rows)
