@@ -1,6 +1,7 @@
 """Weights from a file, loaded without executing code."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
             return load_file(str(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # PyTorch's own message recommends to load the file with code execution.
+        raise LampQError(
+            f"model.checkpoint={path}: holds more than tensors, or is damaged, and is not read because that could "
+            "execute code; save model.state_dict(), best as .safetensors"
+        ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise LampQError(f"model.checkpoint={path}: cannot be read ({reason}); give an intact file") from error

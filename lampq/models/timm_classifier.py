@@ -35,10 +35,19 @@ class TimmClassifier:
             raise LampQError(
                 f"model.name={self.name}: timm has no such model; for example {', '.join(close) or 'deit_tiny'}"
             )
+        try:
+            published = timm.get_pretrained_cfg(self.name, allow_unregistered=False)
+        except RuntimeError as error:
+            tags = ", ".join(timm.list_pretrained(f"{self.name.partition('.')[0]}.*")) or "it has none"
+            raise LampQError(f"model.name={self.name}: timm has no weights of this tag; choose from {tags}") from error
         if self.checkpoint is not None:
             state = read_weights(self.checkpoint)
             network = timm.create_model(self.name, pretrained=False)
             load_weights(network, state, self.checkpoint, _original_naming(network))
+        elif not published or not published.has_weights:
+            raise LampQError(
+                f"model.name={self.name}: timm has no weights for it; give a file by model.checkpoint=FILE"
+            )
         else:
             try:
                 network = timm.create_model(self.name, pretrained=True)
