@@ -35,7 +35,7 @@ class Timing:
         measurement: what is compared.
         variant: which way.
         seconds: wall time.
-        teraflops: floating point operations of its matrix products, in 10^12.
+        teraflops: floating point operations of its matrix products, in 10^12, where they were counted.
         ratio: seconds of the measurement's first variant divided by these (above 1: this one is faster).
         note: what else the reader should know.
     """
@@ -43,7 +43,7 @@ class Timing:
     measurement: str
     variant: str
     seconds: float
-    teraflops: float
+    teraflops: float | None
     ratio: float = 1.0
     note: str = ""
 
@@ -71,13 +71,17 @@ def benchmark(results: Path, only: list[str] | None = None, threads: int | None 
     return path
 
 
-def timed(measurement: str, variant: str, work: Callable[[], object], note: str = "") -> tuple[Timing, object]:
-    """Run `work` once and time it."""
-    with FlopCounterMode(display=False) as counter:
-        start = time.perf_counter()
-        answer = work()
-        seconds = time.perf_counter() - start
-    return Timing(measurement, variant, seconds, counter.get_total_flops() / 1e12, note=note), answer
+def timed(measurement: str, variant: str, work: Callable[[], object], *, count: bool = False) -> tuple[Timing, object]:
+    """Run `work` once and time it; with `count`, once more to count operations (counting slows it down)."""
+    start = time.perf_counter()
+    answer = work()
+    seconds = time.perf_counter() - start
+    operations = None
+    if count:
+        with FlopCounterMode(display=False) as counter:
+            work()
+        operations = counter.get_total_flops() / 1e12
+    return Timing(measurement, variant, seconds, operations), answer
 
 
 def weight_search() -> Iterator[Timing]:
@@ -100,7 +104,7 @@ def weight_search() -> Iterator[Timing]:
             errors = error(UniformFormat(3), weight, inputs, quantized)
             return AlternatingSearch().search(errors, grid, None)
 
-        timing, parameters = timed("weight_search", variant, search)
+        timing, parameters = timed("weight_search", variant, search, count=True)
         found.append(parameters)
         yield replace(timing, note=_agreement(found))
 
@@ -128,7 +132,7 @@ def activation_search() -> Iterator[Timing]:
             errors = error(operand, quantized.unsqueeze(0), weight.unsqueeze(0))
             return AlternatingSearch().search(errors, grid, None)
 
-        timing, parameters = timed("activation_search", variant, search)
+        timing, parameters = timed("activation_search", variant, search, count=True)
         found.append(parameters)
         yield replace(timing, note=_agreement(found))
 
@@ -165,7 +169,7 @@ def fisher() -> Iterator[Timing]:
         return sums / IMAGES
 
     plain()
-    timing, _ = timed("fisher", "one plain forward and backward pass", plain)
+    timing, _ = timed("fisher", "one plain forward and backward pass", plain, count=True)
     yield timing
     timing, ours = timed("fisher", "Fisher traces", lambda: fisher_traces(network, names, images, labels).trace)
     yield timing
@@ -275,7 +279,7 @@ def _write(path: Path, name: str, timings: list[Timing]) -> None:
         {
             **vars(t),
             "seconds": f"{t.seconds:.3f}",
-            "teraflops": f"{t.teraflops:.4f}",
+            "teraflops": "" if t.teraflops is None else f"{t.teraflops:.4f}",
             "ratio": f"{t.ratio:.2f}",
             **where,
         }
