@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from lampq.errors import LampQError
 from lampq.layers import Site
+from lampq.limits import integer, optional
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,17 @@ class BitPlan:
 
     @classmethod
     def from_json(cls, data: dict) -> "BitPlan":
-        return cls(tuple(SitePlan(**site) for site in data["sites"]), data["budget"], data["origin"])
+        """The plan of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing or unknown.
+            LampQError: a value is no bit-width.
+        """
+        sites = tuple(SitePlan(**site) for site in data["sites"])
+        for site in sites:
+            for key, value in (("weight_bits", site.weight_bits), ("activation_bits", site.activation_bits)):
+                optional(integer, f"{site.name}.{key}", value, minimum=1, maximum=16)
+        return cls(sites, dict(data["budget"]), dict(data["origin"]))
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""
@@ -115,7 +127,7 @@ class BitPlan:
             return cls.from_json(json.loads(Path(path).read_text()))
         except OSError as error:
             raise LampQError(f"plan file {path}: {error.strerror}; give the path of a plan.json of a run") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, LampQError) as error:
             raise LampQError(f"plan file {path} is not a bit plan ({error}); give a plan.json of a run") from error
 
     def check_fits(self, sites: tuple[Site, ...]) -> None:
@@ -124,8 +136,11 @@ class BitPlan:
         Raises:
             LampQError: a site is missing, unknown, or of another size.
         """
-        mine = [(s.name, s.type, s.parameters) for s in self.sites]
-        theirs = [(s.name, s.type, s.parameters) for s in sites]
-        if mine != theirs:
-            odd = next(iter(set(mine) ^ set(theirs)), mine[:1])
-            raise LampQError(f"the plan does not fit the model: they differ at site {odd}; choose the plan's own model")
+        for mine, theirs in zip_longest(self.sites, sites):
+            both = [site and (site.name, site.type, site.parameters) for site in (mine, theirs)]
+            if both[0] != both[1]:
+                plan, model = (f"{s[0]} ({s[1]}, {s[2]} weights)" if s else "nothing" for s in both)
+                raise LampQError(
+                    f"the plan does not fit the model: it has {plan} where the model has {model}; choose the plan's "
+                    "own model"
+                )
