@@ -127,7 +127,7 @@ def _title(plan: BitPlan) -> str:
     if not parameters:
         return origin
     average = sum(site.parameters * _number(site.weight_bits) for site in layers) / parameters
-    return f"{origin}: {average:.2f} bits on average"
+    return f"{origin}: {average:.2f} weight bits on average"
 
 
 def _activations_differ(cells: dict[tuple[str, int], SitePlan]) -> bool:

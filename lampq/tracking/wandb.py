@@ -16,11 +16,11 @@ from lampq.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
-SECONDS_TO_UPLOAD = 30
+SECONDS_TO_UPLOAD = 20
 """Longest wait for the upload at the end of a run; what is left lies in the run's folder for ``wandb sync``."""
 
-_silent_servers: set[str] = set()
-"""Servers that did not answer this process: the next jobs of a grid do not wait for them again."""
+_unusable_servers: dict[str, str] = {}
+"""Servers that this process could not use, and why: the next jobs of a grid do not wait for them again."""
 
 
 class WandbTracker(Tracker):
@@ -50,15 +50,15 @@ class WandbTracker(Tracker):
     def _finish(self, metrics: dict, plan: BitPlan, figure: Path) -> None:
         import wandb
 
-        columns = [field.name for field in fields(SitePlan)]
-        table = wandb.Table(columns=columns, data=[list(asdict(site).values()) for site in plan.sites])
-        self._run.log({"plan": table, "bit_allocation": wandb.Image(str(figure))})
         self._run.summary.update(metrics)
         labels = [str(metrics[name]) for name in ("model", "base_quantizer", "allocator") if name in metrics]
         if {"weight_bits", "activation_bits"} <= metrics.keys():
             labels.append(f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}")
         if labels:
             self._run.name = " ".join(labels)
+        columns = [field.name for field in fields(SitePlan)]
+        table = wandb.Table(columns=columns, data=[list(asdict(site).values()) for site in plan.sites])
+        self._run.log({"plan": table, "bit_allocation": wandb.Image(str(figure))})
         path = self._folder / "wandb" / "plan.json"
         plan.write(path)
         artifact = wandb.Artifact(f"plan-{self._run.id}", type="bit_plan")
@@ -69,7 +69,7 @@ class WandbTracker(Tracker):
         if self._failed and not always:
             return
         try:
-            with _own_folders(self._folder):
+            with _environment(self._folder):
                 action()
         except Exception as error:
             if not self._failed:
@@ -96,9 +96,7 @@ def open_wandb_tracker(logger: dict[str, Any], *, fingerprint: str, config: dict
         return Tracker()
     try:
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
-        # W&B's own telemetry would hold the process for 10 s at its end where the server does not answer.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        with _own_folders(folder):
+        with _environment(folder):
             return _open(wandb, logger, fingerprint, config, folder)
     except Exception as error:
         log.warning("W&B: %s; the run goes on without it", _line(error))
@@ -115,18 +113,18 @@ def _open(wandb: Any, logger: dict[str, Any], fingerprint: str, config: dict, fo
     if mode == "online":
         server = settings.base_url
         if not _has_credentials(settings):
-            log.warning("W&B: no API key for %s (`wandb login`); logging offline", server)
-        elif server in _silent_servers:
-            log.warning("W&B: %s did not answer before; logging offline", server)
+            reason = "no API key (`wandb login` stores one)"
+        elif server in _unusable_servers:
+            reason = _unusable_servers[server]
         else:
             before = set((folder / "wandb").glob("run-*"))
             try:
                 return WandbTracker(_start(wandb, "online", logger, fingerprint, config, folder), folder)
             except Exception as error:
-                _silent_servers.add(server)
-                log.warning("W&B: %s: %s; logging offline", server, _line(error))
+                reason = _unusable_servers[server] = _line(error)
                 for path in set((folder / "wandb").glob("run-*")) - before:
                     shutil.rmtree(path, ignore_errors=True)  # the run that never started
+        log.warning("W&B: %s: %s; logging offline, `wandb sync` sends it later", server, reason)
     return WandbTracker(_start(wandb, "offline", logger, fingerprint, config, folder), folder)
 
 
@@ -139,6 +137,8 @@ def _start(wandb: Any, mode: str, logger: dict[str, Any], fingerprint: str, conf
         "finish_timeout_raises": True,
         "console": "off",
         "silent": True,
+        "disable_git": True,
+        "x_save_requirements": False,
         "x_disable_stats": True,
         "x_disable_meta": True,
         "x_disable_machine_info": True,
@@ -172,11 +172,20 @@ def _has_credentials(settings: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _own_folders(folder: Path) -> Iterator[None]:
-    """Send W&B's files under the run's folder, not into the home folder, as far as the user has not chosen others."""
-    own = {"WANDB_DIR": folder, "WANDB_DATA_DIR": folder / "wandb", "WANDB_CACHE_DIR": folder / "wandb" / "cache"}
+def _environment(folder: Path) -> Iterator[None]:
+    """Send W&B's files under the run's folder, not into the home folder; what the user has set stays.
+
+    W&B reads these variables late, so they are set around every call.
+    """
+    own: dict[str, object] = {
+        "WANDB_DIR": folder,
+        "WANDB_DATA_DIR": folder / "wandb",
+        "WANDB_CACHE_DIR": folder / "wandb" / "cache",
+    }
     if not Path("~/.config/wandb/settings").expanduser().exists():  # which may name the user's own server
         own["WANDB_CONFIG_DIR"] = folder / "wandb" / "config"
+    # W&B's reports on itself would hold the process for 10 s at its end where the server does not answer.
+    own["WANDB_ERROR_REPORTING"] = "false"
     own = {name: str(path) for name, path in own.items() if name not in os.environ}
     os.environ.update(own)
     try:

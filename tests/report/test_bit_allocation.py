@@ -60,7 +60,7 @@ def test_grid_has_types_by_blocks_and_the_average():
         assert cells == [kind, *(str(bits[f"blocks.{block}.{kind}"]) for block in range(12))]
     parameters = {site.name: site.parameters for site in plan.sites}
     average = sum(parameters[n] * b for n, b in bits.items()) / sum(parameters[n] for n in bits)
-    assert lines[0].strip() == f"lampq: {average:.2f} bits on average"
+    assert lines[0].strip() == f"lampq: {average:.2f} weight bits on average"
 
 
 @pytest.mark.parametrize(("blocks", "activation_bits"), [(16, 0), (17, 0), (16, 8), (24, 16), (48, 0)])
