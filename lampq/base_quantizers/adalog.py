@@ -1,0 +1,226 @@
+"""AdaLog: adaptive logarithmic and uniform formats, their parameters searched on each layer's output error.
+
+Wu et al., AdaLog: Post-Training Quantization for Vision Transformers with Adaptive Logarithm Quantizer, ECCV 2024.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lampq.base_quantizers.base import BaseQuantizer
+from lampq.calibration.alternating_search import AlternatingSearch
+from lampq.calibration.candidate_formats import BinaryFormat, CandidateFormat, UniformFormat
+from lampq.calibration.candidates import (
+    CandidateGrid,
+    activation_zero_points,
+    convolution_zero_points,
+    uniform_grid,
+    weight_zero_points,
+)
+from lampq.calibration.finite_inputs import check_finite
+from lampq.errors import LampQError
+from lampq.layers import Site
+from lampq.number_formats.adalog import AdaLogQuantizer
+from lampq.number_formats.binary import fake_quantize_binary
+from lampq.number_formats.uniform import AffineQuantizer, fake_quantize_affine
+from lampq.quantized_modules.convolution import QuantizedConvolution
+from lampq.quantized_modules.linear import QuantizedLinear
+from lampq.quantized_modules.matmul import QuantizedMatMul
+from lampq.reparameterization.adalog_bias import GELU_SHIFT, absorb_shift
+from lampq.reparameterization.layernorm import reparameterize, transform_input, transform_layer
+
+SMALLEST_CHANNEL_SCALE = 1e-4
+
+
+class AdaLog(BaseQuantizer):
+    """AdaLog without its block reconstruction ("calibrate only").
+
+    Weights: one scale a row. Inputs of linear layers: one scale a tensor, after a LayerNorm reparameterized from one
+    scale a channel. Queries, keys and values: one scale a head. Attention probabilities and post-GELU inputs:
+    powers of an adaptive base. The image entering the patch embedding stays in full precision.
+
+    Args:
+        candidates: how many each pass of a search evaluates; a multiple of 16 from 32 to 1024.
+        rounds: how often weights and inputs (or the two operands of a matmul) take turns.
+        steps: passes of the progressive search, the coarse one included.
+        elitist: let a search keep the best candidate it has seen; the published one forgets it.
+        one_bit: values of one-bit weights: ``literal`` {0, s} as the authors' formula gives, ``symmetric`` {-s, s}.
+
+    Raises:
+        LampQError: a value out of its range.
+    """
+
+    name = "adalog"
+    revision = 1
+
+    def __init__(
+        self,
+        candidates: int = 128,
+        rounds: int = 3,
+        steps: int = 6,
+        elitist: bool = False,
+        one_bit: str = "literal",
+    ) -> None:
+        _check_integer("candidates", candidates, 32, 1024)
+        if candidates % 16:
+            raise LampQError(f"base_quantizer.candidates: {candidates} is not a multiple of 16")
+        _check_integer("rounds", rounds, 1, 100)
+        _check_integer("steps", steps, 1, 20)
+        if not isinstance(elitist, bool):
+            raise LampQError(f"base_quantizer.elitist: {elitist!r} is neither true nor false")
+        if one_bit not in ("literal", "symmetric"):
+            raise LampQError(f"base_quantizer.one_bit: {one_bit!r} is neither 'literal' nor 'symmetric'")
+        self.one_bit = one_bit
+        self.alternating_search = AlternatingSearch(candidates, rounds, steps, elitist)
+
+    def settings(self) -> dict:
+        search = self.alternating_search
+        return {
+            "candidates": search.candidates,
+            "rounds": search.rounds,
+            "steps": search.steps,
+            "elitist": search.elitist,
+            "one_bit": self.one_bit,
+        }
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        site: Site,
+        layer: nn.Module,
+        inputs: tuple[Tensor, ...],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> dict[str, Tensor]:
+        """Entries: ``weight_scale``, ``weight_zero_point`` ``[out channels]``; ``input_scale``, ``input_zero_point``
+        or (fc2) ``input_log_base`` (scalars); after a LayerNorm ``channel_scale``, ``channel_shift``
+        ``[in channels]``; for matmuls ``a_scale``, ``a_zero_point`` or (pv) ``a_log_base``, and ``b_scale``,
+        ``b_zero_point``, ``[heads]``."""
+        check_finite(site, inputs)
+        if site.is_matmul:
+            return {} if activation_bits is None else self._calibrate_matmul(site, inputs, activation_bits)
+        check_finite(site, (layer.weight,))
+        if site.type == "patch_embed":
+            return self._calibrate_convolution(site, layer, inputs[0], weight_bits)
+        x = inputs[0].flatten(0, -2)
+        weight = layer.weight.detach()
+        state = {}
+        if site.after_layernorm and activation_bits is not None:
+            channel_scale, channel_shift = self._reparameterize(x, activation_bits)
+            x = transform_input(x, channel_scale, channel_shift)
+            weight, _ = transform_layer(weight, None, channel_scale, channel_shift)
+            state |= {"channel_scale": channel_scale, "channel_shift": channel_shift}
+        weight_format = weight_grid = None
+        if weight_bits is not None:
+            weight_format, weight_grid = self._weight_candidates(weight, weight_bits, weight_zero_points(weight_bits))
+        search, partner = self.alternating_search.layer, "zero_point"
+        arguments = (weight, x, weight_format, weight_grid, activation_bits)
+        if site.type == "fc2":
+            search, partner = self.alternating_search.post_gelu_layer, "log_base"
+            arguments = (*arguments, GELU_SHIFT)
+        weights, activations = search(*arguments)
+        if weights is not None:
+            state |= {"weight_scale": weights[0], "weight_zero_point": weights[1]}
+        if activations is not None:
+            state |= {"input_scale": activations[0][0], f"input_{partner}": activations[1][0]}
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    @torch.no_grad()
+    def quantized_module(
+        self,
+        site: Site,
+        layer: nn.Module,
+        state: dict[str, Tensor],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> nn.Module:
+        if site.is_matmul:
+            if activation_bits is None:
+                return QuantizedMatMul(None, None)
+            if site.type == "pv":
+                one = torch.ones_like(state["a_log_base"])
+                quantize_a = AdaLogQuantizer(one, state["a_log_base"], activation_bits)
+            else:
+                quantize_a = _head_wise(state["a_scale"], state["a_zero_point"], activation_bits)
+            return QuantizedMatMul(quantize_a, _head_wise(state["b_scale"], state["b_zero_point"], activation_bits))
+        weight, bias = layer.weight.detach(), layer.bias
+        if "channel_scale" in state:
+            weight, bias = transform_layer(weight, bias, state["channel_scale"], state["channel_shift"])
+        if weight_bits is not None:
+            weight = self._quantize_weight(weight, state, weight_bits)
+        if site.type == "patch_embed":
+            return QuantizedConvolution(weight, layer)
+        if activation_bits is None:
+            return QuantizedLinear(weight, bias)
+        if site.type == "fc2":
+            # The shift is added inside the number format, and never subtracted: the bias has absorbed it.
+            quantize = AdaLogQuantizer(state["input_scale"], state["input_log_base"], activation_bits, GELU_SHIFT)
+            return QuantizedLinear(weight, absorb_shift(weight, bias), quantize)
+        quantize = AffineQuantizer(state["input_scale"], state["input_zero_point"], activation_bits)
+        return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"))
+
+    def _calibrate_matmul(self, site: Site, inputs: tuple[Tensor, ...], bits: int) -> dict[str, Tensor]:
+        a, b = inputs
+        if site.type == "qk":
+            first, second = self.alternating_search.attention_scores(a, b.mT, bits)
+            state = {"a_scale": first[0], "a_zero_point": first[1]}
+        else:
+            base, second = self.alternating_search.attention_output(a, b, bits)
+            state = {"a_log_base": base[0].clone()}
+        return state | {"b_scale": second[0], "b_zero_point": second[1]}
+
+    def _calibrate_convolution(
+        self, site: Site, layer: nn.Conv2d, images: Tensor, weight_bits: int | None
+    ) -> dict[str, Tensor]:
+        """The convolution as a linear layer on patches; one search of its weights, inputs in full precision."""
+        if weight_bits is None:
+            return {}
+        if layer.groups != 1 or isinstance(layer.padding, str):
+            raise LampQError(f"site {site.name}: only ungrouped convolutions with numeric padding can be quantized")
+        size = layer.kernel_size
+        patches = functional.unfold(images, size, layer.dilation, layer.padding, layer.stride).mT.flatten(0, 1)
+        zero_points = convolution_zero_points(weight_bits, self.alternating_search.candidates)
+        weight = layer.weight.detach().flatten(1)
+        weight_format, grid = self._weight_candidates(weight, weight_bits, zero_points)
+        (scale, zero_point), _ = self.alternating_search.layer(weight, patches, weight_format, grid, None)
+        return {"weight_scale": scale, "weight_zero_point": zero_point}
+
+    def _reparameterize(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        """Channel-wise search on the LayerNorm's output ``[samples, channels]``, turned into r and t."""
+        ascending = torch.sort(x.T.contiguous(), dim=1).values
+        candidates = self.alternating_search.candidates
+        grid = uniform_grid(ascending, bits, activation_zero_points(bits), candidates, SMALLEST_CHANNEL_SCALE)
+        found = reparameterize(*self.alternating_search.on_itself(UniformFormat(bits), ascending, grid))
+        return found.channel_scale, found.channel_shift
+
+    def _weight_candidates(
+        self, weight: Tensor, bits: int, zero_points: list[int]
+    ) -> tuple[CandidateFormat, CandidateGrid]:
+        ascending = torch.sort(weight, dim=1).values
+        grid = uniform_grid(ascending, bits, zero_points, self.alternating_search.candidates)
+        if bits == 1 and self.one_bit == "symmetric":
+            # The range is the distance of the two values: each is half of it away from zero.
+            halved = replace(
+                grid, scales=grid.scales / 2, spacing=grid.spacing / 2, smallest_scale=grid.smallest_scale / 2
+            )
+            return BinaryFormat(), halved
+        return UniformFormat(bits), grid
+
+    def _quantize_weight(self, weight: Tensor, state: dict[str, Tensor], bits: int) -> Tensor:
+        row = (-1, *[1] * (weight.dim() - 1))
+        scale, zero_point = state["weight_scale"].view(row), state["weight_zero_point"].view(row)
+        if bits == 1 and self.one_bit == "symmetric":
+            return fake_quantize_binary(weight, scale)
+        return fake_quantize_affine(weight, scale, zero_point, bits)
+
+
+def _head_wise(scale: Tensor, zero_point: Tensor, bits: int) -> AffineQuantizer:
+    """Affine format with parameters ``[heads]`` for operands ``[images, heads, rows, columns]``."""
+    return AffineQuantizer(scale.view(-1, 1, 1), zero_point.view(-1, 1, 1), bits)
+
+
+def _check_integer(name: str, value: int, lowest: int, highest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise LampQError(f"base_quantizer.{name}: {value!r} is not an integer from {lowest} to {highest}")

@@ -1,0 +1,1 @@
+"""Reparameterizations: transformations of a layer that keep its function and make it easier to quantize."""

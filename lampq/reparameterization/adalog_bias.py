@@ -1,0 +1,23 @@
+"""Bias reparameterization of the layer after GELU: its bias absorbs the shift that made its input non-negative.
+
+Wu et al., AdaLog, ECCV 2024, section on bias reparameterization.
+"""
+
+from torch import Tensor
+
+GELU_SHIFT = 0.16997124254703522
+"""Minus the minimum of GELU: added to a post-GELU activation, it makes every value non-negative."""
+
+
+def absorb_shift(weight: Tensor, bias: Tensor | None, shift: float = GELU_SHIFT) -> Tensor:
+    """Bias with which the layer takes ``x + shift`` instead of ``x``: ``bias - shift * sum_j weight_ij``.
+
+    Args:
+        weight: the (quantized) weight that the layer will multiply with, ``[out channels, in channels]``.
+        bias: ``[out channels]`` or None.
+
+    Returns:
+        ``[out channels]``; the layer's output is unchanged.
+    """
+    shifted = -shift * weight.sum(1)
+    return shifted if bias is None else bias + shifted
