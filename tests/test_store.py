@@ -1,0 +1,222 @@
+"""The store: computed once, verified when read, whole or not there."""
+
+import logging
+import multiprocessing
+import os
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import lampq.store
+from lampq.store import Store, fingerprint
+
+KEY = {"site": "blocks.0.attn.qkv", "bits": 3, "nested": {"mean": [0.5, 0.5]}, "none": None}
+
+
+class Computation:
+    """Tensors, and how often they were asked for."""
+
+    def __init__(self, value=1.0):
+        self.calls, self.value = 0, value
+
+    def __call__(self):
+        self.calls += 1
+        return {
+            "scale": torch.full((3, 4), self.value).T,  # not contiguous
+            "half": torch.tensor([self.value], dtype=torch.bfloat16),
+            "codes": torch.arange(3),
+            "scalar": torch.tensor(self.value, dtype=torch.float64),
+            "empty": torch.zeros(0, 2),
+        }
+
+
+def entry_of(root):
+    (path,) = root.rglob("*.safetensors")
+    return path
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
+    )
+
+
+def test_an_entry_is_computed_once_and_read_by_the_next_process(tmp_path):
+    computation = Computation()
+    first = Store(tmp_path)
+    assert not first.holds("bank", KEY)
+    tensors = first.fetch("bank", KEY, computation)
+    assert equal(tensors, Computation()()) and computation.calls == 1
+    assert first.fetch("bank", dict(reversed(KEY.items())), computation) is tensors and first.holds("bank", KEY)
+    first.forget()
+    again = Store(tmp_path)
+    assert again.holds("bank", KEY)
+    assert equal(again.fetch("bank", KEY, computation), tensors) and equal(
+        first.fetch("bank", KEY, computation), tensors
+    )
+    assert computation.calls == 1
+
+
+def test_another_key_or_kind_is_another_entry(tmp_path):
+    store, computation = Store(tmp_path), Computation()
+    store.fetch("bank", KEY, computation)
+    for kind, key in (("scores", KEY), ("bank", {**KEY, "bits": 4}), ("bank", {**KEY, "none": False})):
+        assert not store.holds(kind, key)
+        store.fetch(kind, key, computation)
+    assert computation.calls == 4 and len(list(tmp_path.rglob("*.safetensors"))) == 4
+
+
+def test_an_entry_without_tensors_is_kept_too(tmp_path):
+    for _ in range(2):
+        assert Store(tmp_path).fetch("bank", KEY, dict) == {}
+    assert Store(tmp_path).holds("bank", KEY)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "one bit of a tensor"])
+def test_a_damaged_file_is_computed_again_with_a_warning(tmp_path, caplog, damage):
+    tensors = Store(tmp_path).fetch("bank", KEY, Computation())
+    path = entry_of(tmp_path)
+    content = bytearray(path.read_bytes())
+    if damage == "one bit of a tensor":
+        content[-1] ^= 1
+    content = {"cut": content[: len(content) // 2], "empty": b"", "other bytes": b"x" * 500}.get(damage, content)
+    path.write_bytes(content)
+    computation = Computation()
+    with caplog.at_level(logging.WARNING, "lampq.store"):
+        assert equal(Store(tmp_path).fetch("bank", KEY, computation), tensors)
+    assert computation.calls == 1
+    messages = {record.getMessage() for record in caplog.records}
+    assert len(messages) == 1 and str(path) in messages.pop()
+    caplog.clear()
+    assert equal(Store(tmp_path).fetch("bank", KEY, computation), tensors)  # it was put in order
+    assert computation.calls == 1 and not caplog.records
+
+
+def test_a_file_of_another_key_is_computed_again(tmp_path, caplog):
+    Store(tmp_path).fetch("bank", {**KEY, "bits": 4}, Computation(value=4.0))
+    path = entry_of(tmp_path)
+    name = fingerprint(KEY)
+    stale = tmp_path / "bank" / name[:2] / f"{name}.safetensors"
+    stale.parent.mkdir(exist_ok=True)
+    os.replace(path, stale)
+    computation = Computation()
+    with caplog.at_level(logging.WARNING, "lampq.store"):
+        assert equal(Store(tmp_path).fetch("bank", KEY, computation), Computation()())
+    assert computation.calls == 1 and "does not hold what its name says" in caplog.text
+    save_file({"scale": torch.ones(1)}, stale)  # a safetensors file that is not an entry
+    assert equal(Store(tmp_path).fetch("bank", KEY, computation), Computation()())
+    assert computation.calls == 2
+
+
+def _fetch_in_a_process(root, counter, barrier, answers):
+    def compute():
+        with open(counter, "a") as file:
+            file.write("x")
+        time.sleep(0.5)
+        return {"scale": torch.tensor([float(os.getpid())])}
+
+    barrier.wait()
+    answers.put(Store(root).fetch("bank", KEY, compute)["scale"].item())
+
+
+def test_two_processes_at_once_compute_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, answers, counter = context.Barrier(2), context.SimpleQueue(), tmp_path / "counter"
+    processes = [
+        context.Process(target=_fetch_in_a_process, args=(tmp_path / "store", counter, barrier, answers))
+        for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+    assert counter.read_text() == "x"
+    assert answers.get() == answers.get()
+
+
+def test_a_writer_that_dies_leaves_nothing_half_done(tmp_path, monkeypatch):
+    def dies_half_way(tensors, path, metadata=None):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lampq.store, "save_file", dies_half_way)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            Store(tmp_path).fetch("bank", KEY, Computation())
+    assert caught.value.errno == 28 and caught.value.filename.endswith(".safetensors")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Store(tmp_path).fetch("bank", KEY, Computation())
+    assert not Store(tmp_path).holds("bank", KEY)
+    computation = Computation()
+    assert equal(Store(tmp_path).fetch("bank", KEY, computation), Computation()()) and computation.calls == 1
+
+
+def test_a_computation_that_fails_is_tried_again(tmp_path):
+    store = Store(tmp_path)
+
+    def fails():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        store.fetch("bank", KEY, fails)
+    computation = Computation()
+    assert not store.holds("bank", KEY) and not store.seconds_computed
+    store.fetch("bank", KEY, computation)
+    assert computation.calls == 1
+
+
+def test_seconds_are_counted_once(tmp_path, monkeypatch):
+    """Spent by kind, without what nested entries cost; what was read adds what it had cost."""
+    clock = [0.0]
+    monkeypatch.setattr(lampq.store.time, "perf_counter", lambda: clock[0])
+    store = Store(tmp_path)
+
+    def inner():
+        clock[0] += 7
+        return Computation()()
+
+    def outer():
+        clock[0] += 2
+        scale = store.fetch("inner", KEY, inner)["scale"]
+        clock[0] += 1
+        return {"x": scale}
+
+    store.fetch("outer", KEY, outer)
+    assert store.seconds_computed == {"inner": 7, "outer": 3}
+    store.fetch("inner", KEY, inner)
+    assert store.seconds_computed["inner"] == 7
+    assert not store.seconds_read, "what this process has computed is not read"
+
+    reader = Store(tmp_path)
+    for _ in range(2):
+        reader.fetch("inner", KEY, inner)
+    assert reader.seconds_read == {"inner": 7}
+    reader.fetch("outer", KEY, outer)
+    reader.fetch("outer", {**KEY, "bits": 9}, outer)
+    assert reader.seconds_read == {"inner": 7, "outer": 3} and reader.seconds_computed == {"outer": 3}
+
+
+def test_what_is_kept_does_not_follow_the_tensors_it_was_made_from(tmp_path):
+    source = torch.ones(3)
+    store = Store(tmp_path)
+    store.fetch("bank", KEY, lambda: {"scale": source})
+    source.zero_()
+    assert torch.equal(store.fetch("bank", KEY, dict)["scale"], torch.ones(3))
+
+
+def test_fingerprints():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1}) and len(fingerprint(3)) == 16
+    assert len({fingerprint(key) for key in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": None}, {"a": [1]}, {"b": 1})}) == 6
+    with pytest.raises(TypeError):
+        fingerprint({"a": torch.ones(1)})
