@@ -198,7 +198,7 @@ def test_an_unusable_server_costs_its_timeout_once(tmp_path, figure, monkeypatch
         track(tmp_path / "second", figure, mode="auto")
         second = time.monotonic() - started - first
         wandb.teardown()
-    assert first < 2 + 5 and second < 1.5, (first, second)
+    assert first < 2 + 5 and second < 2, (first, second)
     assert len(warnings_of(caplog)) == 2 and all("offline" in line and url in line for line in warnings_of(caplog))
     for name in ("first", "second"):
         (log,) = runs_in(tmp_path / name)
