@@ -44,7 +44,7 @@ KEYS = (
     "paths",
 )
 """Everything a configuration holds."""
-LOGGER_KEYS = {"csv": ("name",), "wandb": ("name", "project", "entity", "mode", "group", "tags", "timeout")}
+LOGGER_KEYS = {"csv": ("name",), "wandb": ("name", "project", "entity", "mode", "group", "job_type", "tags", "timeout")}
 MINIMUM_BITS, MAXIMUM_BITS = 1, 16
 REMEDIES = {
     "dataset.root": "the folder that holds train/ and val/",
@@ -287,6 +287,7 @@ def _logger(values: dict[str, Any]) -> dict[str, Any]:
         optional(text, "logger.entity", values["entity"])
         choice("logger.mode", values["mode"], ("auto", "online", "offline"))
         optional(text, "logger.group", values["group"])
+        optional(text, "logger.job_type", values["job_type"])
         number("logger.timeout", values["timeout"], above=0)
         if not isinstance(values["tags"], list) or not all(isinstance(tag, str) for tag in values["tags"]):
             raise LampQError(f"logger.tags={shown(values['tags'])}: must be a list of words, for example [first,w3a3]")

@@ -195,10 +195,10 @@ def test_a_failure_is_forgotten_by_the_next_run(run, pipeline):
 
 
 def test_a_grid_runs_every_combination(run, pipeline):
-    status, _, err = run("-m", "allocator=lampq,uniform", "base_quantizer=rtn", "bits=3,4", "seed=range(2)")
+    status, _, err = run("-m", "allocator=lampq,uniform", "base_quantizer=rtn", "seed=range(2)")
     assert (status, err) == (0, [])
-    seen = {(s.allocator.name, int(s.budget.weight_bits), s.seed) for s in pipeline.settings}
-    assert seen == {(a, b, s) for a in ("lampq", "uniform") for b in (3, 4) for s in (0, 1)}
+    seen = [(s.allocator.name, s.seed) for s in pipeline.settings]
+    assert seen == [("lampq", 0), ("lampq", 1), ("uniform", 0), ("uniform", 1)]
 
 
 @pytest.mark.parametrize("error", [LampQError("no room"), SystemExit(1), ValueError("odd")], ids=str)

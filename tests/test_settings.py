@@ -1,5 +1,7 @@
 """Configuration files and the checks on them."""
 
+import copy
+import functools
 import inspect
 import re
 from fractions import Fraction
@@ -9,6 +11,8 @@ import hydra
 import pytest
 import torch
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 
 from lampq.command_line import config_folder
@@ -20,9 +24,19 @@ OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.ya
 QUICK = ("base_quantizer=rtn",)
 
 
-def compose(*overrides):
+@functools.cache
+def _composed(*overrides):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
+
+
+def compose(*overrides):
+    """Compose as the command line does; groups once a test run, keys by Hydra's own grammar on a copy."""
+    groups = [o for o in overrides if (CONF / o.partition("=")[0]).is_dir()]
+    cfg = copy.deepcopy(_composed(*groups))
+    keys = OverridesParser.create().parse_overrides([o for o in overrides if o not in groups])
+    ConfigLoaderImpl._apply_overrides_to_config(keys, cfg)
+    return cfg
 
 
 def settings(*overrides):
@@ -262,7 +276,7 @@ def test_device_auto_is_decided(monkeypatch):
         (["logger=wandb", "logger.project=null"], "logger.project=null: must be a text"),
         (["logger.name=tensorboard"], "logger.name=tensorboard: must be one of csv, wandb"),
         (["model._target_=builtins.eval"], "model._target_=builtins.eval: only classes under lampq. are accepted"),
-        (["~model"], "model is missing: add model=VALUE"),
+        (["~seed", "+sed=3"], "sed=3: there is no such key; did you mean seed?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
