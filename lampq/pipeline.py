@@ -78,10 +78,10 @@ def run_one(settings: Settings, prepared: Prepared, allocator: Allocator) -> Run
     if record.finished and not settings.force:
         log.info("%s: finished before, see %s", allocator.name, record.folder)
         return record
+    record.start(str(prepared.device), torch.get_num_threads(), prepared.task.dataset.listing(settings.seed))
     tracker = open_tracker(
         settings.logger, fingerprint=record.fingerprint, config=settings.resolved, folder=record.folder
     )
-    record.start(str(prepared.device), torch.get_num_threads(), prepared.task.dataset.listing(settings.seed))
     failed = True
     try:
         with store_of(settings) as store:
