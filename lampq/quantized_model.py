@@ -27,9 +27,14 @@ class QuantizedModel:
     def apply(self, plan: BitPlan) -> "QuantizedModel":
         """Change the sites whose bits differ from the plan before, and only those."""
         plan.check_fits(self.adapter.sites)
-        for site, old, new in zip(self.adapter.sites, self.plan.sites, plan.sites, strict=True):
-            if old.bits != new.bits:
-                self.adapter.replace_module(site.name, self._bank.module(site, *new.bits))
+        # All modules first: where one cannot be had, the model stays at the plan it says it has.
+        modules = {
+            site.name: self._bank.module(site, *new.bits)
+            for site, old, new in zip(self.adapter.sites, self.plan.sites, plan.sites, strict=True)
+            if old.bits != new.bits
+        }
+        for name, module in modules.items():
+            self.adapter.replace_module(name, module)
         self.plan = plan
         return self
 
