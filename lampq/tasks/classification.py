@@ -67,7 +67,12 @@ class ClassificationTask:
         return self.dataset.notes()
 
     def outcome(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Per-image results of a batch, ``[images]``: ``loss`` (cross-entropy, nats), ``top1``, ``top5`` (0 or 1)."""
+        """Per-image results of a batch, ``[images]``: ``loss`` (cross-entropy, nats), ``top1``, ``top5`` (0 or 1).
+
+        Of equal logits the class with the lower index is ahead; a logit that is not a number is ahead of all others.
+        A collapsed model is therefore right as often as it would be by chance, or never.
+        """
         loss = F.cross_entropy(logits.double(), labels, reduction="none")
-        ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
+        own, classes = logits.gather(1, labels[:, None]), torch.arange(logits.shape[1], device=logits.device)
+        ranks = (~(logits <= own)).sum(1) + ((logits == own) & (classes < labels[:, None])).sum(1)
         return {"loss": loss, "top1": (ranks < 1).double(), "top5": (ranks < 5).double()}
