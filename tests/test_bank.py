@@ -104,7 +104,7 @@ def test_bits_out_of_range_are_one_line(tmp_path):
     setup.method.minimum_bits, setup.method.maximum_bits = 2, 8
     site = setup.adapter.sites[1]
     for bits in ((1, 4), (4, 9), (None, 1)):
-        with pytest.raises(LampQError, match="is not defined at [19] bits, only at 2 to 8") as caught:
+        with pytest.raises(LampQError, match=r"is not defined at [19] bits, only at 2 to 8") as caught:
             setup.bank.entry(site, *bits)
         assert "\n" not in str(caught.value) and site.name in str(caught.value)
         with pytest.raises(LampQError):

@@ -1,0 +1,146 @@
+"""Scores of plans on D: the same from kept states as from the images, and kept on disk."""
+
+import pytest
+import torch
+
+import lampq.tasks.sample_evaluation
+from lampq.budgets import Budget
+from lampq.plan import BitPlan
+from lampq.quantized_model import QuantizedModel
+from lampq.store import Store
+from lampq.tasks.sample_evaluation import CHUNK, SampleEvaluator, Score
+from tests.small_models import distilled_adapter, search_over, swin_adapter, vit_adapter
+
+BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
+
+
+def evaluator_of(search, root, limit):
+    quantized = QuantizedModel(search.adapter, search.bank)
+    return SampleEvaluator(quantized, search.task, Store(root), search.bank.identity, limit)
+
+
+def plans_of(search):
+    """A base plan, and plans that differ from it in each segment."""
+    base = BUDGET.plan(search.adapter.sites, {site.name: 3 for site in search.layers})
+    plans = [base, BitPlan.full_precision(search.adapter.sites)]
+    for segment in range(search.adapter.segments):
+        site = next(s for s in reversed(search.adapter.sites) if search.adapter.segment_of(s) == segment)
+        plans.append(base.with_bits({site.name: (4, 4)}))
+    return plans
+
+
+def directly(search, plan):
+    """Loss and correctness from the images, the model's own forward, no evaluator."""
+    quantized = QuantizedModel(search.adapter, search.bank).apply(plan)
+    with torch.inference_mode():
+        chunks = search.task.sample_images.split(CHUNK)
+        logits = torch.cat([quantized.adapter.network(chunk) for chunk in chunks])
+    return search.task.outcome(logits, search.task.sample_labels)
+
+
+@pytest.mark.parametrize("build", [vit_adapter, distilled_adapter, swin_adapter])
+@pytest.mark.parametrize("limit", ["none", "one state", "all"])
+def test_scores_from_kept_states_are_those_from_the_images(tmp_path, build, limit):
+    search = search_over(build(), tmp_path / "bank", sample_images=CHUNK + 14)
+    first_block = search.adapter.run_segment(0, search.task.sample_images)
+    size = first_block.numel() * first_block.element_size()
+    room = {"none": 0, "one state": size, "all": 2**40}[limit]
+    evaluator = evaluator_of(search, tmp_path / "scores", room)
+    base, *others = plans_of(search)
+    evaluator.set_base(base)
+    for plan in (base, *others):
+        expected = directly(search, plan)
+        score = evaluator.score(plan)
+        assert torch.equal(score.loss, expected["loss"]) and torch.equal(score.correct, expected["top1"])
+    kept = sum(state.numel() * state.element_size() for index, state in evaluator._states.items() if index > 0)
+    assert kept <= room
+    assert len(evaluator._states) == {"none": 1, "one state": 2, "all": search.adapter.segments}[limit]
+
+
+def test_only_the_changed_blocks_are_run_again(tmp_path):
+    search = search_over(vit_adapter(3), tmp_path / "bank")
+    evaluator = evaluator_of(search, tmp_path / "scores", 2**40)
+    base, _, *changed = plans_of(search)
+    evaluator.set_base(base)
+    evaluator.score(base)
+    runs = []
+    segment = evaluator.quantized.adapter.run_segment
+    evaluator.quantized.adapter.run_segment = lambda index, state: runs.append(index) or segment(index, state)
+    for first, plan in enumerate(changed):
+        runs.clear()
+        evaluator.score(plan)
+        assert sorted(set(runs)) == list(range(first, search.adapter.segments))
+
+
+def test_another_base_is_another_set_of_states(tmp_path):
+    search = search_over(vit_adapter(), tmp_path / "bank")
+    evaluator = evaluator_of(search, tmp_path / "scores", 2**40)
+    base, full_precision, *_, late = plans_of(search)
+    for one in (base, full_precision, base):
+        evaluator.set_base(one)
+        evaluator.score(one)
+        evaluator.score(late)
+        plan = late.with_bits({"blocks.2.mlp.fc2": (2, 2)}) if one is base else one
+        assert torch.equal(evaluator.score(plan).loss, directly(search, plan)["loss"])
+
+
+def test_scores_are_kept_on_disk(tmp_path):
+    search = search_over(vit_adapter(), tmp_path / "bank")
+    first = evaluator_of(search, tmp_path / "scores", 2**40)
+    plans = plans_of(search)
+    scores = [first.score(plan) for plan in plans]
+    for plan in plans:
+        first.score(plan)
+    assert first.evaluations == len(plans)
+    other = search_over(vit_adapter(), tmp_path / "bank")
+    second = evaluator_of(other, tmp_path / "scores", 0)
+    for plan, score in zip(plans, scores, strict=True):
+        assert torch.equal(second.score(plan).loss, score.loss)
+    assert second.evaluations == 0 and other.task.dataset.reads["sample"] == 0
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"sample_images": 32}])
+def test_other_images_are_scored_anew(tmp_path, change):
+    evaluator_of(search_over(vit_adapter(), tmp_path), tmp_path, 0).score(BitPlan.full_precision(vit_adapter().sites))
+    other = evaluator_of(search_over(vit_adapter(), tmp_path, **change), tmp_path, 0)
+    other.score(BitPlan.full_precision(vit_adapter().sites))
+    assert other.evaluations == 1
+
+
+def test_full_precision_logits(tmp_path):
+    search = search_over(swin_adapter(), tmp_path)
+    for limit in (0, 2**40):
+        evaluator = evaluator_of(search, tmp_path, limit)
+        evaluator.set_base(plans_of(search)[0])
+        evaluator.quantized.apply(plans_of(search)[0])
+        with torch.inference_mode():
+            expected = torch.cat([search.adapter.run(c) for c in search.task.sample_images.split(CHUNK)])
+        assert torch.equal(evaluator.full_precision_logits(), expected)
+
+
+def test_an_interrupted_evaluation_leaves_a_usable_evaluator(tmp_path, monkeypatch):
+    search = search_over(vit_adapter(), tmp_path / "bank")
+    evaluator = evaluator_of(search, tmp_path / "scores", 2**40)
+    base, *_, late = plans_of(search)
+    evaluator.set_base(base)
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lampq.tasks.sample_evaluation, "progress", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.score(base)
+    for plan in (base, late):
+        assert torch.equal(evaluator.score(plan).loss, directly(search, plan)["loss"])
+
+
+def test_better_means_more_images_right_then_less_loss():
+    def score(correct, loss):
+        return Score(torch.tensor(loss, dtype=torch.float64), torch.tensor(correct, dtype=torch.float64))
+
+    worse, better = score([1, 0, 0], [0.1, 0.1, 0.1]), score([1, 1, 0], [9.0, 9.0, 9.0])
+    assert better.better_than(worse) and not worse.better_than(better)
+    assert score([0, 1], [0.1, 0.2]).better_than(score([1, 0], [0.1, 0.3]))
+    assert not score([0, 1], [0.1, 0.3]).better_than(score([0, 1], [0.1, 0.3]))
+    assert better.accuracy == pytest.approx(2 / 3) and better.mean_loss == 9
