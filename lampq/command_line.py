@@ -66,10 +66,10 @@ def command_line() -> int:
         if os.environ.get(TRACEBACK) == "1":
             traceback.print_exception(error)
         count = f"{len(_failures)} jobs failed, the first: " if len(_failures) > 1 else ""
-        print(f"error: {count}{error}", file=sys.stderr)
+        _say(f"error: {count}{error}")
         return 1
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        _say(INTERRUPTED)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `lampq --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,7 +103,7 @@ def _job(cfg: DictConfig) -> Any:
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         return None  # `command_line` reports it; Hydra would print a line of its own
     names = ", ".join(HydraConfig.get().overrides.task)
-    print(f"failed: {names}: {failure}", file=sys.stderr)
+    _say(f"failed: {names}: {failure}")
     raise failure
 
 
@@ -153,6 +153,14 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         return f"{first.rstrip('.')}: {_line(str(error.__cause__).splitlines()[0])}"
     return f"{first}; {TRACEBACK}=1 shows where"
+
+
+def _say(line: str) -> None:
+    """A line of its own on standard error, with no progress bar in front of it."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
+    print(line, file=sys.stderr)
 
 
 def _in_order(arguments: Sequence[str]) -> list[str]:

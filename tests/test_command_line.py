@@ -14,6 +14,7 @@ import lampq.pipeline
 import lampq.report.console
 from lampq.command_line import command_line, config_folder
 from lampq.errors import LampQError
+from lampq.progress import progress
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 GROUPS = {
@@ -179,6 +180,13 @@ def test_the_traceback_of_the_unexpected_is_kept_and_can_be_shown(run, pipeline,
 def test_an_interrupted_run_says_how_to_go_on(run, pipeline):
     pipeline.raises["always"] = KeyboardInterrupt()
     assert run(*PARTS)[::2] == (130, ["interrupted; run the same command again to resume"])
+
+
+def test_no_progress_bar_stands_in_front_of_the_last_line(run, pipeline):
+    bar = progress(total=3, description="working")
+    pipeline.raises["always"] = KeyboardInterrupt()
+    assert run(*PARTS)[2][-1] == "interrupted; run the same command again to resume"
+    assert bar.disable  # closed
 
 
 def test_flags_may_stand_between_overrides(run, pipeline):
