@@ -7,17 +7,19 @@ a partial copy has the same labels as the full one.
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lampq.errors import LampQError
-from lampq.limits import integer, optional
+from lampq.limits import choice, integer, number, optional, shown, text
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
 from lampq.store import fingerprint
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 class ImageNet:
@@ -56,19 +58,19 @@ class ImageNet:
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = Path(text("dataset.root", root)).expanduser()
         self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1)
         self.sample_images = integer("dataset.sample_images", sample_images, minimum=1)
         self.validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
         self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
         self.workers = integer("dataset.workers", workers, minimum=1)
-        self.calibration_list = calibration_list
+        self.calibration_list = optional(text, "dataset.calibration_list", calibration_list)
         self._overrides = {
-            "resize": resize,
-            "crop_size": crop_size,
-            "interpolation": interpolation,
-            "mean": None if mean is None else list(mean),
-            "std": None if std is None else list(std),
+            "resize": optional(integer, "dataset.resize", resize, minimum=1),
+            "crop_size": optional(integer, "dataset.crop_size", crop_size, minimum=1),
+            "interpolation": optional(choice, "dataset.interpolation", interpolation, INTERPOLATIONS),
+            "mean": optional(_three_channels, "dataset.mean", mean, at_least=0, at_most=1),
+            "std": optional(_three_channels, "dataset.std", std, above=0),
         }
         for split in ("train", "val"):
             if not (self.root / split).is_dir():
@@ -78,10 +80,21 @@ class ImageNet:
         self._transform = None
 
     def bind(self, adapter: ModelAdapter) -> None:
-        """Take the preprocessing from the model's data configuration, where it is not overridden."""
+        """Take the preprocessing from the model's data configuration, where it is not overridden.
+
+        Raises:
+            LampQError: a model of other classes, or sizes that do not fit it.
+        """
         from timm.data.transforms import str_to_interp_mode
         from torchvision import transforms
 
+        heads = [site for site in adapter.sites if site.type == "head"]
+        classes = adapter.module(heads[-1].name).out_features if heads else 0
+        if classes != len(wordnet_classes()):
+            raise LampQError(
+                f"model.name={adapter.name}: it knows {classes} classes, not the {len(wordnet_classes())} of ImageNet; "
+                "choose a model trained on them, or another dataset"
+            )
         config = adapter.data_config
         crop = self._overrides["crop_size"] or adapter.input_size[-1]
         if crop != adapter.input_size[-1]:
@@ -91,8 +104,10 @@ class ImageNet:
         resize = self._overrides["resize"] or int(crop / config.get("crop_pct", 0.875))
         if resize < crop:
             raise LampQError(f"dataset.resize={resize}: must be at least the crop of {crop} pixels")
+        # A few models were trained on images squeezed into a square instead of cut to one.
+        squash = config.get("crop_mode") == "squash"
         self.preprocessing = {
-            "resize": resize,
+            "resize": [resize, resize] if squash else resize,
             "crop_size": crop,
             "interpolation": self._overrides["interpolation"] or config.get("interpolation", "bicubic"),
             "mean": list(self._overrides["mean"] or config["mean"]),
@@ -100,7 +115,9 @@ class ImageNet:
         }
         self._transform = transforms.Compose(
             [
-                transforms.Resize(resize, interpolation=str_to_interp_mode(self.preprocessing["interpolation"])),
+                transforms.Resize(
+                    self.preprocessing["resize"], interpolation=str_to_interp_mode(self.preprocessing["interpolation"])
+                ),
                 transforms.CenterCrop(crop),
                 transforms.ToTensor(),
                 transforms.Normalize(self.preprocessing["mean"], self.preprocessing["std"]),
@@ -146,10 +163,18 @@ class ImageNet:
 
     def notes(self) -> list[str]:
         """What a reader of a result should know about the images."""
+        notes = []
         found = len(self._files("train"))
-        if found < self.sample_images:
-            return [f"the sample set D has {found} images, all there are, instead of {self.sample_images}"]
-        return []
+        wanted = {"sample set D has": self.sample_images}
+        if self.calibration_list is None:
+            wanted["calibration set has"] = self.calibration_images
+        notes += [
+            f"the {name} {found} images, all there are, instead of {n}" for name, n in wanted.items() if found < n
+        ]
+        found = len(self._files("val"))
+        if self.validation_images is not None and found < self.validation_images:
+            notes.append(f"{found} validation images are there, all are used, instead of {self.validation_images}")
+        return notes
 
     def _training(self, seed: int) -> tuple[list[Path], list[Path]]:
         files = self._files("train")
@@ -205,6 +230,14 @@ class ImageNet:
                 f"dataset.root: folder {path.parent} is not a WordNet id of ILSVRC 2012; remove or rename it"
             )
         return classes[wordnet_id]
+
+
+def _three_channels(key: str, value: Any, **bounds: float) -> list[float]:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise LampQError(
+            f"{key}={shown(value)}: must be three numbers, one a colour channel, for example [0.5,0.5,0.5]"
+        )
+    return [number(key, channel, **bounds) for channel in value]
 
 
 def wordnet_classes() -> dict[str, int]:
