@@ -1,0 +1,223 @@
+"""ImageNet on disk: labels by WordNet id, lists by the seed, images as timm itself prepares them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from lampq.datasets.imagenet import ImageNet, wordnet_classes
+from lampq.errors import LampQError
+from lampq.models.timm_adapters import adapt
+from tests.small_models import VIT_SIDE, vision_transformer
+
+CLASSES = {"n01440764": 0, "n01443537": 1, "n02123045": 281, "n15075141": 999}
+CONFIG = {
+    "input_size": (3, VIT_SIDE, VIT_SIDE),
+    "interpolation": "bicubic",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "crop_pct": 0.9,
+    "crop_mode": "center",
+}
+
+
+def draw(path, seed, size=(33, 21), mode="RGB"):
+    channels = {"RGB": (3,), "L": (), "CMYK": (4,)}[mode]
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], *channels), dtype=np.uint8)
+    Image.fromarray(pixels, mode).save(path)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A partial copy: four classes, sizes and colour modes that differ, one class without validation images."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for split, names in (("train", list(CLASSES)), ("val", list(CLASSES)[1:])):
+        for position, name in enumerate(names):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(4):
+                size, mode = ((33, 21), (17, 40), (30, 30))[index % 3], ("RGB", "L", "RGB", "CMYK")[index]
+                suffix = "JPEG" if index % 2 or mode == "CMYK" else "png"
+                draw(folder / f"{split}_{position}_{index}.{suffix}", 10 * position + index, size, mode)
+            (folder / "notes.txt").write_text("not an image")
+    return root
+
+
+def adapter(**changes):
+    network = vision_transformer(1, num_classes=1000)
+    return adapt("small", network, input_size=CONFIG["input_size"], data_config={**CONFIG, **changes})
+
+
+def bound(root, config=None, **settings):
+    dataset = ImageNet(str(root), **{"calibration_images": 3, "sample_images": 10, **settings})
+    dataset.bind(adapter(**(config or {})))
+    return dataset
+
+
+def refused(action, *arguments, **options):
+    with pytest.raises(LampQError) as caught:
+        action(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def all_validation(dataset, start=0):
+    batches = list(dataset.validation(start))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def test_the_canonical_order_of_classes():
+    classes = wordnet_classes()
+    assert len(classes) == 1000 and sorted(classes.values()) == list(range(1000))
+    assert {name: classes[name] for name in CLASSES} == CLASSES and sorted(classes) == list(classes)
+
+
+def test_labels_come_from_the_folders_name_not_its_place(copy):
+    dataset = bound(copy)
+    _, labels = all_validation(dataset)
+    assert labels.tolist() == [1] * 4 + [281] * 4 + [999] * 4 and dataset.validation_count == 12
+    _, labels = dataset.sample(0)
+    expected = [CLASSES[path.split("/")[1]] for path in dataset.listing(0)["sample"]]
+    assert labels.tolist() == expected and len(set(expected)) > 2
+
+
+def test_lists_follow_the_seed_and_calibration_is_a_prefix_of_d(copy):
+    first, again = bound(copy).listing(5), bound(copy).listing(5)
+    assert first == again
+    assert len(first["calibration"]) == 3 and len(set(first["sample"])) == 10
+    assert first["sample"][:3] == first["calibration"]
+    assert all(path.startswith("train/") for path in first["sample"])
+    other = bound(copy).listing(6)
+    assert other["sample"] != first["sample"] and other["validation"] == first["validation"]
+    assert bound(copy, sample_images=12).listing(5)["sample"][:10] == first["sample"], "a larger D contains a smaller"
+    assert torch.equal(bound(copy).calibration(5), bound(copy).sample(5)[0][:3])
+
+
+def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
+    dataset = bound(copy, sample_images=1024, calibration_images=32, validation_images=50)
+    assert len(dataset.listing(0)["sample"]) == len(dataset.listing(0)["calibration"]) == 16
+    notes = dataset.notes()
+    assert any("sample set D has 16 images" in note and "1024" in note for note in notes)
+    assert any("calibration set has 16 images" in note for note in notes)
+    assert any("12 validation images" in note for note in notes)
+    assert bound(copy).notes() == []
+    assert len(bound(copy, validation_images=5).listing(0)["validation"]) == 5
+
+
+def test_a_calibration_list_is_taken_as_it_is(copy, tmp_path):
+    names = ["n15075141/train_3_0.png", "n01440764/train_0_1.JPEG"]
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n\n")
+    dataset = bound(copy, calibration_list=str(tmp_path / "list.txt"))
+    assert dataset.listing(0)["calibration"] == dataset.listing(1)["calibration"] == [f"train/{n}" for n in names]
+    assert dataset.listing(0)["sample"] == bound(copy).listing(0)["sample"]
+    assert dataset.calibration(0).shape == (2, 3, VIT_SIDE, VIT_SIDE)
+    assert dataset.identity(0)["calibration"] != bound(copy).identity(0)["calibration"]
+    (tmp_path / "list.txt").write_text("n15075141/absent.png")
+    assert "absent.png is not there" in refused(dataset.listing, 0)
+    (tmp_path / "list.txt").write_text("\n")
+    assert "the list is empty" in refused(dataset.listing, 0)
+    (tmp_path / "list.txt").unlink()
+    assert "no such file" in refused(dataset.listing, 0)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
+def test_images_are_prepared_as_timm_prepares_them(copy, crop_mode, interpolation, crop_pct):
+    config = {**CONFIG, "crop_mode": crop_mode, "interpolation": interpolation, "crop_pct": crop_pct}
+    dataset = bound(copy, config)
+    transform = create_transform(**config, is_training=False)
+    pictures, _ = all_validation(dataset)
+    for path, picture in zip(dataset.listing(0)["validation"], pictures, strict=True):
+        with Image.open(copy / path) as image:
+            assert torch.equal(picture, transform(image.convert("RGB")))
+
+
+def test_overrides_change_the_preprocessing(copy):
+    config = {**CONFIG, "crop_pct": 0.875, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    overrides = {"resize": 18, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
+    overridden, expected = bound(copy, **overrides), bound(copy, config)
+    assert torch.equal(overridden.calibration(0), expected.calibration(0))
+    assert overridden.identity(0) == expected.identity(0) != bound(copy).identity(0)
+    for key, value in overrides.items():
+        assert not torch.equal(bound(copy, **{key: value}).calibration(0), bound(copy).calibration(0))
+        assert bound(copy, **{key: value}).identity(0) != bound(copy).identity(0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"resize": 3}, "at least the crop of 16"),
+        ({"resize": "16"}, "dataset.resize='16': must be an integer"),
+        ({"crop_size": 8}, "the model takes 16 pixels"),
+        ({"interpolation": "bicubik"}, "did you mean bicubic?"),
+        ({"mean": [0.5]}, "three numbers"),
+        ({"mean": "0.5"}, "three numbers"),
+        ({"std": [1, 1, 0]}, "dataset.std=0"),
+        ({"calibration_images": 0}, "dataset.calibration_images=0"),
+        ({"sample_images": 1.5}, "dataset.sample_images=1.5"),
+        ({"batch_size": 0}, "dataset.batch_size=0"),
+        ({"workers": 0}, "dataset.workers=0"),
+        ({"validation_images": 0}, "dataset.validation_images=0"),
+        ({"calibration_list": 3}, "dataset.calibration_list=3"),
+    ],
+)
+def test_wrong_settings_are_refused(copy, settings, says):
+    assert says in refused(bound, copy, **settings)
+
+
+def test_models_of_other_classes_are_refused(copy):
+    dataset = ImageNet(str(copy))
+    for classes in (0, 10, 21_843):
+        other = adapt("small", vision_transformer(1, num_classes=classes), input_size=(3, 16, 16), data_config=CONFIG)
+        assert f"it knows {classes} classes, not the 1000" in refused(dataset.bind, other)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 12, 100])
+def test_batches_do_not_matter_and_reading_starts_anywhere(copy, batch_size):
+    pictures, labels = all_validation(bound(copy))
+    dataset = bound(copy, batch_size=batch_size, workers=1)
+    for start in (0, 1, 5, 11):
+        mine = all_validation(dataset, start)
+        assert torch.equal(mine[0], pictures[start:]) and torch.equal(mine[1], labels[start:])
+    assert {len(batch) for batch, _ in dataset.validation()} <= {batch_size, 12 % batch_size or batch_size}
+
+
+def test_reading_may_stop_early(copy):
+    pictures, _ = all_validation(bound(copy))
+    for batch, _ in bound(copy, batch_size=2).validation():
+        assert torch.equal(batch, pictures[:2])
+        break
+
+
+def test_an_image_that_cannot_be_read_is_named(copy, tmp_path):
+    folder = tmp_path / "train" / "n01440764"
+    folder.mkdir(parents=True)
+    (tmp_path / "val").symlink_to(copy / "val")
+    whole = (copy / "train" / "n01440764" / "train_0_1.JPEG").read_bytes()
+    for content in (b"", b"<html>", whole[: len(whole) // 2]):
+        (folder / "bad.JPEG").write_bytes(content)
+        assert "bad.JPEG cannot be read" in refused(bound(tmp_path).calibration, 0)
+
+
+def test_a_folder_that_is_no_class_is_named(copy, tmp_path):
+    (tmp_path / "val").symlink_to(copy / "val")
+    (tmp_path / "train" / "tench").mkdir(parents=True)
+    draw(tmp_path / "train" / "tench" / "1.png", 0)
+    assert "train/tench is not a WordNet id" in refused(bound(tmp_path).sample, 0)
+
+
+def test_missing_folders_and_images_are_refused(copy, tmp_path):
+    assert "has no folder train/" in refused(ImageNet, str(tmp_path))
+    (tmp_path / "train").mkdir()
+    assert "has no folder val/" in refused(ImageNet, str(tmp_path))
+    (tmp_path / "val").mkdir()
+    assert "no images under train/" in refused(bound(tmp_path).listing, 0)
+    assert "dataset.root=null" in refused(ImageNet, None)
+
+
+def test_the_root_is_not_part_of_the_identity(copy, tmp_path):
+    (tmp_path / "elsewhere").symlink_to(copy)
+    assert bound(tmp_path / "elsewhere").identity(0) == bound(copy).identity(0)
+    assert str(copy) not in str(bound(copy).listing(0))
