@@ -1,0 +1,40 @@
+"""Equal bits everywhere."""
+
+from fractions import Fraction
+
+import pytest
+
+from lampq.allocation.uniform import Uniform
+from lampq.budgets import Budget, realised_costs
+from lampq.errors import LampQError
+from tests.small_models import search_over, swin_adapter, vit_adapter
+
+
+def budget(weight, activation=None):
+    weight, activation = Fraction(str(weight)), Fraction(str(activation or weight))
+    return Budget(weight, activation, (2, 3), "fixed", (int(weight), int(activation)), "target")
+
+
+@pytest.mark.parametrize("build", [vit_adapter, swin_adapter])
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_every_layer_has_the_target(tmp_path, build, bits):
+    search = search_over(build(), tmp_path)
+    plan = Uniform().allocate(search, budget(bits))
+    assert {site.bits for site in plan.sites if site.allocated} == {(bits, bits)}
+    assert realised_costs(search.adapter.sites, plan)["average_weight_bits"] == bits
+    assert plan.origin == {"allocator": "uniform"} and plan.budget["weight_bits"] == bits
+    assert search.task.dataset.reads == {"calibration": 0, "sample": 0, "validation": 0}
+
+
+def test_activations_have_their_own_target(tmp_path):
+    plan = Uniform().allocate(search_over(vit_adapter(), tmp_path), budget(4, 8))
+    assert {site.bits for site in plan.sites if site.allocated} == {(4, 8)}
+
+
+def test_fractions_are_refused(tmp_path):
+    with pytest.raises(LampQError, match=r"weight_bits=3\.5: uniform bits must be whole"):
+        Uniform().allocate(search_over(vit_adapter(), tmp_path), budget("3.5"))
+
+
+def test_the_bit_set_is_not_used():
+    assert not Uniform().searches and Uniform().settings() == {}
