@@ -57,9 +57,9 @@ class AlternatingSearch:
         """Best parameters of every group on a grid of `candidates` and its refinements."""
         return progressive_search(errors, grid, self.candidates // keep, self.steps, incumbent, self.elitist)
 
-    def on_itself(self, candidate_format: CandidateFormat, values: Tensor, grid: CandidateGrid) -> Parameters:
-        """Parameters that quantize each group of ``[groups, values]`` best."""
-        return self.search(SelfError(candidate_format, values), grid, None)
+    def on_itself(self, candidate_format: CandidateFormat, ascending: Tensor, grid: CandidateGrid) -> Parameters:
+        """Parameters that quantize each group of sorted values ``[groups, values]`` best."""
+        return self.search(SelfError(candidate_format, ascending), grid, None)
 
     def alternate(self, turns: list, found: list[Parameters]) -> list[Parameters]:
         """Let every turn replace its own parameters, `rounds` times or until a round changes nothing.
@@ -221,7 +221,7 @@ class AlternatingSearch:
             quantized = operand.quantized(*inputs_found)[0]
             return self.search(self.row_error(weight_format, weight, inputs, quantized, input_gram), grid, found)
 
-        weights = self.on_itself(weight_format, weight, grid)
+        weights = self.on_itself(weight_format, torch.sort(weight, dim=1).values, grid)
         if inputs_first:
             turns = [
                 lambda found: search_inputs(quantized_weight(found[1]), found[0]),

@@ -40,4 +40,4 @@ class Operand:
 
     def quantized(self, scale: Tensor, partner: Tensor) -> Tensor:
         """The values after quantization, the shift taken off again, shape of `x`."""
-        return self.format.levels(self.prepared, scale, partner).mul_(scale).sub_(self.shift)
+        return self.format.levels(self.prepared, scale.item(), partner.item()).mul_(scale).sub_(self.shift)

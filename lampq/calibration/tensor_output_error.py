@@ -1,8 +1,7 @@
 """Output error of a product for candidate scales of its first operand, one scale for the whole operand.
 
-Two exact forms. With the change D of the operand, the other operand's Gram matrix ``A = M M'`` and
-``B = X (M - M0) M'``, the error is ``<DA, D> + 2 <D, B> + constant``: cheap where M has more columns than rows. The
-plain form multiplies with M and compares with the target: cheap where it has fewer.
+The error ``||X^ M - X M0||^2`` needs as many columns of M as X has: with the orthonormal basis Q of M's row space
+(``M' = Q R``), ``M Q = R'`` is square and the part of the error outside the basis is a constant.
 """
 
 from dataclasses import dataclass
@@ -17,15 +16,14 @@ from lampq.calibration.threshold_crossings import Base, crossing_errors, runs_of
 CHUNK_ELEMENTS = 2**17
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Part:
-    """A piece of the operand that fits the cache, as a view."""
+    """A piece of the operand that fits the cache, as views: quantized values times operator, compared with target."""
 
     place: slice
-    values: Tensor
     prepared: Tensor
     operator: Tensor
-    reference: Tensor
+    target: Tensor
     constant: float
 
 
@@ -40,37 +38,35 @@ class TensorOutputError:
 
     def __init__(self, operand: Operand, operator: Tensor, full_operator: Tensor) -> None:
         self.operand = operand
-        self.inner = operator.shape[1]
         self.shared = operator.shape[0] == 1
-        values, prepared, x, operator, difference = (
-            self._stacked(tensor)
-            for tensor in (operand.values, operand.prepared, operand.x, operator, operator - full_operator)
-        )
-        self.by_gram = operator.shape[-1] >= self.inner
-        self.operator_gram = (operator.double() @ operator.double().mT).to(operator.dtype)
-        inner_elements = self.inner if self.shared else values[0].numel()
-        step = max(1, CHUNK_ELEMENTS // inner_elements)
+        difference = operator - full_operator
+        reduced, reduced_difference = operator, difference
+        if operator.shape[2] > operator.shape[1]:
+            basis, triangle = torch.linalg.qr(operator.double().mT)
+            reduced = triangle.mT.to(operator.dtype)
+            reduced_difference = (difference.double() @ basis).to(operator.dtype)
+        self.operator = reduced.contiguous()
+        values, prepared, x = (self._rows(t) for t in (operand.values, operand.prepared, operand.x))
+        step = max(1, CHUNK_ELEMENTS // values[0].numel())
         self.parts = []
         for start in range(0, values.shape[0], step):
             place = slice(start, start + step)
-            own = (lambda matrix: matrix) if self.shared else (lambda matrix, place=place: matrix[place])
-            m = own(operator)
-            initial = x[place] @ own(difference)
-            if self.by_gram:
-                constant = initial.square().sum(dtype=torch.float64).item()
-                matrix, reference = own(self.operator_gram), initial @ m.mT
-            else:
-                matrix, reference, constant = m, values[place] @ m - initial, 0.0
-            self.parts.append(_Part(place, values[place], prepared[place], matrix, reference, constant))
-        largest = self.parts[0]
-        self._levels = torch.empty_like(largest.values)
-        self._products = torch.empty_like(largest.reference)
+            matrix, small, large = (self._of(t, place) for t in (self.operator, reduced_difference, difference))
+            initial = x[place] @ small
+            constant = 0.0
+            if reduced is not operator:
+                outside = _square_sum(x[place] @ large) - _square_sum(initial)
+                constant = max(0.0, outside)
+            self.parts.append(_Part(place, prepared[place], matrix, values[place] @ matrix - initial, constant))
+        self._levels = torch.empty_like(self.parts[0].prepared)
+        self._residual = torch.empty_like(self.parts[0].target)
 
-    def _stacked(self, tensor: Tensor) -> Tensor:
-        """A shared operator multiplies all rows alike: they become one long matrix."""
-        if not self.shared:
-            return tensor
-        return tensor[0] if tensor.shape[0] == 1 else tensor.flatten(0, 1)
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """What is cut into parts: single rows if they share one operator, else whole matrices."""
+        return tensor.flatten(0, 1) if self.shared else tensor
+
+    def _of(self, operator: Tensor, place: slice) -> Tensor:
+        return operator[0] if self.shared else operator[place]
 
     def __call__(self, scales: Tensor, partners: Tensor, keep: int) -> Tensor:
         """Errors ``[1, families, members]``, float64; infinity for some of those that are not among the best."""
@@ -80,53 +76,45 @@ class TensorOutputError:
         remaining = torch.ones(flat_scales.numel(), dtype=torch.bool)
         if scales.shape[2] > 1:
             for run, center in runs_of_near_scales(self.operand, flat_scales, flat_partners):
-                base = self._base(flat_scales[center], flat_partners[center])
-                gram = self.operator_gram.unsqueeze(0) if self.shared else self.operator_gram
-                errors[run] = crossing_errors(self.operand, base, gram, flat_scales[run])
+                base = self._base(flat_scales[center].item(), flat_partners[center].item())
+                errors[run] = crossing_errors(self.operand, base, self.operator, flat_scales[run])
                 remaining[run] = False
-        rest = remaining.nonzero().flatten().tolist()
+        rest = remaining.nonzero().flatten()
+        pairs = list(zip(flat_scales[rest].tolist(), flat_partners[rest].tolist(), strict=True))
 
         def part_error(candidate: int, part: int) -> float:
-            index = rest[candidate]
-            return self._part_error(self.parts[part], flat_scales[index], flat_partners[index])
+            residual = self._residual_of(self.parts[part], *pairs[candidate]).view(-1)
+            return torch.dot(residual, residual).item() + self.parts[part].constant
 
         known = errors[~remaining].tolist()
-        found = best_first(part_error, len(rest), len(self.parts), keep, known)
+        found = best_first(part_error, len(pairs), len(self.parts), keep, known)
         errors[remaining] = torch.tensor(found, dtype=torch.float64)
         return errors.view(scales.shape).to(scales.device)
 
-    def _part_error(self, part: _Part, scale: Tensor, partner: Tensor) -> float:
-        size = part.values.shape[0]
+    def _residual_of(self, part: _Part, scale: float, partner: float) -> Tensor:
+        """Quantized output minus target of a part, in a buffer."""
+        size = part.prepared.shape[0]
         levels = self.operand.format.levels(part.prepared, scale, partner, out=self._levels[:size])
-        products = self._products[:size]
-        multiply_add = torch.addmm if part.values.dim() == 2 else torch.baddbmm
-        if self.by_gram:
-            change = levels.mul_(scale).sub_(part.values)
-            multiply_add(part.reference, change, part.operator, beta=2, out=products)
-            return torch.dot(change.view(-1), products.view(-1)).item() + part.constant
-        multiply_add(part.reference, levels, part.operator, beta=-1, alpha=scale.item(), out=products)
-        return torch.dot(products.view(-1), products.view(-1)).item()
+        multiply_add = torch.addmm if self.shared else torch.baddbmm
+        return multiply_add(part.target, levels, part.operator, beta=-1, alpha=scale, out=self._residual[:size])
 
-    def _base(self, scale: Tensor, partner: Tensor) -> Base:
-        """Error of one candidate and its derivatives by every element's level."""
-        gamma, curvature = torch.empty_like(self.operand.values), torch.empty_like(self.operand.values)
-        gammas, curvatures = self._stacked(gamma), self._stacked(curvature)
-        error = first = second = 0.0
-        for part in self.parts:
-            levels = self.operand.format.levels(part.prepared, scale, partner)
-            gamma_part, curvature_part = gammas[part.place], curvatures[part.place]
-            if self.by_gram:
-                change = (levels * scale).sub_(part.values)
-                torch.matmul(change, part.operator, out=gamma_part)
-                torch.matmul(levels, part.operator, out=curvature_part)
-                gamma_part.add_(part.reference)
-                error += ((gamma_part + part.reference) * change).sum(dtype=torch.float64).item() + part.constant
-            else:
-                product = levels @ part.operator
-                residual = (product * scale).sub_(part.reference)
-                torch.matmul(residual, part.operator.mT, out=gamma_part)
-                torch.matmul(product, part.operator.mT, out=curvature_part)
-                error += residual.square().sum(dtype=torch.float64).item()
-            first += (levels * gamma_part).sum(dtype=torch.float64).item()
-            second += (levels * curvature_part).sum(dtype=torch.float64).item()
-        return Base(scale.item(), partner.item(), error, first, second, gamma.view(-1), curvature.view(-1))
+    def _base(self, scale: float, partner: float) -> Base:
+        residual = torch.cat([self._residual_of(part, scale, partner).clone() for part in self.parts])
+        target = torch.cat([part.target for part in self.parts])
+        product = (residual + target).div_(scale)
+        error = _square_sum(residual) + sum(part.constant for part in self.parts)
+        first = (residual * product).sum(dtype=torch.float64).item()
+        columns = product.shape[-1]
+        return Base(
+            scale=scale,
+            partner=partner,
+            error=error,
+            first=first,
+            second=_square_sum(product),
+            residual=residual.view(-1, columns),
+            product=product.view(-1, columns),
+        )
+
+
+def _square_sum(tensor: Tensor) -> float:
+    return tensor.square().sum(dtype=torch.float64).item()

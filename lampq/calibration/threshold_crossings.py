@@ -1,8 +1,7 @@
 """Errors of candidates whose scales are so close that few elements change their level: only those are looked at.
 
-Around a base candidate ``s U`` (U the levels) another one is ``s' (U + D)`` with a sparse D. With the derivatives at
-the base, ``G = (s U - X) A + B`` and ``H = U A``, its error is
-``E + 2 (s' - s) <U, G> + (s' - s)^2 <U, H> + 2 s' <D, G> + 2 s' (s' - s) <D, H> + s'^2 <DA, D>``, exactly. Which elements
+Around a base candidate ``s U`` (U the levels) another one is ``s' (U + D)`` with a sparse D. With the base's residual
+``R = s U M - T`` and product ``K = U M``, the other's residual is ``R + (s' - s) K + s' D M``, exactly. Which elements
 change is read off their sorted values: between two scales each threshold sweeps over a contiguous range.
 """
 
@@ -11,25 +10,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lampq.calibration.operand import Operand
 
-CHANGED_FRACTION = 0.06
-"""Most of the elements that may change within a run of scales that share a base."""
+CHANGED_FRACTION = 0.03
+"""Most of the elements that may change from one scale of a run to the next; beyond, evaluating anew is cheaper."""
 
-SMALLEST_RUN = 4
-"""A base costs about three evaluations: fewer candidates are evaluated one by one."""
+SMALLEST_RUN = 3
+"""A base costs more than an evaluation: fewer candidates are evaluated one by one."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A candidate, its error and the derivatives of the error.
+    """A candidate that others are compared with.
 
     Attributes:
         scale, partner: the candidate.
-        error: E.
-        first, second: ``<U, G>`` and ``<U, H>``.
-        gradient, curvature: G and H, ``[elements]``.
+        error: its error.
+        first, second: ``<R, K>`` and ``<K, K>``.
+        residual, product: R and K, ``[rows of all matrices, columns]``.
     """
 
     scale: float
@@ -37,8 +37,8 @@ class Base:
     error: float
     first: float
     second: float
-    gradient: Tensor
-    curvature: Tensor
+    residual: Tensor
+    product: Tensor
 
 
 def _ranks(operand: Operand, scales: Tensor, thresholds: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def _ranks(operand: Operand, scales: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def runs_of_near_scales(operand: Operand, scales: Tensor, partners: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Candidates of one partner between whose scales at most `CHANGED_FRACTION` of the elements change level.
+    """Candidates of one partner whose neighbouring scales differ in at most `CHANGED_FRACTION` of the elements.
 
     Args:
         scales, partners: ``[candidates]``.
@@ -59,29 +59,25 @@ def runs_of_near_scales(operand: Operand, scales: Tensor, partners: Tensor) -> I
     limit = int(CHANGED_FRACTION * operand.ascending.numel())
     for partner in partners.unique().tolist():
         members = (partners == partner).nonzero().flatten()
-        members = members[torch.sort(scales[members], stable=True).indices]
         if members.numel() < SMALLEST_RUN:
             continue
+        members = members[torch.sort(scales[members], stable=True).indices]
         thresholds, _ = operand.format.thresholds(partner)
         ranks = _ranks(operand, scales[members], thresholds)
-        changed = [0, *(ranks[1:] - ranks[:-1]).abs().sum(1).cumsum(0).tolist()]
-        start = 0
-        while start < len(changed):
-            stop = start
-            while stop < len(changed) and changed[stop] - changed[start] <= limit:
-                stop += 1
+        changed = (ranks[1:] - ranks[:-1]).abs().sum(1)
+        breaks = (changed > limit).nonzero().flatten().add(1).tolist()
+        for start, stop in zip([0, *breaks], [*breaks, members.numel()], strict=True):
             if stop - start >= SMALLEST_RUN:
-                middle = (changed[start] + changed[stop - 1]) / 2
-                center = min(range(start, stop), key=lambda index: abs(changed[index] - middle))
+                along = changed[start : stop - 1].cumsum(0)
+                center = start + int((along <= along[-1] // 2).sum())
                 yield members[start:stop], members[center].item()
-            start = stop
 
 
-def crossing_errors(operand: Operand, base: Base, gram: Tensor, scales: Tensor) -> Tensor:
+def crossing_errors(operand: Operand, base: Base, operator: Tensor, scales: Tensor) -> Tensor:
     """Errors of candidates near a base, float64 ``[candidates]``.
 
     Args:
-        gram: A, ``[batch or 1, inner, inner]``.
+        operator: M, ``[batch or 1, inner, columns]``.
         scales: ``[candidates]``, with the base's partner.
     """
     errors = torch.empty(scales.numel(), dtype=torch.float64)
@@ -90,49 +86,44 @@ def crossing_errors(operand: Operand, base: Base, gram: Tensor, scales: Tensor) 
     below = ascending[scales[ascending] < base.scale].flip(0)
     for path in (above, below):
         if path.numel():
-            gradient, curvature, quadratic = _changes_along(operand, base, gram, scales[path])
-            scale = scales[path].double().cpu()
-            step = scale - base.scale
-            errors[path.cpu()] = (
-                base.error
-                + 2 * step * base.first
-                + step.square() * base.second
-                + 2 * scale * (gradient + step * curvature)
-                + scale.square() * quadratic
-            )
+            errors[path.cpu()] = _errors_along(operand, base, operator, scales[path])
     return errors
 
 
-def _changes_along(operand: Operand, base: Base, gram: Tensor, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``<D, G>``, ``<D, H>`` and ``<DA, D>`` at each scale of a path that leads away from the base, float64."""
+def _errors_along(operand: Operand, base: Base, operator: Tensor, path: Tensor) -> Tensor:
+    """Errors at the scales of a path that leads away from the base, float64 ``[steps]``."""
     element, change, step = _changed_elements(operand, base, path)
-    steps = path.numel()
-
-    def accumulated(values: Tensor, at: Tensor) -> Tensor:
-        total = torch.zeros(steps, dtype=torch.float64, device=values.device)
-        return total.index_add_(0, at, values.double()).cumsum(0).cpu()
-
-    gradient = accumulated(change * base.gradient[element], step)
-    curvature = accumulated(change * base.curvature[element], step)
-    inner = gram.shape[-1]
-    element, order = torch.sort(element, stable=True)
+    element, order = torch.sort(element)
     change, step = change[order], step[order]
+    inner = operator.shape[1]
     row = element // inner
-    column = element - row * inner
-    # Flat index of A's row that belongs to an element: the batch's matrix, then the element's column.
-    line = column if gram.shape[0] == 1 else row // operand.values.shape[1] * inner + column
-    flat_gram = gram.reshape(-1)
-    quadratic = accumulated(change.square() * flat_gram[line * inner + column], step)
-    first = torch.arange(element.numel(), device=element.device)
-    lag = 1
-    while first.numel():
-        first = first[first + lag < element.numel()]
-        first = first[row[first + lag] == row[first]]
-        second = first + lag
-        values = 2 * change[first] * change[second] * flat_gram[line[first] * inner + column[second]]
-        quadratic += accumulated(values, torch.maximum(step[first], step[second]))
-        lag += 1
-    return gradient, curvature, quadratic
+    line = element - row * inner
+    if operator.shape[0] > 1:
+        line += row // operand.values.shape[1] * inner
+    rows, row = torch.unique_consecutive(row, return_inverse=True)
+    residual, product = base.residual[rows].view(-1), base.product[rows].view(-1)
+    order = torch.sort(step, stable=True).indices
+    line, change, row = line[order], change[order], row[order]
+    ends = torch.searchsorted(step[order], torch.arange(path.numel(), device=step.device), right=True).tolist()
+    lines = operator.flatten(0, 1)
+    changes = torch.zeros_like(residual)
+    every_row = torch.arange(rows.numel(), device=rows.device)
+    errors = []
+    for scale, start, end in zip(path.tolist(), [0, *ends], ends, strict=False):
+        if end > start:
+            offsets = torch.searchsorted(row[start:end], every_row)
+            weights = change[start:end]
+            added = functional.embedding_bag(line[start:end], lines, offsets, mode="sum", per_sample_weights=weights)
+            changes += added.view(-1)
+        distance = scale - base.scale
+        errors.append(
+            base.error
+            + 2 * distance * base.first
+            + distance**2 * base.second
+            + 2 * scale * (torch.dot(changes, residual) + distance * torch.dot(changes, product)).item()
+            + scale**2 * torch.dot(changes, changes).item()
+        )
+    return torch.tensor(errors, dtype=torch.float64)
 
 
 def _changed_elements(operand: Operand, base: Base, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
