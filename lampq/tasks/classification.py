@@ -44,8 +44,10 @@ class ClassificationTask:
 
     @cached_property
     def _sample(self) -> tuple[Tensor, Tensor]:
-        images, labels = self.dataset.sample(self.seed)
-        return images.to(self.device), labels.to(self.device)
+        # Whoever comes first may be in inference mode; the Fisher traces need tensors that gradients accept.
+        with torch.inference_mode(False):
+            images, labels = self.dataset.sample(self.seed)
+            return images.to(self.device), labels.to(self.device)
 
     def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Validation batches (images, labels), from image number `start` on."""
