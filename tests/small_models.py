@@ -142,7 +142,7 @@ class MadeUpImages:
         most = max(self.counts["calibration"], self.counts["sample"])
         return images(self._adapter, most, seed=10_000 + seed)[:count]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _labels(self, pictures: Tensor) -> Tensor:
         labels = torch.cat([self._adapter.run(chunk).argmax(1) for chunk in pictures.split(16)])
         labels[::7] = (labels[::7] + 1) % CLASSES

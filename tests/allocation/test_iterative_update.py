@@ -219,7 +219,7 @@ def test_literal_swaps_take_the_best_and_the_cheapest_and_may_leave_the_budget(t
     search = search_over(vit_adapter(), tmp_path)
     expected = estimates(search, ratios)
     verdicts = Verdicts(1, 2, 1)
-    plan, (swap, *_) = updated(
+    _, (swap, *_) = updated(
         replace(search, evaluator=verdicts), budget(), literal_swaps=True, ratios=ratios, try_next_pairs=4
     )
     up = max(expected, key=lambda name: expected[name][0])

@@ -59,6 +59,12 @@ def test_images_are_read_when_needed_and_once(task):
     assert torch.equal(task.calibration_images, task.sample_images[:8])
 
 
+def test_d_may_be_read_first_while_scoring_and_be_used_for_gradients_later(task):
+    with torch.inference_mode():
+        assert len(task.sample_images) == len(task.sample_labels)
+    assert not task.sample_images.is_inference() and not task.sample_labels.is_inference()
+
+
 def test_seeds_draw_other_training_images_and_the_same_validation_images(task):
     other = ClassificationTask(vit_adapter(2), MadeUpImages(), 1, CPU)
     assert not torch.equal(task.sample_images, other.sample_images)
