@@ -1,0 +1,1 @@
+"""Data sets: calibration images, the sample set D and validation images."""

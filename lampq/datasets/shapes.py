@@ -1,0 +1,258 @@
+"""The embedded data set: small drawn images of 100 classes (ten outlines by ten textures), nothing to download.
+
+Each image shows one large shape near the middle, on a textured background, between small pieces of clutter of which
+some lie over it, in uneven light and with noise. Every image is drawn from a random stream of its own, keyed by (seed,
+index), and comes out the same on every machine.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lampq.datasets.shape_drawing import OUTLINES, TEXTURES, Placement, draw_shapes
+from lampq.errors import LampQError
+from lampq.limits import integer
+
+REVISION = 1
+"""Raised whenever any image changes."""
+
+IMAGE_SIZE = 40
+TRAINING_SEED, CALIBRATION_SEED, SAMPLE_SEED, TEST_SEED = 101, 102, 103, 104
+"""Keys of the four disjoint image streams: training, calibration, D (the sample set) and test (validation)."""
+IMAGES_PER_RUN_SEED = 1 << 20
+"""A run with seed s draws calibration and D from index s times this number on."""
+
+CLASS_NAMES = tuple(f"{outline}, {texture}" for outline in OUTLINES for texture in TEXTURES)
+"""Class c is outline c // 10 with texture c % 10."""
+
+MEAN = (0.47, 0.47, 0.47)
+STD = (0.21, 0.21, 0.21)
+"""Per-channel mean and standard deviation of pixels in [0, 1], for normalisation."""
+
+CLUTTER_BEHIND, CLUTTER_IN_FRONT = 7, 3
+UNIFORMS = 256
+"""Random numbers set aside for the layout of one image; the sensor's noise has its own."""
+CHUNK = 256
+"""Images drawn at once: bounds the memory, changes no pixel."""
+
+
+class _Uniforms:
+    """Hands out the columns of uniform random numbers `[images, UNIFORMS]`, each once."""
+
+    def __init__(self, values: np.ndarray):
+        self.values, self.used = values, 0
+
+    def between(self, low: float, high: float) -> np.ndarray:
+        """The next number of every image, in [low, high)."""
+        self.used += 1
+        return (low + (high - low) * self.values[:, self.used - 1]).astype(np.float32)
+
+    def integer(self, choices: int) -> np.ndarray:
+        return np.floor(self.between(0, choices)).astype(np.int64).clip(0, choices - 1)
+
+    def colour(self, low: float, high: float) -> np.ndarray:
+        return np.stack([self.between(low, high) for _ in range(3)], axis=1)[:, None, None, :]
+
+    def placement(self, centre: tuple[float, float], radius: tuple[float, float], turn: float, period) -> Placement:
+        angle_tangent = self.between(-turn, turn)  # of half the angle: a turn without trigonometric functions
+        square = angle_tangent * angle_tangent
+        return Placement(
+            centre_x=self.between(*centre),
+            centre_y=self.between(*centre),
+            radius=self.between(*radius),
+            cosine=(1 - square) / (1 + square),
+            sine=2 * angle_tangent / (1 + square),
+            period=self.between(*period),
+            slope=self.between(-0.12, 0.12),
+            phase_x=self.between(0, 1),
+            phase_y=self.between(0, 1),
+        )
+
+
+def _mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return below + (above - below) * share[..., None]
+
+
+def _draw(uniforms: _Uniforms, noise: np.ndarray, labels: np.ndarray, size: int, difficulty: float) -> np.ndarray:
+    count, difficulty = len(labels), np.float32(difficulty)
+    scale = size / IMAGE_SIZE
+    small = (0.0, float(size))
+    period = (3.8 * scale, 6.3 * scale)
+
+    # Background: two near colours in a texture of its own.
+    base = uniforms.colour(0.25, 0.75)
+    swing = difficulty * uniforms.between(-0.12, 0.12)[:, None, None, None]
+    _, tone, _ = draw_shapes(
+        np.zeros(count, dtype=np.int64), uniforms.integer(10), uniforms.placement(small, (1, 2), 0.1, period), size
+    )
+    image = _mix(base - swing, base + swing + uniforms.colour(-0.05, 0.05), tone)
+
+    def clutter(image: np.ndarray, radius: tuple[float, float]) -> np.ndarray:
+        place = uniforms.placement(small, (radius[0] * scale, radius[1] * scale), 1.0, period)
+        coverage, tone, _ = draw_shapes(uniforms.integer(10), uniforms.integer(10), place, size)
+        colour = uniforms.colour(0.1, 0.9)
+        return _mix(image, _mix(colour, colour + uniforms.colour(-0.3, 0.3), tone), difficulty * coverage)
+
+    for _ in range(CLUTTER_BEHIND):
+        image = clutter(image, (2.0, 4.5))
+
+    # The shape itself: two colours that differ in lightness.
+    place = uniforms.placement((0.43 * size, 0.57 * size), (11.5 * scale, 15.5 * scale), 0.1, period)
+    coverage, tone, contour = draw_shapes(labels // 10, labels % 10, place, size)
+    colour = uniforms.colour(0.15, 0.85)
+    contrast = uniforms.between(0.11, 0.29)[:, None, None, None] + np.float32(0.3) * (1 - difficulty)
+    contrast = np.where(colour.mean(-1, keepdims=True) < 0.5, contrast, -contrast)
+    image = _mix(image, _mix(colour, colour + contrast, tone), coverage)
+    image = _mix(
+        image,
+        np.zeros_like(image),
+        contour * (uniforms.between(0.3, 0.75)[:, None, None] + np.float32(0.2) * (1 - difficulty)),
+    )
+
+    for _ in range(CLUTTER_IN_FRONT):
+        image = clutter(image, (2.0, 4.0))
+
+    # Light: a gain, a slope across the image, then the sensor's noise.
+    axis = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size) - np.float32(0.5)
+    light = (
+        uniforms.between(0.75, 1.2)[:, None, None]
+        + uniforms.between(-0.4, 0.4)[:, None, None] * axis[None, None, :]
+        + uniforms.between(-0.4, 0.4)[:, None, None] * axis[None, :, None]
+    )
+    image = image * light[..., None] + noise * (difficulty * uniforms.between(0.035, 0.10)[:, None, None, None])
+    return np.clip(np.floor(image * np.float32(255) + np.float32(0.5)), 0, 255).astype(np.uint8)
+
+
+def generate_shapes(
+    count: int, seed: int, size: int = IMAGE_SIZE, first: int = 0, difficulty: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw images `first` to `first + count - 1` of the stream `seed`.
+
+    Image i depends on (seed, i), size and difficulty alone, not on how many are asked for. Labels follow the index, so
+    that any hundred images in a row hold every class once.
+
+    Args:
+        count: how many images.
+        seed: the stream's key, 0 or more.
+        size: side of an image in pixels; everything in it grows along.
+        first: index of the first image.
+        difficulty: from 0 (no clutter, noise or background texture, strong contrast) to 1 (the data set's).
+
+    Returns:
+        Images uint8 ``[images, size, size, 3]`` and labels int64 ``[images]``.
+    """
+    images = np.empty((count, size, size, 3), dtype=np.uint8)
+    labels = (np.arange(first, first + count, dtype=np.int64) * 37 + 11) % len(CLASS_NAMES)
+    noise_words = -(-size * size * 3 // 2)  # four bytes a colour value, eight bytes a word
+    for start in range(0, count, CHUNK):
+        stop = min(start + CHUNK, count)
+        words = np.empty((stop - start, UNIFORMS + noise_words), dtype="<u8")
+        for row in range(stop - start):
+            key = np.array([seed, first + start + row], dtype=np.uint64)
+            # Philox's raw words are the same in every version of NumPy; those of its distributions need not be.
+            words[row] = np.random.Philox(key=key).random_raw(UNIFORMS + noise_words)
+        uniforms = _Uniforms((words[:, :UNIFORMS] >> np.uint64(11)) * 2.0**-53)
+        octets = np.ascontiguousarray(words[:, UNIFORMS:]).view(np.uint8)[:, : size * size * 12]
+        # The sum of four uniform bytes is nearly normal (mean 510, deviation 147.8) and an exact integer.
+        sums = octets.reshape(stop - start, size, size, 3, 4).sum(-1, dtype=np.int32)
+        noise = (sums - 510).astype(np.float32) / np.float32(147.8)
+        images[start:stop] = _draw(uniforms, noise, labels[start:stop], size, difficulty)
+    return images, labels
+
+
+def normalize(images: np.ndarray | Tensor) -> Tensor:
+    """uint8 ``[images, size, size, 3]`` to float32 ``[images, 3, size, size]`` of about zero mean, unit deviation."""
+    pixels = torch.as_tensor(images).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return ((pixels - mean) / std).contiguous()
+
+
+class Shapes:
+    """The shapes as a classification data set: calibration images, the sample set D, validation images.
+
+    Args:
+        calibration_images: images that the base quantizer is calibrated on.
+        sample_images: S of the paper, size of D.
+        validation_images: images that the result is measured on, the same for every seed.
+        batch_size: validation images in one forward pass.
+
+    Raises:
+        LampQError: a number is no integer of at least 1.
+    """
+
+    name = "shapes"
+    full_validation_images = 4000
+    input_size = (3, IMAGE_SIZE, IMAGE_SIZE)
+
+    def __init__(
+        self,
+        calibration_images: int = 32,
+        sample_images: int = 1024,
+        validation_images: int = 4000,
+        batch_size: int = 64,
+    ) -> None:
+        most = IMAGES_PER_RUN_SEED
+        self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1, maximum=most)
+        self.sample_images = integer("dataset.sample_images", sample_images, minimum=1, maximum=most)
+        self.validation_images = integer("dataset.validation_images", validation_images, minimum=1)
+        self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
+
+    def bind(self, adapter) -> None:
+        """Check that the model takes images of this size.
+
+        Raises:
+            LampQError: it does not.
+        """
+        if tuple(adapter.input_size) != self.input_size:
+            raise LampQError(
+                f"dataset=shapes: its images are {self.input_size}, but {adapter.name} takes"
+                f" {tuple(adapter.input_size)}; choose model=shapes_vit or model=shapes_swin, or another dataset"
+            )
+
+    def calibration(self, seed: int) -> Tensor:
+        """Calibration images of a run's seed, normalised, float32 ``[images, 3, size, size]``."""
+        images, _ = generate_shapes(self.calibration_images, CALIBRATION_SEED, first=seed * IMAGES_PER_RUN_SEED)
+        return normalize(images)
+
+    def sample(self, seed: int) -> tuple[Tensor, Tensor]:
+        """D of a run's seed: normalised images float32 ``[images, 3, size, size]``, labels int64 ``[images]``."""
+        images, labels = generate_shapes(self.sample_images, SAMPLE_SEED, first=seed * IMAGES_PER_RUN_SEED)
+        return normalize(images), torch.from_numpy(labels)
+
+    def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Validation batches (images, labels) from image number `start` on."""
+        for first in range(start, self.validation_images, self.batch_size):
+            count = min(self.batch_size, self.validation_images - first)
+            images, labels = generate_shapes(count, TEST_SEED, first=first)
+            yield normalize(images), torch.from_numpy(labels)
+
+    @property
+    def validation_count(self) -> int:
+        return self.validation_images
+
+    def listing(self, seed: int) -> dict[str, list[str]]:
+        """Names of the images that a run with this seed uses: set, seed and number."""
+        return {
+            "calibration": [f"calibration/seed{seed}/{index}" for index in range(self.calibration_images)],
+            "sample": [f"sample/seed{seed}/{index}" for index in range(self.sample_images)],
+            "validation": [f"validation/{index}" for index in range(self.validation_images)],
+        }
+
+    def identity(self, seed: int) -> dict:
+        """What identifies the three image sets: the drawing's revision, the streams' keys, where and how many."""
+        first = seed * IMAGES_PER_RUN_SEED
+
+        def drawn(stream: int, first: int, count: int) -> dict:
+            return {"dataset": self.name, "revision": REVISION, "stream": stream, "first": first, "images": count}
+
+        return {
+            "calibration": drawn(CALIBRATION_SEED, first, self.calibration_images),
+            "sample": drawn(SAMPLE_SEED, first, self.sample_images),
+            "validation": drawn(TEST_SEED, 0, self.validation_images),
+        }
+
+    def notes(self) -> list[str]:
+        """What a reader of a result should know about the images: nothing beyond their number."""
+        return []

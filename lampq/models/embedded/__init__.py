@@ -1,0 +1,1 @@
+"""The embedded models: architectures, weights and model cards."""
