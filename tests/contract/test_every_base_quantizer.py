@@ -1,0 +1,218 @@
+"""What every base quantizer of conf/base_quantizer keeps to, new ones included."""
+
+import functools
+import json
+
+import hydra
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from lampq.base_quantizers.base import BaseQuantizer
+from lampq.budgets import Budget
+from lampq.calibration.observation import Observer
+from lampq.command_line import config_folder
+from lampq.errors import LampQError
+from lampq.plan import BitPlan
+from lampq.quantized_model import QuantizedModel
+from lampq.settings import construct, resolved
+from tests.small_models import images, search_over, swin_adapter, vit_adapter
+
+NAMES = sorted(path.stem for path in (config_folder() / "base_quantizer").glob("*.yaml"))
+MODELS = {"vit": lambda: vit_adapter(1), "swin": swin_adapter}
+BLOCK = ("attn.qkv", "attn.qk", "attn.pv", "attn.proj", "mlp.fc1", "mlp.fc2")
+SITES = [("vit", name) for name in ("patch_embed.proj", *(f"blocks.0.{part}" for part in BLOCK), "head")]
+SITES += [("swin", "layers.0.blocks.1.attn.qkv"), ("swin", "layers.1.downsample.reduction")]
+SOME_SITES = [("vit", f"blocks.0.{part}") for part in ("attn.qkv", "attn.qk", "attn.pv", "mlp.fc2")]
+
+
+@functools.cache
+def quantizer(name):
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=[f"base_quantizer={name}"])
+    return construct("base_quantizer", resolved(cfg)["base_quantizer"])
+
+
+@functools.cache
+def observed(model):
+    """A small model, and what its sites are fed on three images."""
+    adapter = MODELS[model]()
+    observer = Observer(adapter, lambda: images(adapter, 3))
+    return adapter, {site.name: observer.inputs(site) for site in adapter.sites}
+
+
+@functools.cache
+def entry(name, model, site_name, weight_bits, activation_bits):
+    adapter, inputs = observed(model)
+    site, layer = adapter.site(site_name), adapter.module(site_name)
+    return quantizer(name).calibrate(site, layer, inputs[site_name], weight_bits, activation_bits)
+
+
+def module(name, model, site_name, weight_bits, activation_bits, state=None):
+    adapter, _ = observed(model)
+    state = entry(name, model, site_name, weight_bits, activation_bits) if state is None else state
+    arguments = (adapter.site(site_name), adapter.module(site_name), state, weight_bits, activation_bits)
+    return quantizer(name).quantized_module(*arguments).eval()
+
+
+def defined(name, *bits):
+    """The given bits that the method is defined at."""
+    return [b for b in bits if quantizer(name).minimum_bits <= b <= quantizer(name).maximum_bits]
+
+
+@torch.inference_mode()
+def error(name, model, site_name, weight_bits, activation_bits):
+    """Mean squared error of the site's output, as a fraction of the output's mean square; outputs are checked."""
+    adapter, inputs = observed(model)
+    expected = adapter.module(site_name)(*inputs[site_name])
+    output = module(name, model, site_name, weight_bits, activation_bits)(*inputs[site_name])
+    assert output.shape == expected.shape and output.dtype == expected.dtype and output.isfinite().all()
+    return ((output - expected).square().mean() / expected.square().mean()).item()
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+every_site = pytest.mark.parametrize(("model", "site"), SITES, ids=["-".join(pair) for pair in SITES])
+some_sites = pytest.mark.parametrize(("model", "site"), SOME_SITES, ids=["-".join(pair) for pair in SOME_SITES])
+
+
+def test_it_says_what_it_is(name):
+    method = quantizer(name)
+    assert isinstance(method, BaseQuantizer) and name.startswith(method.name)
+    assert isinstance(method.revision, int) and method.revision >= 1 and isinstance(method.sequential, bool)
+    assert 1 <= method.minimum_bits <= method.maximum_bits <= 16
+    assert json.loads(json.dumps(method.settings())) == method.settings()
+
+
+@every_site
+def test_the_error_falls_with_bits(name, model, site):
+    """At the bits that are searched over; some published searches are no better at 8 bits than at 6."""
+    errors = [error(name, model, site, bits, bits) for bits in defined(name, 2, 3, 4)]
+    assert errors == sorted(errors, reverse=True) and len(set(errors)) == len(errors)
+    assert errors[-1] < 0.05 and 1e-3 < errors[0]
+
+
+@some_sites
+def test_the_same_images_give_the_same_entry_and_nothing_is_changed(name, model, site):
+    adapter, inputs = observed(model)
+    before = [tensor.clone() for tensor in inputs[site]], adapter.weights_hash()
+    bits = defined(name, 4, 8)[0]
+    first = entry(name, model, site, bits, bits)
+    layer = adapter.module(site)
+    again = quantizer(name).calibrate(adapter.site(site), layer, inputs[site], bits, bits)
+    assert first.keys() == again.keys() and all(torch.equal(first[key], again[key]) for key in first)
+    module(name, model, site, bits, bits)
+    assert adapter.weights_hash() == before[1] and adapter.module(site) is layer
+    assert all(torch.equal(a, b) for a, b in zip(inputs[site], before[0], strict=True))
+
+
+@every_site
+def test_an_entry_is_small_finite_and_survives_the_disk(name, model, site):
+    adapter, inputs = observed(model)
+    bits = defined(name, 4, 8)[0]
+    state = entry(name, model, site, bits, bits)
+    assert state and all(isinstance(key, str) and value.isfinite().all() for key, value in state.items())
+    count = sum(value.numel() for value in state.values())
+    stored = quantizer(name).stored_parameters(state)
+    assert 0 < stored <= count
+    if not adapter.site(site).is_matmul:
+        assert count < adapter.module(site).weight.numel(), "quantizer parameters, never weights"
+    loaded = load(save({key: value.clone().contiguous() for key, value in state.items()}))
+    with torch.inference_mode():
+        mine = module(name, model, site, bits, bits)(*inputs[site])
+        theirs = module(name, model, site, bits, bits, state=loaded)(*inputs[site])
+    assert torch.equal(mine, theirs)
+
+
+@every_site
+def test_weights_have_as_many_values_as_their_bits_allow(name, model, site):
+    if observed(model)[0].site(site).is_matmul:
+        return
+    bits = defined(name, 4, 8)[0]
+    rows = module(name, model, site, bits, bits).weight.flatten(1)
+    assert max(len(row.unique()) for row in rows) <= 2**bits
+
+
+@every_site
+def test_each_operand_may_stay_in_full_precision(name, model, site):
+    adapter, inputs = observed(model)
+    bits = defined(name, 4, 8)[0]
+    with torch.inference_mode():
+        expected = adapter.module(site)(*inputs[site])
+        untouched = module(name, model, site, None, None)(*inputs[site])
+    assert torch.equal(untouched, expected)
+    weights_only, inputs_only = error(name, model, site, bits, None), error(name, model, site, None, bits)
+    assert weights_only < 0.05 and inputs_only < 0.05
+    assert (weights_only > 0) != adapter.site(site).is_matmul
+    assert (inputs_only > 0) != (adapter.site(site).type == "patch_embed"), "only the image stays in full precision"
+
+
+@pytest.mark.parametrize(
+    ("model", "site"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if pair[1].endswith(("qk", "pv")) else []) for pair in SOME_SITES],
+)
+def test_it_works_at_the_limits_it_claims(name, model, site):
+    method = quantizer(name)
+    lowest, highest = method.minimum_bits, method.maximum_bits
+    middle = error(name, model, site, *[min(4, highest)] * 2)
+    assert middle < error(name, model, site, lowest, lowest) < 5
+    assert error(name, model, site, highest, highest) < 0.05
+
+
+@some_sites
+def test_an_image_does_not_depend_on_the_images_beside_it(name, model, site):
+    _, inputs = observed(model)
+    bits = defined(name, 4, 8)[0]
+    quantized = module(name, model, site, bits, bits)
+    with torch.inference_mode():
+        alone, together = quantized(*(x[:1] for x in inputs[site])), quantized(*inputs[site])
+    torch.testing.assert_close(alone, together[:1], rtol=0, atol=1e-5)
+
+
+@some_sites
+def test_what_is_not_finite_is_refused_by_name(name, model, site):
+    adapter, inputs = observed(model)
+    for value in (float("nan"), float("inf")):
+        spoiled = tuple(x.clone() for x in inputs[site])
+        spoiled[0].view(-1)[3] = value
+        with pytest.raises(LampQError, match=site):
+            quantizer(name).calibrate(adapter.site(site), adapter.module(site), spoiled, 4, 4)
+
+
+@some_sites
+def test_inputs_of_zeros_are_no_reason_to_fail(name, model, site):
+    """A dead layer must not spoil the model: its output stays what it was, up to the rounding of the bias' inputs."""
+    adapter, inputs = observed(model)
+    zeros = tuple(torch.zeros_like(x) for x in inputs[site])
+    bits = defined(name, 4, 8)[0]
+    state = quantizer(name).calibrate(adapter.site(site), adapter.module(site), zeros, bits, bits)
+    assert all(value.isfinite().all() for value in state.values())
+    with torch.inference_mode():
+        output = module(name, model, site, bits, bits, state=state)(*zeros)
+        expected = adapter.module(site)(*zeros)
+    assert output.isfinite().all()
+    torch.testing.assert_close(output, expected, rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("model", ["vit", pytest.param("swin", marks=pytest.mark.slow)])
+def test_a_whole_model_follows_a_plan(name, model, tmp_path):
+    search = search_over(MODELS[model](), tmp_path, base_quantizer=quantizer(name), calibration_images=3)
+    quantized = QuantizedModel(search.adapter, search.bank)
+    pictures = images(search.adapter, 6, seed=5)
+    with torch.inference_mode():
+        expected = search.adapter.run(pictures)
+        distances = []
+        for bits in defined(name, 2, 4):
+            rules = Budget(bits, bits, (bits,), "fixed", (bits, bits), "target")
+            plan = rules.plan(search.adapter.sites, {site.name: bits for site in search.layers})
+            search.bank.calibrate(plan)
+            logits = quantized.apply(plan).adapter.run(pictures)
+            assert logits.isfinite().all()
+            distances.append((logits - expected).square().mean().item())
+        assert distances == sorted(distances, reverse=True)
+        assert distances[-1] < 0.5 * expected.var().item()
+        back = quantized.apply(BitPlan.full_precision(search.adapter.sites)).adapter.run(pictures)
+    assert torch.equal(back, expected)
