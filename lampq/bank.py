@@ -5,6 +5,10 @@ alone. That makes every later plan a look-up: a swap of the iterative update, a 
 another process.
 """
 
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Lock
+
+import torch
 from torch import Tensor, nn
 
 from lampq.base_quantizers.base import BaseQuantizer
@@ -48,10 +52,16 @@ class LayerBank:
             "settings": base_quantizer.settings(),
         }
         self._observer = observer
+        self._observing = Lock()
         self._modules: dict[tuple, nn.Module] = {}
 
-    def entry(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> dict[str, Tensor]:
+    def entry(
+        self, site: Site, weight_bits: int | None, activation_bits: int | None, concurrency: int = 1
+    ) -> dict[str, Tensor]:
         """Quantizer parameters of a site at given bits (calibrated on a miss).
+
+        Args:
+            concurrency: how many sites are being calibrated at once (see `Store.fetch`).
 
         Raises:
             LampQError: the base quantizer is not defined at these bits.
@@ -60,10 +70,11 @@ class LayerBank:
         layer = self.adapter.module(site.name)
 
         def calibrate() -> dict[str, Tensor]:
-            inputs = self._observer.inputs(site)
+            with self._observing:
+                inputs = self._observer.inputs(site)
             return self.base_quantizer.calibrate(site, layer, inputs, weight_bits, activation_bits)
 
-        return self.store.fetch("bank", self._key(site, weight_bits, activation_bits), calibrate)
+        return self.store.fetch("bank", self._key(site, weight_bits, activation_bits), calibrate, concurrency)
 
     def module(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> nn.Module:
         """The module of a site at given bits; the full-precision one where neither operand is quantized."""
@@ -80,13 +91,31 @@ class LayerBank:
         return self._modules[key]
 
     def calibrate(self, plan: BitPlan) -> None:
-        """Make sure that every entry of a plan is there, with progress: what is missing is calibrated in order."""
-        wanted = [(self.adapter.site(s.name), *s.bits) for s in plan.sites if s.bits != (None, None)]
+        """Make sure that every entry of a plan is there."""
+        self.prepare([(self.adapter.site(s.name), *s.bits) for s in plan.sites if s.bits != (None, None)])
+
+    def prepare(self, wanted: list[tuple[Site, int | None, int | None]]) -> None:
+        """Calibrate what is missing of (site, weight bits, activation bits), with progress.
+
+        A search is many small steps, which several threads inside one step hardly speed up. So sites are calibrated
+        side by side instead, each on one thread; that also makes the numbers independent of the number of threads.
+        """
         missing = [item for item in wanted if not self.store.holds("bank", self._key(*item))]
-        if missing:
-            name = f"calibrating {self.base_quantizer.name}"
-            for site, weight_bits, activation_bits in progress(missing, description=name, unit="sites"):
-                self.entry(site, weight_bits, activation_bits)
+        if not missing:
+            return
+        threads = torch.get_num_threads()
+        on_cpu = next(self.adapter.network.parameters()).device.type == "cpu"
+        workers = min(threads, len(missing)) if on_cpu else 1
+        bar = progress(description=f"calibrating {self.base_quantizer.name}", total=len(missing), unit="sites")
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            for done in as_completed([pool.submit(self.entry, *item, workers) for item in missing]):
+                done.result()
+                bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+            bar.close()
 
     def quantizer_parameters(self, plan: BitPlan) -> int:
         """Number of scales, zero points and log bases that a plan's entries add to the model."""

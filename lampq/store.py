@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,14 +46,18 @@ class Store:
         self.seconds_read: dict[str, float] = {}
         self.seconds_computed: dict[str, float] = {}
         self._memory: dict[tuple[str, str], Tensors] = {}
+        self._nested = threading.local()
+        self._lock = threading.Lock()
 
-    def fetch(self, kind: str, key: dict, compute: Callable[[], Tensors]) -> Tensors:
+    def fetch(self, kind: str, key: dict, compute: Callable[[], Tensors], concurrency: int = 1) -> Tensors:
         """Read an entry, or compute and keep it.
 
         Args:
             kind: sub-folder, for example ``bank``.
             key: everything that the tensors depend on; JSON-able.
             compute: called on a miss; returns tensors by name.
+            concurrency: how many entries are being computed at once; the time of each counts by this fraction, so
+                that sums of seconds are wall time.
         """
         name = fingerprint(key)
         if (kind, name) not in self._memory:
@@ -63,7 +68,7 @@ class Store:
                 with FileLock(f"{path}.lock"):
                     found = self._read(path, key)  # another process may have computed it meanwhile
                     if found is None:
-                        found = self._compute(kind, path, key, compute)
+                        found = self._compute(kind, path, key, compute, concurrency)
                         self._memory[kind, name] = found
                         return found
             tensors, seconds = found
@@ -80,12 +85,16 @@ class Store:
         """Drop what is held in memory (files stay)."""
         self._memory.clear()
 
-    def _compute(self, kind: str, path: Path, key: dict, compute: Callable[[], Tensors]) -> Tensors:
+    def _compute(self, kind: str, path: Path, key: dict, compute: Callable[[], Tensors], concurrency: int) -> Tensors:
         # Entries may need other entries; what those cost is counted there, not here again.
-        before, start = sum(self.seconds_computed.values()), time.perf_counter()
+        outer, self._nested.seconds = getattr(self._nested, "seconds", 0.0), 0.0
+        start = time.perf_counter()
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in compute().items()}
-        seconds = time.perf_counter() - start - (sum(self.seconds_computed.values()) - before)
-        self.seconds_computed[kind] = self.seconds_computed.get(kind, 0.0) + seconds
+        elapsed = (time.perf_counter() - start) / concurrency
+        seconds = elapsed - self._nested.seconds
+        self._nested.seconds = outer + elapsed
+        with self._lock:
+            self.seconds_computed[kind] = self.seconds_computed.get(kind, 0.0) + seconds
         metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "digest": _digest(tensors)}
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:

@@ -140,12 +140,10 @@ def _estimates(
         }
         return gains, costs
 
-    def module(site: Site, weight_bits: int):
-        return search.bank.module(site, weight_bits, budget.input_bits(weight_bits))
-
+    neighbours = {s.name: [bits[s.name] + 1] * can_rise[s.name] + [bits[s.name] - 1] * can_fall[s.name] for s in layers}
+    search.bank.prepare([(s, value, budget.input_bits(value)) for s in layers for value in neighbours[s.name]])
     alternatives = {
-        s.name: [module(s, bits[s.name] + 1)] * can_rise[s.name] + [module(s, bits[s.name] - 1)] * can_fall[s.name]
-        for s in layers
+        s.name: [search.bank.module(s, value, budget.input_bits(value)) for value in neighbours[s.name]] for s in layers
     }
     errors = reconstruction_errors(quantized.adapter, search.adapter, layers, images, alternatives)
     gains = {s.name: errors[s.name][0] - errors[s.name][1] for s in layers if can_rise[s.name]}

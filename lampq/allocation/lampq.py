@@ -162,6 +162,8 @@ class LampQ(Allocator):
             return None
         search.bank.check_bits("lampq.beta", self.beta)
         blocks = sample_blocks(search.adapter.blocks, self.mu, search.seed)
+        single = (self.beta, budget.input_bits(self.beta))
+        search.bank.prepare([(layer, *single) for layer in search.layers if layer.block in blocks])
         scaling = type_scaling(
             search.layers, traces, blocks, self.beta, self.drop, search.evaluator, full_precision, budget
         )
