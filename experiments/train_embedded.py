@@ -26,7 +26,8 @@ from lampq.models.embedded.architectures import EMBEDDED, build_embedded
 FOLDER = Path(__file__).resolve().parent.parent / "lampq" / "models" / "embedded"
 RISING, FALLING = shapes.TEXTURES.index("rising"), shapes.TEXTURES.index("falling")
 BATCH_SIZE = 64
-LEARNING_RATE = {"vit": 8e-4, "swin": 2e-3}
+LEARNING_RATE = {"vit": 8e-4, "swin": 1e-3}
+IMAGES_SEEN = {"vit": 400_000, "swin": 260_000}
 WEIGHT_DECAY = 0.05
 WARM_UP = 0.04
 LABEL_SMOOTHING = 0.05
@@ -217,24 +218,23 @@ def card(name: str, command: str, seed: int, steps: int, seconds: float, scores:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=("vit", "swin"))
-    parser.add_argument("--pool", type=int, default=100_000, help="different training images drawn (default 100000)")
-    parser.add_argument("--images", type=int, default=1_200_000, help="training images seen in all (default 1200000)")
+    parser.add_argument("--pool", type=int, default=80_000, help="different training images drawn (default 80000)")
+    parser.add_argument("--images", type=int, help=f"training images seen in all (default {IMAGES_SEEN})")
     parser.add_argument("--seconds", type=float, help="end after this time at the latest; the schedule follows it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where weights and card are written")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     name = f"shapes_{arguments.model}"
-    model, steps, seconds = train(name, arguments.pool, arguments.images, arguments.seconds, arguments.seed)
+    images = arguments.images or IMAGES_SEEN[arguments.model]
+    model, steps, seconds = train(name, arguments.pool, images, arguments.seconds, arguments.seed)
     scores = {
         "D (1,024 images)": accuracy(model, *shapes.generate_shapes(1024, shapes.SAMPLE_SEED)),
         "the 4,000 test images": accuracy(model, *shapes.generate_shapes(4000, shapes.TEST_SEED)),
     }
     for of, (top1, error) in scores.items():
         print(f"{top1:.2f} +- {error:.2f} % on {of}")
-    command = (
-        f"python -m experiments.train_embedded {arguments.model} --pool {arguments.pool} --images {arguments.images}"
-    )
+    command = f"python -m experiments.train_embedded {arguments.model} --pool {arguments.pool} --images {images}"
     command += f" --seconds {arguments.seconds:.0f}" if arguments.seconds else ""
     command += f" --seed {arguments.seed}"
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}

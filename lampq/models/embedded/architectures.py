@@ -18,17 +18,17 @@ EMBEDDED = {
         "num_heads": 3,
         "mlp_ratio": 4.0,
     },
-    # Maps of 20 x 20, 10 x 10 and 5 x 5 tokens in windows of 5 x 5: the second block of the first two stages is
-    # shifted, two reductions join the stages.
+    # Maps of 10 x 10, then 5 x 5 tokens in windows of 5 x 5: the second and fourth block of the first stage are shifted,
+    # a reduction joins the two stages.
     "shapes_swin": {
         "kind": "swin",
         "img_size": 40,
-        "patch_size": 2,
+        "patch_size": 4,
         "window_size": 5,
         "num_classes": 100,
-        "embed_dim": 32,
-        "depths": (2, 2, 2),
-        "num_heads": (2, 4, 8),
+        "embed_dim": 64,
+        "depths": (4, 2),
+        "num_heads": (2, 4),
         "mlp_ratio": 4.0,
     },
 }
