@@ -1,0 +1,378 @@
+"""Whole runs on a small model: everything is recorded, nothing is computed twice, interruptions cost little."""
+
+import csv
+import json
+import logging
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+import yaml
+
+import lampq.allocation.iterative_update
+import lampq.tasks.sample_evaluation
+import lampq.tasks.validation
+from lampq.allocation.from_plan import FromPlan
+from lampq.allocation.lampq import LampQ
+from lampq.allocation.uniform import Uniform
+from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.budgets import Budget
+from lampq.errors import LampQError
+from lampq.pipeline import run
+from lampq.plan import BitPlan
+from lampq.quantized_model import QuantizedModel
+from lampq.settings import Settings
+from tests.small_models import MadeUpImages, search_over, swin_adapter, vit_adapter
+
+LABELS = {
+    "fingerprint",
+    "model",
+    "dataset",
+    "base_quantizer",
+    "allocator",
+    "weight_bits",
+    "activation_bits",
+    "seed",
+}
+METRICS = {
+    "top1",
+    "top5",
+    "top1_standard_error",
+    "top1_full_precision",
+    "top1_full_precision_standard_error",
+    "top1_difference",
+    "top1_difference_standard_error",
+    "images",
+    "average_weight_bits",
+    "average_weight_bits_all",
+    "average_activation_bits",
+    "average_operand_bits",
+    "bops",
+    "packed_bytes",
+    "full_precision_bytes",
+    "seconds_calibrate",
+    "seconds_allocate",
+    "seconds_evaluate",
+    "seconds_total",
+    "seconds_cold",
+}
+OF_A_SEARCH = {"sample_top1", "sample_loss"}
+FILES = {
+    "config.yaml",
+    "identity.json",
+    "environment.json",
+    "images.json",
+    "log.txt",
+    "plan.json",
+    "metrics.json",
+    "bit_allocation.png",
+    "bit_allocation.pdf",
+}
+
+
+class Model:
+    """What `model=...` constructs: a name, and a network when it is asked for."""
+
+    def __init__(self, build=vit_adapter):
+        self.build_adapter = build
+        self.name = build().name
+
+    def build(self, device):
+        return self.build_adapter()
+
+
+class Counting(RoundToNearest):
+    """Round to nearest that counts the sites it calibrates."""
+
+    def __init__(self):
+        self.calibrated = []
+
+    def calibrate(self, site, layer, inputs, weight_bits, activation_bits):
+        self.calibrated.append((site.name, weight_bits, activation_bits))
+        return super().calibrate(site, layer, inputs, weight_bits, activation_bits)
+
+
+def budget(target=3):
+    target = Fraction(str(target))
+    return Budget(target, target, (2, 3, 4, 5), "fixed", (int(target), int(target)), "target")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(
+        model=Model(),
+        dataset=MadeUpImages(),
+        base_quantizer=Counting(),
+        allocator=LampQ(try_next_pairs=1),
+        budget=budget(),
+        seed=0,
+        device="cpu",
+        threads=None,
+        bank="reuse",
+        force=False,
+        baseline="none",
+        prefix_memory_gib=1.0,
+        results=tmp_path / "results",
+        cache=tmp_path / "cache",
+        logger={"name": "csv"},
+        resolved={"bits": 3, "model": {"name": "small_vit"}},
+    )
+
+
+def fresh(settings, **changes):
+    """The same settings as another process would have them: parts of its own."""
+    return replace(settings, dataset=MadeUpImages(**changes), base_quantizer=Counting())
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request, monkeypatch):
+    """Drawing takes longer than the runs: only the tests of the record draw."""
+    if "whole_record" not in request.node.name:
+        monkeypatch.setattr("lampq.pipeline.draw_bit_allocation", lambda plan, path: path.touch())
+
+
+def without_seconds(metrics):
+    return {key: value for key, value in metrics.items() if not key.startswith("seconds")}
+
+
+def allocators(tmp_path):
+    sites = vit_adapter().sites
+    bits = {site.name: 4 if "qkv" in site.name else 2 for site in sites if site.allocated}
+    budget().plan(sites, bits, {"allocator": "by hand"}).write(tmp_path / "given.json")
+    return {"uniform": Uniform(), "lampq": LampQ(), "from_plan": FromPlan(str(tmp_path / "given.json"))}
+
+
+@pytest.mark.parametrize("allocator", ["uniform", "lampq", "from_plan"])
+def test_a_run_writes_its_whole_record(settings, tmp_path, allocator):
+    settings = replace(settings, allocator=allocators(tmp_path)[allocator])
+    (record,) = run(settings)
+    folder = tmp_path / "results" / "runs" / record.fingerprint
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert (folder / "bit_allocation.png").read_bytes().startswith(b"\x89PNG")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == LABELS | METRICS | (OF_A_SEARCH if settings.allocator.searches else set())
+    assert record.metrics == metrics and record.finished
+    assert all(isinstance(metrics[key], int | float) for key in METRICS)
+    assert metrics["allocator"] == allocator and metrics["images"] == 60 and metrics["fingerprint"] == folder.name
+    assert metrics["seconds_cold"] >= metrics["seconds_total"] >= metrics["seconds_evaluate"] > 0
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == settings.resolved
+    plan = BitPlan.read(folder / "plan.json")
+    plan.check_fits(vit_adapter().sites)
+    assert {len(v) for v in json.loads((folder / "images.json").read_text()).values()} == {8, 64, 60}
+    with open(tmp_path / "results" / "runs.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert row["fingerprint"] == folder.name and float(row["top1"]) == metrics["top1"]
+    assert not logging.getLogger("lampq").handlers
+
+
+def test_the_numbers_are_those_of_the_plan(settings):
+    """Recomputed by hand from the plan of the record: accuracy on the validation images, and bits."""
+    (record,) = run(settings)
+    search = search_over(vit_adapter(), settings.cache / "other")
+    quantized = QuantizedModel(search.adapter, search.bank).apply(record.plan).adapter
+    right = before = 0
+    with torch.inference_mode():
+        for pictures, labels in search.task.validation():
+            right += (quantized.network(pictures).argmax(1) == labels).sum().item()
+            before += (search.adapter.network(pictures).argmax(1) == labels).sum().item()
+    metrics = record.metrics
+    assert metrics["top1"] == pytest.approx(100 * right / 60)
+    assert metrics["top1_full_precision"] == pytest.approx(100 * before / 60) and before > right
+    assert metrics["top1_difference"] == pytest.approx(100 * (right - before) / 60)
+    layers = [site for site in record.plan.sites if site.allocated]
+    spent = sum(site.parameters * site.weight_bits for site in layers)
+    assert metrics["average_weight_bits"] == pytest.approx(spent / sum(site.parameters for site in layers))
+    assert metrics["average_weight_bits"] <= 3
+    score = search.evaluator.score(record.plan)
+    assert metrics["sample_top1"] == 100 * score.accuracy and metrics["sample_loss"] == pytest.approx(score.mean_loss)
+
+
+def test_a_search_is_compared_with_equal_bits_first(settings):
+    uniform, chosen = run(replace(settings, baseline="uniform"))
+    assert uniform.metrics["allocator"] == "uniform" and chosen.metrics["allocator"] == "lampq"
+    assert {site.bits for site in uniform.plan.sites if site.allocated} == {(3, 3)}
+    with open(settings.results / "runs.csv") as file:
+        assert {row["allocator"] for row in csv.DictReader(file)} == {"uniform", "lampq"}
+    (alone,) = run(replace(settings, baseline="uniform", budget=budget("3.5")))
+    assert alone.metrics["allocator"] == "lampq", "there are no equal bits of 3.5"
+    (given,) = run(replace(settings, baseline="uniform", allocator=Uniform()))
+    assert given.fingerprint == uniform.fingerprint
+
+
+def test_a_finished_run_is_not_computed_again(settings):
+    (first,) = run(settings)
+    again = fresh(settings)
+    written = (first.folder / "metrics.json").stat().st_mtime_ns
+    (second,) = run(again)
+    assert second.fingerprint == first.fingerprint and second.metrics == first.metrics
+    assert (first.folder / "metrics.json").stat().st_mtime_ns == written
+    assert set(again.dataset.reads.values()) == {0} and not again.base_quantizer.calibrated
+
+
+def test_force_computes_it_again_and_finds_the_same(settings):
+    (first,) = run(settings)
+    before = first.metrics
+    written = (first.folder / "metrics.json").stat().st_mtime_ns
+    again = replace(fresh(settings), force=True)
+    (second,) = run(again)
+    assert (second.folder / "metrics.json").stat().st_mtime_ns > written
+    assert without_seconds(second.metrics) == without_seconds(before)
+    assert not again.base_quantizer.calibrated, "the bank is reused all the same"
+
+
+def test_a_run_that_reads_the_bank_tells_what_it_would_cost_without(settings):
+    (first,) = run(settings)
+    assert first.metrics["seconds_cold"] == first.metrics["seconds_total"], "nothing was there to be read"
+    (second,) = run(replace(fresh(settings), force=True))
+    assert second.metrics["seconds_cold"] > second.metrics["seconds_total"] and second.metrics["seconds_calibrate"] == 0
+
+
+def test_a_fresh_bank_leaves_the_shared_one_alone(settings):
+    fresh_settings = replace(fresh(settings), bank="fresh")
+    (record,) = run(fresh_settings)
+    assert not settings.cache.exists() and fresh_settings.base_quantizer.calibrated
+    assert record.metrics["seconds_cold"] == record.metrics["seconds_total"]
+    (reused,) = run(replace(settings, results=settings.results / "other"))
+    assert without_seconds(reused.metrics) == without_seconds(record.metrics)
+
+
+class Interruption(KeyboardInterrupt):
+    pass
+
+
+def after(count, function):
+    """`function`, which is interrupted when it is called for the given time."""
+    calls = []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == count:
+            raise Interruption
+        return function(*arguments, **options)
+
+    return interrupted
+
+
+@pytest.mark.parametrize("place", ["calibration", "scoring", "iterative update", "evaluation"])
+def test_an_interrupted_run_goes_on_where_it_was(settings, monkeypatch, tmp_path, place):
+    (expected,) = run(replace(fresh(settings), results=tmp_path / "expected", cache=tmp_path / "expected cache"))
+    monkeypatch.setattr(lampq.tasks.validation, "PIECE", 20)
+    first = fresh(settings)
+    with monkeypatch.context() as patch:
+        if place == "calibration":
+            patch.setattr(first.base_quantizer, "calibrate", after(9, first.base_quantizer.calibrate))
+        if place == "scoring":
+            evaluate = lampq.tasks.sample_evaluation.SampleEvaluator._evaluate
+            patch.setattr(lampq.tasks.sample_evaluation.SampleEvaluator, "_evaluate", after(4, evaluate))
+        if place == "iterative update":
+            estimates = lampq.allocation.iterative_update.reconstruction_errors
+            patch.setattr(lampq.allocation.iterative_update, "reconstruction_errors", after(1, estimates))
+        if place == "evaluation":
+            patch.setattr(lampq.tasks.validation, "_run", after(5, lampq.tasks.validation._run))
+        with pytest.raises(Interruption):
+            run(first)
+    (folder,) = (settings.results / "runs").iterdir()
+    assert "Interruption" in (folder / "failure.txt").read_text() and not (folder / "metrics.json").exists()
+    assert not (settings.results / "runs.csv").exists() and not logging.getLogger("lampq").handlers
+    assert first.base_quantizer.calibrated
+
+    second = fresh(settings)
+    pieces = []
+    validation_run = lampq.tasks.validation._run
+    monkeypatch.setattr(lampq.tasks.validation, "_run", lambda *a: pieces.append(a[2:]) or validation_run(*a))
+    (record,) = run(second)
+    assert not set(first.base_quantizer.calibrated) & set(second.base_quantizer.calibrated), "calibrated twice"
+    assert record.folder == folder and not (folder / "failure.txt").exists()
+    assert without_seconds(record.metrics) == without_seconds(expected.metrics)
+    assert record.plan == expected.plan
+    if place == "evaluation":
+        assert pieces == [(20, 40), (40, 60)] and not second.base_quantizer.calibrated
+
+
+def test_threads_batches_and_memory_do_not_change_results(settings, tmp_path):
+    # Small: on a busy machine, two threads wait for each other in every operation.
+    counts = {"calibration_images": 4, "sample_images": 16, "validation_images": 20}
+    settings = replace(settings, model=Model(lambda: vit_adapter(1)), allocator=LampQ(mu=1, maximum_swaps=1))
+    (expected,) = run(fresh(settings, **counts))
+    threads = torch.get_num_threads()
+    try:
+        (other,) = run(
+            replace(
+                fresh(settings, batch_size=7, **counts),
+                threads=2,
+                prefix_memory_gib=0.0,
+                results=tmp_path / "other results",
+                cache=tmp_path / "other cache",
+            )
+        )
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert other.fingerprint == expected.fingerprint and other.plan.key() == expected.plan.key()
+    mine, theirs = without_seconds(expected.metrics), without_seconds(other.metrics)
+    assert mine.pop("sample_loss") == pytest.approx(theirs.pop("sample_loss"), rel=1e-6)
+    assert mine == theirs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"budget": budget(4)},
+        {"allocator": LampQ()},
+        {"allocator": Uniform()},
+        {"model": Model(lambda: vit_adapter(seed=1))},
+        {"dataset": MadeUpImages(validation_images=30)},
+    ],
+    ids=["seed", "budget", "option", "allocator", "weights", "images"],
+)
+def test_what_changes_numbers_is_another_run(settings, change):
+    (first,) = run(settings)
+    (second,) = run(replace(fresh(settings), **change))
+    assert second.fingerprint != first.fingerprint
+
+
+def test_what_a_run_does_not_use_is_not_part_of_it(settings):
+    """The bit set, the sample set D and the rule of unequal targets mean nothing to equal bits."""
+    (first,) = run(replace(settings, allocator=Uniform()))
+    for change in (
+        {"dataset": MadeUpImages(sample_images=32)},
+        {"budget": replace(budget(), candidates=(1, 2, 3), activation_rule="follow")},
+        {"prefix_memory_gib": 0.5, "resolved": {"bits": 3, "paths": "elsewhere"}},
+    ):
+        (second,) = run(replace(fresh(settings), allocator=Uniform(), **change))
+        assert second.fingerprint == first.fingerprint
+
+
+def test_a_users_mistake_is_recorded_as_its_line(settings):
+    other = swin_adapter()
+    plan = budget().plan(other.sites, {site.name: 3 for site in other.sites if site.allocated})
+    settings.results.mkdir()
+    plan.write(settings.results / "plan.json")
+    with pytest.raises(LampQError, match="does not fit the model"):
+        run(replace(settings, allocator=FromPlan(str(settings.results / "plan.json"))))
+    (folder,) = (settings.results / "runs").iterdir()
+    reason = (folder / "failure.txt").read_text()
+    assert "does not fit the model" in reason and "Traceback" not in reason
+
+
+def test_a_full_validation_set_is_checked_against_the_published_accuracy(settings, caplog):
+    class Published(Model):
+        def build(self, device):
+            adapter = super().build(device)
+            adapter.published_top1 = 99.0
+            return adapter
+
+    with caplog.at_level(logging.WARNING, "lampq"):
+        run(replace(settings, model=Published(), allocator=Uniform()))
+        assert "published" not in caplog.text, "60 images are not the whole set"
+        whole = MadeUpImages()
+        whole.full_validation_images = 60
+        run(replace(settings, model=Published(), allocator=Uniform(), dataset=whole, force=True))
+    assert "published are 99.00 %" in caplog.text
+
+
+def test_a_swin_runs_as_well(settings):
+    (record,) = run(replace(settings, model=Model(swin_adapter)))
+    assert record.metrics["model"] == "small_swin" and record.metrics["average_weight_bits"] <= 3
