@@ -9,11 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lampq.number_formats.uniform import affine_from_range
+
 QUANTILES = (0.0, 0.1, 0.9, 1.0)
 MAXIMUM_ZERO_POINTS = 16
 SMALLEST_LOG_BASE, LOG_BASES = 10, 128
 SMALLEST_RELATIVE_SCALE = 1e-5
 """A scale below this fraction of the largest candidate is never useful, and could be zero or negative."""
+
+ANCHORED_BITS = 7
+"""From here on the published window of zero points covers an eighth of the codes or less, and at 8 bits the patch
+embedding has a single scale: values that are not spread evenly around zero would be clipped. The min-max parameters
+are then considered too."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,14 @@ class CandidateGrid:
         partners: ``[groups, families]``.
         spacing: distance of neighbouring scales, ``[groups]``; 0 where there is a single one.
         smallest_scale: refined scales are not allowed below it, ``[groups]``.
+        anchor: one more scale and partner, ``[groups]`` each, that the search's answer has to beat, or None.
     """
 
     scales: Tensor
     partners: Tensor
     spacing: Tensor
     smallest_scale: Tensor
+    anchor: tuple[Tensor, Tensor] | None = None
 
     def second_largest(self) -> tuple[Tensor, Tensor]:
         """Second-last candidate in the order partner by partner, scales ascending: scale and partner ``[groups]``."""
@@ -109,6 +118,7 @@ def uniform_grid(
         partners=partners.expand(groups, len(zero_points)),
         spacing=spacing,
         smallest_scale=floor,
+        anchor=affine_from_range(minimum, maximum, bits) if bits >= ANCHORED_BITS else None,
     )
 
 

@@ -28,8 +28,12 @@ def first_best(errors: Tensor) -> Tensor:
 
 
 def survivors(errors: Tensor, count: int) -> Tensor:
-    """Indices of the best `count` candidates, best first, ties in their order: ``[groups, count]``."""
-    return torch.sort(errors, dim=1, stable=True).indices[:, :count]
+    """Indices of the best `count` candidates, best first, ties in their order: ``[groups, count]``.
+
+    Errors are compared in units of `RELATIVE_TIE` of the best, so that rounding does not order equal candidates.
+    """
+    unit = (errors.amin(1, keepdim=True) * RELATIVE_TIE).clamp(min=torch.finfo(errors.dtype).tiny)
+    return torch.sort(torch.round(errors / unit), dim=1, stable=True).indices[:, :count]
 
 
 def progressive_search(
@@ -66,11 +70,12 @@ def progressive_search(
         found = errors(scales, partners, wanted).flatten(1)
         scale, partner = scales.flatten(1), partners.unsqueeze(-1).expand_as(scales).flatten(1)
         if elitist and step == 0 and incumbent is not None:
-            known = tuple(value.unsqueeze(1).to(scale.dtype) for value in incumbent)
-            pool = (errors(known[0].unsqueeze(-1), known[1], 1).flatten(1), *known)
+            pool = _evaluated(errors, incumbent)
         if pool is not None:
-            found = torch.cat([pool[0], found], 1)
-            scale, partner = torch.cat([pool[1], scale], 1), torch.cat([pool[2], partner], 1)
+            found, scale, partner = (torch.cat(pair, 1) for pair in zip(pool, (found, scale, partner), strict=True))
+        if wanted == 1 and grid.anchor is not None:
+            anchor = _evaluated(errors, grid.anchor)
+            found, scale, partner = (torch.cat(pair, 1) for pair in zip((found, scale, partner), anchor, strict=True))
         chosen = first_best(found).unsqueeze(1) if wanted == 1 else survivors(found, wanted)
         scale, partner = scale.gather(1, chosen), partner.gather(1, chosen)
         if elitist:
@@ -80,3 +85,9 @@ def progressive_search(
             partners = partner
             spacing = spacing / (members - 0.5)
     return scale[:, 0], partner[:, 0]
+
+
+def _evaluated(errors: Errors, parameters: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Error, scale and partner of a single candidate a group, ``[groups, 1]`` each."""
+    scale, partner = (value.unsqueeze(1) for value in parameters)
+    return errors(scale.unsqueeze(-1), partner, 1).flatten(1), scale, partner

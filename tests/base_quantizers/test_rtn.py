@@ -2,33 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
 
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
-from lampq.layers import Site
-from lampq.quantized_modules.matmul import MatMul
+from tests.base_quantizers.example_sites import TYPES, example, site
 
 
-def site(kind):
-    return Site(name=f"blocks.0.{kind}", type=kind, block=0, parameters=0, macs=0, input_elements=0)
-
-
-def example(kind):
-    """A layer and its inputs."""
-    torch.manual_seed(0)
-    if kind == "qk":
-        return MatMul(), (torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4).transpose(-2, -1))
-    if kind == "pv":
-        return MatMul(), (torch.randn(2, 3, 5, 5).softmax(-1), torch.randn(2, 3, 5, 4))
-    if kind == "patch_embed":
-        return nn.Conv2d(3, 6, 4, 4), (torch.randn(2, 3, 8, 8),)
-    if kind == "head":
-        return nn.Linear(8, 5), (torch.randn(2, 8),)
-    return nn.Linear(8, 6, bias=kind != "reduction"), (torch.randn(2, 5, 8),)
-
-
-@pytest.mark.parametrize("kind", ["qkv", "proj", "fc1", "fc2", "qk", "pv", "patch_embed", "reduction", "head"])
+@pytest.mark.parametrize("kind", TYPES)
 def test_every_site_type_works_and_error_falls_with_bits(kind):
     layer, inputs = example(kind)
     expected = layer(*inputs)
