@@ -18,8 +18,8 @@ EMBEDDED = {
         "num_heads": 3,
         "mlp_ratio": 4.0,
     },
-    # Maps of 10 x 10, then 5 x 5 tokens in windows of 5 x 5: the second and fourth block of the first stage are shifted,
-    # a reduction joins the two stages.
+    # Maps of 10 x 10, then 5 x 5 tokens in windows of 5 x 5: every second block of the first stage is shifted, and a
+    # reduction joins the two stages.
     "shapes_swin": {
         "kind": "swin",
         "img_size": 40,
