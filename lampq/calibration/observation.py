@@ -24,7 +24,8 @@ class Observer:
     """
 
     def __init__(self, adapter: ModelAdapter, images: Callable[[], Tensor]) -> None:
-        self.adapter = adapter
+        # Hooks on modules of its own: elsewhere, another thread may be calling the model's.
+        self.adapter = adapter.clone()
         self._images = images
         self._states: list[list[Tensor]] = []
         self._segment: int | None = None
