@@ -100,7 +100,12 @@ class LayerBank:
         A search is many small steps, which several threads inside one step hardly speed up. So sites are calibrated
         side by side instead, each on one thread; that also makes the numbers independent of the number of threads.
         """
-        missing = [item for item in wanted if not self.store.holds("bank", self._key(*item))]
+        missing = []
+        for item in wanted:
+            if self.store.holds("bank", self._key(*item)):
+                self.entry(*item)  # where its scores are known too, nothing else would read it and count its cost
+            else:
+                missing.append(item)
         if not missing:
             return
         threads = torch.get_num_threads()

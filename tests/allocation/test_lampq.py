@@ -102,6 +102,8 @@ def test_what_was_computed_is_not_computed_again(tmp_path):
     second = search_over(vit_adapter(), tmp_path)
     assert LampQ().allocate(second, budget()) == plan
     assert second.evaluator.evaluations == 0 and not second.store.seconds_computed
+    spent, read = first.store.seconds_computed, second.store.seconds_read
+    assert read == {kind: pytest.approx(seconds, rel=1e-9) for kind, seconds in spent.items()}, "all that it had cost"
     assert second.task.dataset.reads["sample"] == 0
 
 
