@@ -128,11 +128,54 @@ def test_a_plan_is_calibrated_as_a_whole_and_only_where_something_is_missing(tmp
     layer_bits = {site.name: 3 for site in setup.adapter.sites if site.allocated}
     plan = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target").plan(setup.adapter.sites, layer_bits)
     setup.bank.calibrate(plan)
-    assert [name for name, *_ in setup.method.calibrated] == [site.name for site in setup.adapter.sites]
+    assert sorted(name for name, *_ in setup.method.calibrated) == sorted(site.name for site in setup.adapter.sites)
     swapped = plan.with_bits({"blocks.0.mlp.fc1": (4, 4), "blocks.1.mlp.fc1": (None, None)})
     again = Setup(tmp_path)
     again.bank.calibrate(swapped)
     assert again.method.calibrated == [("blocks.0.mlp.fc1", 4, 4)]
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("build", [lambda: vit_adapter(2), swin_adapter])
+def test_sites_calibrated_side_by_side_get_the_same_entries(tmp_path, two_threads, build):
+    together = Setup(tmp_path / "together", build())
+    wanted = [(site, 3, 3) for site in together.adapter.sites]
+    together.bank.prepare(wanted)
+    assert torch.get_num_threads() == 2 and together.asked == 1
+    assert sorted(together.method.calibrated) == sorted((site.name, 3, 3) for site in together.adapter.sites)
+    together.bank.prepare(wanted)
+    assert len(together.method.calibrated) == len(wanted)
+    torch.set_num_threads(1)
+    alone = everything(Setup(tmp_path / "alone", build()))
+    for name, entry in everything(together).items():
+        assert entry.keys() == alone[name].keys()
+        assert all(torch.equal(entry[key], alone[name][key]) for key in entry)
+
+
+def test_a_failure_beside_other_sites_is_raised_and_threads_are_given_back(tmp_path, two_threads):
+    setup = Setup(tmp_path)
+    calibrate = setup.method.calibrate
+
+    def fails(site, *arguments):
+        if site.name == "blocks.0.mlp.fc2":
+            raise LampQError("the layer holds not-a-number")
+        return calibrate(site, *arguments)
+
+    setup.method.calibrate = fails
+    with pytest.raises(LampQError, match="not-a-number"):
+        setup.bank.prepare([(site, 3, 3) for site in setup.adapter.sites])
+    assert torch.get_num_threads() == 2
+    done = list(setup.method.calibrated)
+    again = Setup(tmp_path)
+    again.bank.prepare([(site, 3, 3) for site in again.adapter.sites])
+    assert not set(done) & set(again.method.calibrated), "what was done before the failure is kept"
 
 
 def test_stored_numbers_of_a_plan_by_hand(tmp_path):
