@@ -3,40 +3,16 @@
 Roots of data are written as ${LAMPQ_DATA}; nothing of a machine's paths remains, and no image of a data set.
 """
 
-import csv
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
-from experiments.paper import published_top1
+from experiments.run_table import write_run_table
 from lampq.errors import LampQError
 
-FILES = ("config.yaml", "environment.json", "identity.json", "images.json", "metrics.json", "plan.json")
+FILES = ("config.yaml", "environment.json", "identity.json", "images.json", "metrics.json", "outcomes.csv", "plan.json")
 FIGURES = ("bit_allocation.png",)
-COLUMNS = (
-    "method",
-    "bits",
-    "top1",
-    "top1_standard_error",
-    "top1_difference",
-    "top1_difference_standard_error",
-    "paper_top1",
-    "paper_top1_difference",
-    "images",
-    "average_weight_bits",
-    "average_activation_bits",
-    "packed_bytes",
-    "seconds_total",
-    "seconds_cold",
-    "device",
-    "threads",
-    "seed",
-    "commit",
-    "fingerprint",
-    "command",
-)
 
 
 def publish(name: str, fingerprints: list[str], results: Path) -> Path:
@@ -50,7 +26,7 @@ def publish(name: str, fingerprints: list[str], results: Path) -> Path:
         LampQError: no such run, or not finished.
     """
     target = results / name
-    rows = []
+    folders = []
     for prefix in fingerprints:
         source = _find(results / "runs", prefix)
         folder = target / source.name
@@ -59,8 +35,8 @@ def publish(name: str, fingerprints: list[str], results: Path) -> Path:
             (folder / file).write_text(without_machine(_read(source / file)))
         for figure in FIGURES:
             shutil.copyfile(source / figure, folder / figure)
-        rows.append(_row(folder))
-    _write_table(target, rows)
+        folders.append(folder)
+    write_run_table(target, folders)
     return target
 
 
@@ -88,65 +64,3 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError as error:
         raise LampQError(f"{path}: {error.strerror}; run it again with force=true") from error
-
-
-def _row(folder: Path) -> dict:
-    metrics = json.loads((folder / "metrics.json").read_text())
-    environment = json.loads((folder / "environment.json").read_text())
-    key = (metrics["base_quantizer"], metrics["allocator"], metrics["weight_bits"])
-    paper = published_top1(metrics["model"], *key)
-    paper_full = published_top1(metrics["model"], "full_precision", "", 32)
-    return {
-        **{column: metrics.get(column, environment.get(column)) for column in COLUMNS},
-        "method": f"{key[0]}, {key[1]}",
-        "bits": f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}",
-        "paper_top1": paper,
-        "paper_top1_difference": None if paper is None else round(paper - paper_full, 2),
-        "full_precision": metrics["top1_full_precision"],
-        "full_precision_error": metrics["top1_full_precision_standard_error"],
-        "paper_full_precision": paper_full,
-        "model": metrics["model"],
-        "dataset": metrics["dataset"],
-    }
-
-
-def _write_table(target: Path, rows: list[dict]) -> None:
-    with (target / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    first = rows[0]
-    lines = [
-        f"# {first['model']} on {first['dataset']}, {first['images']} validation images (simulated quantization)",
-        "",
-        f"Full precision: {first['full_precision']:.2f} ± {first['full_precision_error']:.2f} % top-1 on these images"
-        + (
-            f"; the paper prints {first['paper_full_precision']:.2f} % on the full set."
-            if first["paper_full_precision"]
-            else "."
-        ),
-        "The paper's accuracies are on the full 50,000 images: compare drops, not accuracies.",
-        "",
-        "| method | bits | top-1 % (± s.e.) | difference (± paired s.e.) | paper: top-1 % | paper: difference "
-        "| average weight bits | packed MB | seconds | seconds, cold bank | run |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        paper, paper_drop = (
-            ("–", "–")
-            if row["paper_top1"] is None
-            else (f"{row['paper_top1']:.2f}", f"{row['paper_top1_difference']:.2f}")
-        )
-        lines.append(
-            f"| {row['method']} | {row['bits']} | {row['top1']:.2f} ± {row['top1_standard_error']:.2f} "
-            f"| {row['top1_difference']:.2f} ± {row['top1_difference_standard_error']:.2f} | {paper} | {paper_drop} "
-            f"| {row['average_weight_bits']:.4f} | {row['packed_bytes'] / 1e6:.2f} | {row['seconds_total']:.0f} "
-            f"| {row['seconds_cold']:.0f} | `{row['fingerprint']}` |"
-        )
-    lines += ["", "Commands:", ""]
-    lines += [
-        f"- `{row['fingerprint']}`: `{row['command']}` (commit {row['commit']}, seed {row['seed']}, device "
-        f"{row['device']}, {row['threads']} threads)"
-        for row in rows
-    ]
-    (target / "table.md").write_text("\n".join(lines) + "\n")

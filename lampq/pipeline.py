@@ -128,6 +128,7 @@ def execute(
     results = validate(quantized, plan, task, store, bank.identity)
     finished = time.perf_counter()
     metrics = accuracy_metrics(results, full_precision)
+    record.write_outcomes(full_precision["top1"].int().tolist(), results["top1"].int().tolist())
     check_gate(adapter, task, metrics)
     costs = realised_costs(adapter.sites, plan)
     costs["packed_bytes"] = packed_bytes(adapter.sites, plan, adapter.parameters(), bank.quantizer_parameters(plan))

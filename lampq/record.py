@@ -75,6 +75,14 @@ class RunRecord:
     def write_plan(self, plan: BitPlan) -> None:
         plan.write(self.folder / "plan.json")
 
+    def write_outcomes(self, full_precision: list[int], quantized: list[int]) -> None:
+        """Write which validation images (in the order of images.json) each model gets right: 1 or 0 an image.
+
+        Two runs on the same images can be compared in pairs from these files alone.
+        """
+        rows = (f"{image},{a},{b}" for image, (a, b) in enumerate(zip(full_precision, quantized, strict=True)))
+        self._write_text("outcomes.csv", "\n".join(["image,full_precision_top1,top1", *rows]) + "\n")
+
     def finish(self, metrics: dict) -> None:
         """Write the metrics; their presence is what makes a run finished, so they are written last."""
         self._write("metrics.json", metrics)

@@ -39,6 +39,9 @@ def make_run(results, fingerprint, **changes):
     (folder / "environment.json").write_text(json.dumps(environment))
     for name in ("config.yaml", "identity.json", "images.json", "plan.json"):
         (folder / name).write_text("root: /data/x/imagenet/train\n")
+    quantized = changes.get("quantized", [1, 0, 0, 0])
+    rows = [f"{image},{full},{own}" for image, (full, own) in enumerate(zip([1, 1, 1, 0], quantized, strict=True))]
+    (folder / "outcomes.csv").write_text("\n".join(["image,full_precision_top1,top1", *rows]) + "\n")
     (folder / "bit_allocation.png").write_bytes(b"figure")
     return folder
 
@@ -46,12 +49,16 @@ def make_run(results, fingerprint, **changes):
 def test_a_run_is_copied_with_the_paper_beside_it(tmp_path, monkeypatch):
     monkeypatch.setenv("LAMPQ_DATA", "/data/x")
     make_run(tmp_path, "aaaa")
-    make_run(tmp_path, "bbbb", allocator="lampq", top1=41.0, top1_difference=-40.25)
+    make_run(tmp_path, "bbbb", allocator="lampq", top1=41.0, top1_difference=-40.25, quantized=[1, 1, 0, 1])
     target = publish("deit_tiny", ["aa", "bb"], tmp_path)
     rows = list(csv.DictReader((target / "table.csv").open()))
     assert [row["paper_top1"] for row in rows] == ["31.56", "37.54"]
     assert [row["top1"] for row in rows] == ["35.0", "41.0"]
     assert float(rows[0]["paper_top1_difference"]) == pytest.approx(31.56 - 72.13)
+    assert [row["uniform_difference"] for row in rows] == ["", "50.0"]
+    assert float(rows[1]["uniform_difference_standard_error"]) == pytest.approx(100 * (1 / 3) ** 0.5 / 2)
+    assert float(rows[0]["top1_at_paper_full_precision"]) == pytest.approx(72.13 / 3)
+    assert float(rows[1]["top1_at_paper_full_precision"]) == pytest.approx(72.13 * 2 / 3 + 27.87)
     text = "".join(path.read_text() for path in target.rglob("*") if path.suffix in (".md", ".json", ".yaml", ".csv"))
     assert "/data/x" not in text
     assert "${LAMPQ_DATA}/imagenet" in text
