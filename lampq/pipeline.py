@@ -27,7 +27,7 @@ from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.sample_evaluation import SampleEvaluator
 from lampq.tasks.validation import accuracy_metrics, validate
-from lampq.tracking import open_tracker, rebuild_runs_csv
+from lampq.tracking import Tracker, open_tracker, rebuild_runs_csv
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def run_one(settings: Settings, prepared: Prepared, allocator: Allocator) -> Run
     failed = True
     try:
         with store_of(settings) as store:
-            metrics, plan = execute(settings, prepared, allocator, store, record)
+            metrics, plan = execute(settings, prepared, allocator, store, record, tracker)
         draw_bit_allocation(plan, record.figure)
         record.finish({**labels(settings, prepared, allocator, record), **metrics})
         rebuild_runs_csv(settings.results)
@@ -101,7 +101,7 @@ def run_one(settings: Settings, prepared: Prepared, allocator: Allocator) -> Run
 
 
 def execute(
-    settings: Settings, prepared: Prepared, allocator: Allocator, store: Store, record: RunRecord
+    settings: Settings, prepared: Prepared, allocator: Allocator, store: Store, record: RunRecord, tracker: Tracker
 ) -> tuple[dict, BitPlan]:
     """Calibrate, allocate, quantize, evaluate.
 
@@ -121,6 +121,8 @@ def execute(
     bank.calibrate(plan)
     seconds_calibrate = store.seconds_computed.get("bank", 0.0)
     seconds_allocate = time.perf_counter() - started - seconds_calibrate
+    tracker.log_stage("calibrate", {"seconds": seconds_calibrate})
+    tracker.log_stage("allocate", {"seconds": seconds_allocate})
 
     full_precision_identity = {key: bank.identity[key] for key in ("model", "weights")}
     full_precision = validate(quantized, BitPlan.full_precision(adapter.sites), task, store, full_precision_identity)
@@ -128,6 +130,7 @@ def execute(
     results = validate(quantized, plan, task, store, bank.identity)
     finished = time.perf_counter()
     metrics = accuracy_metrics(results, full_precision)
+    tracker.log_stage("evaluate", {"seconds": finished - started_evaluation, "top1": metrics["top1"]})
     record.write_outcomes(full_precision["top1"].int().tolist(), results["top1"].int().tolist())
     check_gate(adapter, task, metrics)
     costs = realised_costs(adapter.sites, plan)
