@@ -63,6 +63,7 @@ FILES = {
     "identity.json",
     "environment.json",
     "images.json",
+    "outcomes.csv",
     "log.txt",
     "plan.json",
     "metrics.json",
