@@ -75,7 +75,11 @@ def name(request):
     return request.param
 
 
-every_site = pytest.mark.parametrize(("model", "site"), SITES, ids=["-".join(pair) for pair in SITES])
+ALIKE = ("attn.proj", "mlp.fc1", "blocks.1.attn.qkv")  # sites that most methods treat as they treat another
+every_site = pytest.mark.parametrize(
+    ("model", "site"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if pair[1].endswith(ALIKE) else []) for pair in SITES],
+)
 some_sites = pytest.mark.parametrize(("model", "site"), SOME_SITES, ids=["-".join(pair) for pair in SOME_SITES])
 
 
@@ -89,10 +93,10 @@ def test_it_says_what_it_is(name):
 
 @every_site
 def test_the_error_falls_with_bits(name, model, site):
-    """At the bits that are searched over; some published searches are no better at 8 bits than at 6."""
-    errors = [error(name, model, site, bits, bits) for bits in defined(name, 2, 3, 4)]
+    """At the bits that are searched over; formats with an error of their own keep it at many bits."""
+    errors = [error(name, model, site, bits, bits) for bits in defined(name, 2, 3, 4, 8)]
     assert errors == sorted(errors, reverse=True) and len(set(errors)) == len(errors)
-    assert errors[-1] < 0.05 and errors[0] > 1e-3
+    assert errors[-1] < 0.01 and errors[0] > 1e-3
 
 
 @some_sites
