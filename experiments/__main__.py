@@ -25,11 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "benchmark":
-            from experiments.benchmark import benchmark as run_benchmark
+            from .benchmark import benchmark as run_benchmark
 
             print(run_benchmark(options.results, options.only, options.threads))
         else:
-            from experiments.publish import publish as run_publish
+            from .publish import publish as run_publish
 
             print(run_publish(options.name, options.fingerprints, options.results))
     except LampQError as error:

@@ -8,8 +8,9 @@ import re
 import shutil
 from pathlib import Path
 
-from experiments.run_table import write_run_table
 from lampq.errors import LampQError
+
+from .run_table import write_run_table
 
 FILES = ("config.yaml", "environment.json", "identity.json", "images.json", "metrics.json", "outcomes.csv", "plan.json")
 FIGURES = ("bit_allocation.png",)

@@ -6,7 +6,7 @@ import math
 import statistics
 from pathlib import Path
 
-from experiments.paper import published_top1
+from .paper import published_top1
 
 COLUMNS = (
     "method",
