@@ -41,7 +41,10 @@ def test_only_what_differs_is_changed(search):
     quantized = QuantizedModel(search.adapter, search.bank).apply(uniform(search))
     before = modules_of(quantized)
     name = search.layers[2].name
+    replaced, replace_module = [], quantized.adapter.replace_module
+    quantized.adapter.replace_module = lambda site, module: replaced.append(site) or replace_module(site, module)
     quantized.apply(uniform(search).with_bits({name: (4, 4)}))
+    assert replaced == [name]
     after = modules_of(quantized)
     assert [site for site in before if before[site] is not after[site]] == [name]
     quantized.apply(uniform(search))
