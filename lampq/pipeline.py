@@ -87,7 +87,7 @@ def run_one(settings: Settings, prepared: Prepared, allocator: Allocator) -> Run
         with store_of(settings) as store:
             metrics, plan = execute(settings, prepared, allocator, store, record, tracker)
         draw_bit_allocation(plan, record.figure)
-        record.finish({**labels(settings, prepared, allocator, record), **metrics})
+        record.finish({**labels(settings, prepared, allocator, record, plan), **metrics})
         rebuild_runs_csv(settings.results)
         tracker.finish(record.metrics, plan, record.figure)
         failed = False
@@ -112,7 +112,7 @@ def execute(
     adapter, task = prepared.adapter, prepared.task
     bank = LayerBank(settings.base_quantizer, adapter, prepared.observer, task.identity["calibration"], store)
     quantized = QuantizedModel(adapter, bank)
-    memory = int(settings.prefix_memory_gib * 2**30)
+    memory = int(settings.prefix_memory_gib * 2**30) // 2  # states of the base, and of a plan that may become it
     evaluator = SampleEvaluator(quantized, task, store, bank.identity, memory)
     search = Search(adapter, task, bank, evaluator, store, settings.seed)
 
@@ -158,7 +158,9 @@ def identity(settings: Settings, prepared: Prepared, allocator: Allocator) -> di
     if not allocator.searches:
         images.pop("sample")
         budget.pop("candidates")
-    if settings.budget.weight_bits == settings.budget.activation_bits:
+    if not allocator.uses_budget:
+        budget.clear()
+    elif settings.budget.weight_bits == settings.budget.activation_bits:
         budget.pop("activation_rule")
     quantizer = settings.base_quantizer
     return {
@@ -172,16 +174,17 @@ def identity(settings: Settings, prepared: Prepared, allocator: Allocator) -> di
     }
 
 
-def labels(settings: Settings, prepared: Prepared, allocator: Allocator, record: RunRecord) -> dict:
-    """The words of a row: which model, data, method and bits."""
+def labels(settings: Settings, prepared: Prepared, allocator: Allocator, record: RunRecord, plan: BitPlan) -> dict:
+    """The words of a row: which model, data, method and bits (the plan's own target, where it has one)."""
+    target = {**settings.budget.to_json(), **plan.budget}
     return {
         "fingerprint": record.fingerprint,
         "model": prepared.adapter.name,
         "dataset": settings.dataset.name,
         "base_quantizer": settings.base_quantizer.name,
         "allocator": allocator.name,
-        "weight_bits": float(settings.budget.weight_bits),
-        "activation_bits": float(settings.budget.activation_bits),
+        "weight_bits": target["weight_bits"],
+        "activation_bits": target["activation_bits"],
         "seed": settings.seed,
     }
 

@@ -46,11 +46,13 @@ class Allocator(ABC):
         name: as in ``allocator=NAME``.
         revision: raised whenever the allocator's answers change.
         searches: whether the bit set and the sample set D are used at all.
+        uses_budget: whether the target bits matter.
     """
 
     name: str
     revision: int = 1
     searches: bool = True
+    uses_budget: bool = True
 
     def settings(self) -> dict:
         """Settings that change the answer (JSON-able); part of a run's fingerprint."""

@@ -16,6 +16,7 @@ class FromPlan(Allocator):
 
     name = "from_plan"
     searches = False
+    uses_budget = False
 
     def __init__(self, plan: str) -> None:
         self.path = Path(plan).expanduser()

@@ -104,7 +104,7 @@ def iterative_update(
             visited.add(candidate.key())
             tried += 1
             search.bank.calibrate(candidate)
-            score = search.evaluator.score(candidate)
+            score = search.evaluator.score(candidate, keep=True)
             improved = score.better_than(best)
             gain, cost = gains[up.name], costs[down.name]
             swap = Swap(up.name, down.name, gain, cost, score.accuracy, score.mean_loss, improved)

@@ -70,8 +70,9 @@ class TensorOutputError:
 
     def __call__(self, scales: Tensor, partners: Tensor, keep: int) -> Tensor:
         """Errors ``[1, families, members]``, float64; infinity for some of those that are not among the best."""
-        flat_scales = scales.flatten()
-        flat_partners = partners.unsqueeze(-1).expand_as(scales).flatten()
+        # Candidates are few numbers that steer what is computed: they stay on the CPU.
+        flat_scales = scales.flatten().cpu()
+        flat_partners = partners.unsqueeze(-1).expand_as(scales).flatten().cpu()
         errors = torch.full((flat_scales.numel(),), torch.inf, dtype=torch.float64)
         remaining = torch.ones(flat_scales.numel(), dtype=torch.bool)
         if scales.shape[2] > 1:

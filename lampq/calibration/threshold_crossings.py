@@ -43,8 +43,8 @@ class Base:
 
 def _ranks(operand: Operand, scales: Tensor, thresholds: Tensor) -> Tensor:
     """How many elements lie below each threshold at each scale: ``[scales, thresholds]``."""
-    bounds = scales.double()[:, None] * thresholds.to(scales.device)
-    return torch.searchsorted(operand.ascending, bounds.to(operand.ascending.dtype))
+    bounds = scales.double()[:, None] * thresholds
+    return torch.searchsorted(operand.ascending, bounds.to(operand.ascending))
 
 
 def runs_of_near_scales(operand: Operand, scales: Tensor, partners: Tensor) -> Iterator[tuple[Tensor, int]]:
@@ -86,7 +86,7 @@ def crossing_errors(operand: Operand, base: Base, operator: Tensor, scales: Tens
     below = ascending[scales[ascending] < base.scale].flip(0)
     for path in (above, below):
         if path.numel():
-            errors[path.cpu()] = _errors_along(operand, base, operator, scales[path])
+            errors[path] = _errors_along(operand, base, operator, scales[path])
     return errors
 
 
@@ -129,7 +129,7 @@ def _errors_along(operand: Operand, base: Base, operator: Tensor, path: Tensor) 
 def _changed_elements(operand: Operand, base: Base, path: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Elements that change level along a path: flat index, change of level, and the step at which it happens."""
     thresholds, rises = operand.format.thresholds(base.partner)
-    start = torch.tensor([base.scale], dtype=path.dtype, device=path.device)
+    start = torch.tensor([base.scale], dtype=path.dtype)
     ranks = _ranks(operand, torch.cat([start, path]), thresholds)
     before, after = ranks[:-1].flatten(), ranks[1:].flatten()
     counts = (after - before).abs()
@@ -137,6 +137,6 @@ def _changed_elements(operand: Operand, base: Base, path: Tensor) -> tuple[Tenso
     offset = torch.arange(segment.numel(), device=counts.device) - (counts.cumsum(0) - counts)[segment]
     position = torch.minimum(before, after)[segment] + offset
     # A threshold that moves up leaves elements below itself, one level lower than before.
-    falls = torch.sign(after - before).to(path.dtype)
-    change = -falls * rises.to(path).repeat(path.numel())
+    falls = torch.sign(after - before).to(operand.ascending.dtype)
+    change = -falls * rises.to(falls).repeat(path.numel())
     return operand.order[position], change[segment], segment // thresholds.numel()

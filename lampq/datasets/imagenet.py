@@ -32,7 +32,8 @@ class ImageNet:
         root: folder with ``train/WNID/*`` and ``val/WNID/*``.
         calibration_images: images that the base quantizer is calibrated on.
         sample_images: S of the paper, size of D; with fewer training images, all of them.
-        validation_images: how many validation images to evaluate on (the first of the sorted list), None for all.
+        validation_images: how many validation images to evaluate on (spread evenly over the sorted list, so
+            over the classes), None for all.
         batch_size: validation images in one forward pass.
         workers: threads that decode images.
         calibration_list: text file of paths relative to ``train/``: calibrate on exactly these images.
@@ -203,7 +204,9 @@ class ImageNet:
                 raise LampQError(f"dataset.root={self.root}: no images under {split}/WNID/; give a folder of ImageNet")
             self._listed_files[split] = files
         files = self._listed_files[split]
-        return files[: self.validation_images] if split == "val" and self.validation_images else files
+        if split == "train" or self.validation_images is None or self.validation_images >= len(files):
+            return files
+        return [files[i * len(files) // self.validation_images] for i in range(self.validation_images)]
 
     def _load(self, files: list[Path], description: str | None = None) -> tuple[Tensor, Tensor]:
         labels = torch.tensor([self._label(path) for path in files])

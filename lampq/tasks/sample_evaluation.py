@@ -53,7 +53,7 @@ class SampleEvaluator:
         quantized: the model that plans are applied to.
         task: images, labels and what is measured.
         store: where scores are kept.
-        memory_limit: bytes that the kept states may take.
+        memory_limit: bytes that the kept states of one plan may take.
     """
 
     def __init__(
@@ -67,37 +67,40 @@ class SampleEvaluator:
         self._memory_limit = memory_limit
         self._base: BitPlan = BitPlan.full_precision(quantized.adapter.sites)
         self._states: dict[int, Tensor] | None = None
+        self._scored: tuple[str, dict[int, Tensor] | None] = ("", None)
+        self._spacing: int | None = None
 
     def set_base(self, plan: BitPlan) -> None:
-        """Evaluate later plans from the states of this one."""
+        """Evaluate later plans from the states of this one (at once, if it was the last one scored to be kept)."""
         if plan.key() != self._base.key():
-            self._base, self._states = plan, None
+            key, states = self._scored
+            self._base, self._states = plan, states if key == plan.key() else None
+        self._scored = ("", None)
 
-    def score(self, plan: BitPlan) -> Score:
-        """Per-image loss and correctness of a plan on D."""
+    def score(self, plan: BitPlan, keep: bool = False) -> Score:
+        """Per-image loss and correctness of a plan on D.
+
+        Args:
+            keep: hold on to the plan's states, since it may become the base; takes the memory limit once more.
+        """
         key = {**self._identity, "plan": plan.key(), "sample": self.task.identity["sample"]}
-        stored = self.store.fetch("scores", key, lambda: self._evaluate(plan))
+        stored = self.store.fetch("scores", key, lambda: self._evaluate(plan, keep))
         return Score(stored["loss"], stored["top1"])
 
-    @torch.inference_mode()
     def full_precision_logits(self) -> Tensor:
         """Logits of the full-precision model on D, ``[images, classes]``; runs only what is not kept already."""
         plan = BitPlan.full_precision(self.quantized.adapter.sites)
-        start, states = self._start(plan)
-        adapter = self.quantized.apply(plan).adapter
-        return torch.cat([adapter.run(state, start) for state in states.split(CHUNK)])
+        return self._run(plan, *self._start(plan), "full precision on D")[0]
 
-    @torch.inference_mode()
-    def _evaluate(self, plan: BitPlan) -> dict[str, Tensor]:
+    def _evaluate(self, plan: BitPlan, keep: bool) -> dict[str, Tensor]:
         self.evaluations += 1
-        start, states = self._start(plan)
-        self.quantized.apply(plan)
-        adapter, labels = self.quantized.adapter, self.task.sample_labels
-        results: list[dict[str, Tensor]] = []
-        chunks = zip(states.split(CHUNK), labels.split(CHUNK), strict=True)
-        for state, label in progress(chunks, description="scoring a plan on D", total=-(-len(labels) // CHUNK)):
-            results.append(self.task.outcome(adapter.run(state, start), label))
-        return {name: torch.cat([result[name] for result in results]) for name in ("loss", "top1")}
+        start, state = self._start(plan)
+        logits, states = self._run(plan, start, state, "scoring a plan on D", keep)
+        if keep:
+            earlier = {index: state for index, state in self._base_states().items() if index <= start}
+            self._scored = (plan.key(), earlier | states)
+        outcome = self.task.outcome(logits, self.task.sample_labels)
+        return {name: outcome[name] for name in ("loss", "top1")}
 
     def _start(self, plan: BitPlan) -> tuple[int, Tensor]:
         """The latest segment that a plan can be run from, and its input."""
@@ -108,28 +111,37 @@ class SampleEvaluator:
 
     def _base_states(self) -> dict[int, Tensor]:
         """Inputs of segments under the base plan, by segment; segment 0 (the images) is always there."""
-        if self._states is not None:
-            return self._states
-        images = self.task.sample_images
-        self._states = {0: images}
-        self.quantized.apply(self._base)
-        adapter = self.quantized.adapter
-        kept: dict[int, list[Tensor]] = {}
-        for chunk in progress(images.split(CHUNK), description="running D up to each block", unit="chunks"):
-            state = chunk
-            for index in range(adapter.segments - 1):
-                state = adapter.run_segment(index, state)
-                if index == 0 and not kept:
-                    kept = {boundary: [] for boundary in self._boundaries(state, len(images))}
-                if index + 1 in kept:
-                    kept[index + 1].append(state)
-        self._states |= {index: torch.cat(parts) for index, parts in kept.items()}
+        if self._states is None:
+            images = self.task.sample_images
+            states = self._run(self._base, 0, images, "running D up to each block", True)[1]
+            self._states = {0: images} | states
         return self._states
 
-    def _boundaries(self, state: Tensor, images: int) -> list[int]:
-        """Which segments' inputs to keep: evenly spaced, as many as fit (the first block's input is the largest)."""
-        size = state.element_size() * state[0].numel() * images
+    @torch.inference_mode()
+    def _run(
+        self, plan: BitPlan, start: int, state: Tensor, description: str, keep: bool = False
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Run a plan from the input of segment `start`: its logits, and, to be kept, inputs of later segments."""
+        adapter = self.quantized.apply(plan).adapter
+        logits: list[Tensor] = []
+        kept: dict[int, list[Tensor]] = {}
+        for chunk in progress(state.split(CHUNK), description=description, unit="chunks"):
+            for index in range(start, adapter.segments):
+                if keep and index in self._boundaries(chunk, index):
+                    kept.setdefault(index, []).append(chunk)
+                chunk = adapter.run_segment(index, chunk)
+            logits.append(chunk)
+        return torch.cat(logits), {index: torch.cat(parts) for index, parts in kept.items()}
+
+    def _boundaries(self, state: Tensor, index: int) -> range:
+        """Segments whose inputs are kept: evenly spaced, as many as fit.
+
+        Args:
+            state: input of segment `index` for some images; the first block's, the largest of all, decides.
+        """
         segments = self.quantized.adapter.segments
-        room = self._memory_limit // size
-        stride = math.ceil((segments - 1) / room) if room else segments
-        return list(range(stride, segments, stride))
+        if index == 1 or self._spacing is None:
+            size = state.element_size() * state[0].numel() * len(self.task.sample_images)
+            room = self._memory_limit // size
+            self._spacing = math.ceil((segments - 1) / room) if room else segments
+        return range(self._spacing, segments, self._spacing)

@@ -82,7 +82,7 @@ class Verdicts:
     def set_base(self, plan):
         self.bases.append(plan.key())
 
-    def score(self, plan):
+    def score(self, plan, keep=False):
         self.plans.append(plan)
         correct = self.answers[min(len(self.plans), len(self.answers)) - 1]
         loss = self.loss if isinstance(self.loss, float) else self.loss[len(self.plans) - 1]
@@ -178,7 +178,7 @@ def test_a_plan_is_never_tried_twice_although_all_swaps_help(tmp_path):
     """Without a memory, the second swap could undo the first."""
 
     class AlwaysBetter(Verdicts):
-        def score(self, plan):
+        def score(self, plan, keep=False):
             self.answers.append(len(self.answers))
             return super().score(plan)
 

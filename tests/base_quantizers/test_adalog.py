@@ -21,9 +21,11 @@ def direct(method):
     return method
 
 
-def output_error(kind, state, weight_bits, activation_bits, method=None, images=3):
+def output_error(kind, state, weight_bits, activation_bits, images=3, double=False):
     layer, inputs = example(kind, images)
-    module = (method or AdaLog()).quantized_module(site(kind), layer, state, weight_bits, activation_bits)
+    if double:
+        layer, inputs = layer.double(), tuple(x.double() for x in inputs)
+    module = AdaLog().quantized_module(site(kind), layer, state, weight_bits, activation_bits)
     return (module(*inputs) - layer(*inputs)).double().square().mean().item()
 
 
@@ -51,6 +53,19 @@ def test_fast_search_chooses_what_the_direct_one_chooses(kind, bits):
     assert fast.keys() == oracle.keys()
     for name in fast:
         torch.testing.assert_close(fast[name], oracle[name], rtol=1e-12, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("bits", [2, 4])
+def test_fast_search_is_as_good_in_single_precision(kind, bits):
+    layer, inputs = example(kind)
+    fast = AdaLog().calibrate(site(kind), layer, inputs, bits, bits)
+    oracle = direct(AdaLog()).calibrate(site(kind), layer, inputs, bits, bits)
+    errors = [
+        output_error(kind, {name: tensor.double() for name, tensor in state.items()}, bits, bits, double=True)
+        for state in (fast, oracle)
+    ]
+    assert errors[0] <= errors[1] * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("kind", TYPES)

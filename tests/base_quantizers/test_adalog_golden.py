@@ -28,7 +28,7 @@ BITS = (1, 2, 3, 4, 6, 8)
 AS_GOOD = 1 + 1e-6
 
 SAME_SCALE = 5e-4
-"""Errors are flat at their minimum: one within 2.5e-7 of it (a tie) leaves the scale free by the square root of that."""
+"""Errors are flat at their minimum: one within 2.5e-7 of it (a tie) leaves the scale free by about its square root."""
 
 
 def golden(name, bits):

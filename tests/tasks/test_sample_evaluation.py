@@ -84,6 +84,22 @@ def test_another_base_is_another_set_of_states(tmp_path):
         assert torch.equal(evaluator.score(plan).loss, directly(search, plan)["loss"])
 
 
+def test_the_states_of_a_kept_score_become_the_base(tmp_path):
+    """An accepted swap costs no pass of its own: its states are those of the score that accepted it."""
+    search = search_over(vit_adapter(3), tmp_path / "bank")
+    evaluator = evaluator_of(search, tmp_path / "scores", 2**40)
+    base, *_, late = plans_of(search)
+    evaluator.set_base(base)
+    evaluator.score(late, keep=True)
+    runs = []
+    segment = evaluator.quantized.adapter.run_segment
+    evaluator.quantized.adapter.run_segment = lambda index, state: runs.append(index) or segment(index, state)
+    evaluator.set_base(late)
+    later = late.with_bits({"blocks.2.mlp.fc2": (2, 2)})
+    assert torch.equal(evaluator.score(later).loss, directly(search, later)["loss"])
+    assert min(runs) == 3  # the last block and the tail, nothing before
+
+
 def test_scores_are_kept_on_disk(tmp_path):
     search = search_over(vit_adapter(), tmp_path / "bank")
     first = evaluator_of(search, tmp_path / "scores", 2**40)
