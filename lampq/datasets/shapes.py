@@ -55,7 +55,9 @@ class _Uniforms:
     def colour(self, low: float, high: float) -> np.ndarray:
         return np.stack([self.between(low, high) for _ in range(3)], axis=1)[:, None, None, :]
 
-    def placement(self, centre: tuple[float, float], radius: tuple[float, float], turn: float, period) -> Placement:
+    def placement(
+        self, centre: tuple[float, float], radius: tuple[float, float], turn: float, period: tuple[float, float]
+    ) -> Placement:
         angle_tangent = self.between(-turn, turn)  # of half the angle: a turn without trigonometric functions
         square = angle_tangent * angle_tangent
         return Placement(
@@ -78,19 +80,19 @@ def _mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
 def _draw(uniforms: _Uniforms, noise: np.ndarray, labels: np.ndarray, size: int, difficulty: float) -> np.ndarray:
     count, difficulty = len(labels), np.float32(difficulty)
     scale = size / IMAGE_SIZE
-    small = (0.0, float(size))
+    anywhere = (0.0, float(size))
     period = (3.8 * scale, 6.3 * scale)
 
     # Background: two near colours in a texture of its own.
     base = uniforms.colour(0.25, 0.75)
     swing = difficulty * uniforms.between(-0.12, 0.12)[:, None, None, None]
     _, tone, _ = draw_shapes(
-        np.zeros(count, dtype=np.int64), uniforms.integer(10), uniforms.placement(small, (1, 2), 0.1, period), size
+        np.zeros(count, dtype=np.int64), uniforms.integer(10), uniforms.placement(anywhere, (1, 2), 0.1, period), size
     )
     image = _mix(base - swing, base + swing + uniforms.colour(-0.05, 0.05), tone)
 
     def clutter(image: np.ndarray, radius: tuple[float, float]) -> np.ndarray:
-        place = uniforms.placement(small, (radius[0] * scale, radius[1] * scale), 1.0, period)
+        place = uniforms.placement(anywhere, (radius[0] * scale, radius[1] * scale), 1.0, period)
         coverage, tone, _ = draw_shapes(uniforms.integer(10), uniforms.integer(10), place, size)
         colour = uniforms.colour(0.1, 0.9)
         return _mix(image, _mix(colour, colour + uniforms.colour(-0.3, 0.3), tone), difficulty * coverage)
