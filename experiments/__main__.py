@@ -1,6 +1,7 @@
 """`python -m experiments COMMAND`: what is done around runs, not in them."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     publish.add_argument("--results", type=Path, default=Path("results"))
 
     options = parser.parse_args(arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in lampq.command_line
     try:
         if options.command == "benchmark":
             from .benchmark import benchmark as run_benchmark

@@ -50,6 +50,9 @@ def main() -> None:
 def command_line() -> int:
     """Compose and run what `sys.argv` asks for; return the exit status."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them
+    # Threads that wait for each other sleep instead of spinning: on a machine with other work, spinning made a forward
+    # pass eight times slower. PyTorch reads this when it is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         sys.argv[1:] = _in_order(sys.argv[1:])
         try:

@@ -53,7 +53,7 @@ class AdaLog(BaseQuantizer):
     """
 
     name = "adalog"
-    revision = 1
+    revision = 2
 
     def __init__(
         self,
