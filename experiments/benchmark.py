@@ -106,7 +106,8 @@ def weight_search() -> Iterator[Timing]:
 
         timing, parameters = timed("weight_search", variant, search, count=True)
         found.append(parameters)
-        yield replace(timing, note=_agreement(found))
+        exact = DirectRowOutputError(UniformFormat(3), weight.double(), inputs.double(), quantized.double())
+        yield replace(timing, note=_agreement(found, exact))
 
 
 def activation_search() -> Iterator[Timing]:
@@ -134,7 +135,9 @@ def activation_search() -> Iterator[Timing]:
 
         timing, parameters = timed("activation_search", variant, search, count=True)
         found.append(parameters)
-        yield replace(timing, note=_agreement(found))
+        operand = Operand(heavy_tailed.double().unsqueeze(0), UniformFormat(3))
+        exact = DirectTensorOutputError(operand, quantized.double().unsqueeze(0), weight.double().unsqueeze(0))
+        yield replace(timing, note=_agreement(found, exact))
 
 
 def fisher() -> Iterator[Timing]:
@@ -250,11 +253,14 @@ def _calibration_images(adapter) -> Tensor:
     return dataset.calibration(0)
 
 
-def _agreement(found: list[tuple[Tensor, Tensor]]) -> str:
+def _agreement(found: list[tuple[Tensor, Tensor]], exact: Callable[[Tensor, Tensor, int], Tensor]) -> str:
+    """Whether two searches chose the same, and by how much the errors of what they chose differ in float64."""
     if len(found) < 2:
         return ""
     same = torch.isclose(found[0][0], found[1][0], rtol=1e-6, atol=0) & (found[0][1] == found[1][1])
-    return f"same candidate chosen for {int(same.sum())} of {same.numel()}"
+    first, second = (exact(s.double()[:, None, None], p.double()[:, None], 1).flatten() for s, p in found)
+    excess = ((second - first) / first).abs().max().item()
+    return f"same candidate for {int(same.sum())} of {same.numel()}, errors differ by at most {excess:.1e} (relative)"
 
 
 def _with_ratios(timings: Iterator[Timing]) -> Iterator[Timing]:
