@@ -1,5 +1,7 @@
 """Pre-trained classifiers of timm, pinned to an exact weight tag."""
 
+import logging
+
 import torch
 
 from lampq.errors import LampQError
@@ -49,6 +51,9 @@ class TimmClassifier:
                 f"model.name={self.name}: timm has no weights for it; give a file by model.checkpoint=FILE"
             )
         else:
+            hub = logging.getLogger("huggingface_hub")
+            level = hub.level
+            hub.setLevel(logging.ERROR)  # it warns of every try; what matters is said once, below
             try:
                 network = timm.create_model(self.name, pretrained=True)
             except Exception as error:
@@ -56,6 +61,8 @@ class TimmClassifier:
                     f"model.name={self.name}: its weights could not be downloaded ({type(error).__name__}); connect to "
                     "the network once, or give a local file by model.checkpoint=FILE"
                 ) from error
+            finally:
+                hub.setLevel(level)
         config = resolve_model_data_config(network)
         return adapt(
             self.name,
