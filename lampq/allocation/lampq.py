@@ -170,7 +170,7 @@ class LampQ(Allocator):
         unit = {"accuracy": "points", "loss": "nats"}[scaling.measure]
         factor = 100 if scaling.measure == "accuracy" else 1
         drops = ", ".join(
-            f"{type} {factor * drop:.2f}±{factor * scaling.drop_standard_error[type]:.2f}"
+            f"{type} {factor * drop:.3g}±{factor * scaling.drop_standard_error[type]:.2g}"
             for type, drop in scaling.drop.items()
         )
         log.info("A_t at %d bits over %d blocks (%s): %s", self.beta, len(blocks), unit, drops)
