@@ -65,13 +65,14 @@ class _Run:
         self.full_precision = [int(row["full_precision_top1"]) for row in outcomes]
         self.quantized = [int(row["top1"]) for row in outcomes]
         self.cell = (self.metrics["base_quantizer"], self.metrics["allocator"], self.metrics["weight_bits"])
+        self.revision = json.loads((folder / "identity.json").read_text())["base_quantizer"][1]
 
     def row(self, uniform: "_Run | None") -> dict:
         metrics = self.metrics
         paper = published_top1(metrics["model"], *self.cell)
         paper_full = published_top1(metrics["model"], "full_precision", "", 32)
         row = {column: metrics.get(column, self.environment.get(column)) for column in COLUMNS}
-        row["method"] = f"{self.cell[0]}, {self.cell[1]}"
+        row["method"] = f"{self.cell[0]} (revision {self.revision}), {self.cell[1]}"
         row["bits"] = f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}"
         if uniform is not None:
             differences = [a - b for a, b in zip(self.quantized, uniform.quantized, strict=True)]
@@ -93,8 +94,8 @@ class _Run:
 
 
 def _uniform_partner(run: _Run, runs: list[_Run]) -> _Run | None:
-    wanted = (run.cell[0], "uniform", run.cell[2])
-    return next((other for other in runs if other.cell == wanted and other is not run), None)
+    wanted = (run.cell[0], "uniform", run.cell[2], run.revision)
+    return next((other for other in runs if (*other.cell, other.revision) == wanted and other is not run), None)
 
 
 def _markdown(runs: list[_Run], rows: list[dict]) -> str:

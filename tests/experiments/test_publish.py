@@ -37,7 +37,8 @@ def make_run(results, fingerprint, **changes):
     environment = {"command": "run.py dataset.root=/data/x/imagenet", "commit": "abc", "device": "cpu", "threads": 2}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "environment.json").write_text(json.dumps(environment))
-    for name in ("config.yaml", "identity.json", "images.json", "plan.json"):
+    (folder / "identity.json").write_text(json.dumps({"base_quantizer": ["adalog", changes.get("revision", 1), {}]}))
+    for name in ("config.yaml", "images.json", "plan.json"):
         (folder / name).write_text("root: /data/x/imagenet/train\n")
     quantized = changes.get("quantized", [1, 0, 0, 0])
     rows = [f"{image},{full},{own}" for image, (full, own) in enumerate(zip([1, 1, 1, 0], quantized, strict=True))]
@@ -62,6 +63,13 @@ def test_a_run_is_copied_with_the_paper_beside_it(tmp_path, monkeypatch):
     text = "".join(path.read_text() for path in target.rglob("*") if path.suffix in (".md", ".json", ".yaml", ".csv"))
     assert "/data/x" not in text
     assert "${LAMPQ_DATA}/imagenet" in text
+
+
+def test_runs_are_compared_within_one_revision_of_the_base_quantizer(tmp_path):
+    make_run(tmp_path, "aaaa")
+    make_run(tmp_path, "bbbb", allocator="lampq", revision=2)
+    rows = list(csv.DictReader((publish("x", ["aa", "bb"], tmp_path) / "table.csv").open()))
+    assert [row["uniform_difference"] for row in rows] == ["", ""]
 
 
 def test_what_the_paper_did_not_print_stays_empty(tmp_path):
