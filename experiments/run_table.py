@@ -60,6 +60,9 @@ class _Run:
     def __init__(self, folder: Path) -> None:
         self.metrics = json.loads((folder / "metrics.json").read_text())
         self.environment = json.loads((folder / "environment.json").read_text())
+        origin = json.loads((folder / "plan.json").read_text())["origin"]
+        pairs = origin.get("settings", {}).get("try_next_pairs")
+        self.further_pairs = "" if pairs is None else f" (tries {pairs} further pairs)"
         with (folder / "outcomes.csv").open(newline="") as file:
             outcomes = list(csv.DictReader(file))
         self.full_precision = [int(row["full_precision_top1"]) for row in outcomes]
@@ -72,7 +75,7 @@ class _Run:
         paper = published_top1(metrics["model"], *self.cell)
         paper_full = published_top1(metrics["model"], "full_precision", "", 32)
         row = {column: metrics.get(column, self.environment.get(column)) for column in COLUMNS}
-        row["method"] = f"{self.cell[0]} (revision {self.revision}), {self.cell[1]}"
+        row["method"] = f"{self.cell[0]} (revision {self.revision}), {self.cell[1]}{self.further_pairs}"
         row["bits"] = f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}"
         if uniform is not None:
             differences = [a - b for a, b in zip(self.quantized, uniform.quantized, strict=True)]

@@ -35,7 +35,8 @@ class LampQ(Allocator):
         labels: labels of the Fisher trace: ``sampled`` from the model (Lemma 2) or the ``dataset``'s.
         gain_ratios: rho_B: ``recomputed`` (Lemma 3 in closed form), ``paper`` (Table 2 as printed), or ``measured``.
         swaps: ``feasible`` pairs within the budget, or the ``literal`` pair of Algorithm 1, lines 19-21.
-        try_next_pairs: pairs tried after one that failed (the paper: 0).
+        try_next_pairs: further pairs tried after one that failed, before the update stops (the paper: 0, at which a
+            single noisy failure ends it).
         maximum_swaps: accepted swaps at most; None allows 4N.
     """
 
@@ -54,7 +55,7 @@ class LampQ(Allocator):
         labels: str = "sampled",
         gain_ratios: str = "recomputed",
         swaps: str = "feasible",
-        try_next_pairs: int = 0,
+        try_next_pairs: int = 4,
         maximum_swaps: int | None = None,
     ) -> None:
         self.mu = fraction("lampq.mu", mu)

@@ -118,7 +118,7 @@ OPTIONS = {
     "labels": "dataset",
     "gain_ratios": "paper",
     "swaps": "literal",
-    "try_next_pairs": 4,
+    "try_next_pairs": 0,
     "maximum_swaps": 0,
 }
 

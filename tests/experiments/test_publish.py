@@ -38,7 +38,8 @@ def make_run(results, fingerprint, **changes):
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "identity.json").write_text(json.dumps({"base_quantizer": ["adalog", changes.get("revision", 1), {}]}))
-    for name in ("config.yaml", "images.json", "plan.json"):
+    (folder / "plan.json").write_text(json.dumps({"origin": {}}))
+    for name in ("config.yaml", "images.json"):
         (folder / name).write_text("root: /data/x/imagenet/train\n")
     quantized = changes.get("quantized", [1, 0, 0, 0])
     rows = [f"{image},{full},{own}" for image, (full, own) in enumerate(zip([1, 1, 1, 0], quantized, strict=True))]
