@@ -22,6 +22,7 @@ from lampq.calibration.candidates import (
 from lampq.calibration.finite_inputs import check_finite
 from lampq.errors import LampQError
 from lampq.layers import Site
+from lampq.limits import boolean, choice, integer
 from lampq.number_formats.adalog import AdaLogQuantizer
 from lampq.number_formats.binary import fake_quantize_binary
 from lampq.number_formats.uniform import AffineQuantizer, fake_quantize_affine
@@ -63,15 +64,13 @@ class AdaLog(BaseQuantizer):
         elitist: bool = False,
         one_bit: str = "literal",
     ) -> None:
-        _check_integer("candidates", candidates, 32, 1024)
+        candidates = integer("base_quantizer.candidates", candidates, minimum=32, maximum=1024)
         if candidates % 16:
-            raise LampQError(f"base_quantizer.candidates: {candidates} is not a multiple of 16")
-        _check_integer("rounds", rounds, 1, 100)
-        _check_integer("steps", steps, 1, 20)
-        if not isinstance(elitist, bool):
-            raise LampQError(f"base_quantizer.elitist: {elitist!r} is neither true nor false")
-        if one_bit not in ("literal", "symmetric"):
-            raise LampQError(f"base_quantizer.one_bit: {one_bit!r} is neither 'literal' nor 'symmetric'")
+            raise LampQError(f"base_quantizer.candidates={candidates}: must be a multiple of 16, for example 128")
+        rounds = integer("base_quantizer.rounds", rounds, minimum=1, maximum=100)
+        steps = integer("base_quantizer.steps", steps, minimum=1, maximum=20)
+        elitist = boolean("base_quantizer.elitist", elitist)
+        one_bit = choice("base_quantizer.one_bit", one_bit, ("literal", "symmetric"))
         self.one_bit = one_bit
         self.alternating_search = AlternatingSearch(candidates, rounds, steps, elitist)
 
@@ -219,8 +218,3 @@ class AdaLog(BaseQuantizer):
 def _head_wise(scale: Tensor, zero_point: Tensor, bits: int) -> AffineQuantizer:
     """Affine format with parameters ``[heads]`` for operands ``[images, heads, rows, columns]``."""
     return AffineQuantizer(scale.view(-1, 1, 1), zero_point.view(-1, 1, 1), bits)
-
-
-def _check_integer(name: str, value: int, lowest: int, highest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise LampQError(f"base_quantizer.{name}: {value!r} is not an integer from {lowest} to {highest}")
