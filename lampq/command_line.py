@@ -4,12 +4,9 @@
 --cfg and shell completion) imports no PyTorch.
 """
 
-import difflib
-import errno
 import os
-import re
-import shutil
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,28 +15,23 @@ from typing import Any, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException, SearchPathException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-import lampq
+from lampq import sweeper
+from lampq.cells import DONE, FAILED, Cell
+from lampq.config_folder import config_folder
 from lampq.errors import LampQError
-from lampq.limits import did_you_mean
+from lampq.failures import TRACEBACK, explain_composition, explain_failure, line
+from lampq.isolation import Isolated
+from lampq.job import Outcome, attempt, perform
 
-TRACEBACK = "LAMPQ_TRACEBACK"
-"""Environment variable: 1 shows the traceback of any failure."""
 INTERRUPTED = "interrupted; run the same command again to resume"
 
 _failures: list[LampQError] = []
 """Failed jobs of this process."""
-
-
-def config_folder() -> Path:
-    """Where the YAML files are: inside an installed package, beside it in a checkout."""
-    package = Path(lampq.__file__).resolve().parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+_isolated = Isolated()
+"""Where the jobs of a grid run."""
 
 
 def main() -> None:
@@ -53,6 +45,7 @@ def command_line() -> int:
     # Threads that wait for each other sleep instead of spinning: on a machine with other work, spinning made a forward
     # pass eight times slower. PyTorch reads this when it is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sweeper.register()
     try:
         sys.argv[1:] = _in_order(sys.argv[1:])
         try:
@@ -68,8 +61,7 @@ def command_line() -> int:
     except LampQError as error:
         if os.environ.get(TRACEBACK) == "1":
             traceback.print_exception(error)
-        count = f"{len(_failures)} jobs failed, the first: " if len(_failures) > 1 else ""
-        _say(f"error: {count}{error}")
+        _say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
         _say(INTERRUPTED)
@@ -79,6 +71,7 @@ def command_line() -> int:
         return 0
     finally:
         _failures.clear()
+        _isolated.stop()
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
@@ -88,74 +81,52 @@ def _job(cfg: DictConfig) -> Any:
     Returns:
         What a sweeper may minimize: the mean loss on the sample set D (never a validation figure), or None.
     """
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return _job_of_grid(cfg)
     try:
-        from lampq.settings import check
-
         _one_option_each()
-        settings = check(cfg)
-        from lampq.pipeline import run
-        from lampq.report.console import show
+        from lampq.settings import resolved
 
-        records = run(settings)
-        show(records)
-        return records[-1].metrics.get("sample_loss")
-    except (Exception, SystemExit) as error:  # SystemExit would take a whole grid down
-        failure = LampQError(explain_failure(error, cfg))
+        return perform(resolved(cfg), alone=True).objective
+    except (Exception, SystemExit) as error:
+        failure = LampQError(explain_failure(error, *_folders(cfg)))
         failure.__cause__ = error
-    _failures.append(failure)
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return None  # `command_line` reports it; Hydra would print a line of its own
-    names = ", ".join(HydraConfig.get().overrides.task)
-    _say(f"failed: {names}: {failure}")
-    raise failure
+    _failures.append(failure)  # `command_line` reports it; Hydra would print a line of its own
+    return None
 
 
-def explain_failure(error: BaseException, cfg: DictConfig) -> str:
-    """One line on what went wrong in a job; the traceback of an unexpected error goes to a file that it names."""
-    if isinstance(error, LampQError):
-        return _line(error)
-    if "No space left on device" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return f"{_full_folder(error, cfg)}: the disk is full; make room and run the same command again to resume"
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.filename}: {error.strerror}; choose other folders by paths.results and paths.cache"
-    if type(error).__name__ == "OutOfMemoryError":
-        return "out of GPU memory: lower dataset.batch_size or prefix_memory_gib, or use device=cpu"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "out of memory: lower dataset.batch_size or prefix_memory_gib"
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "lampq").startswith("lampq"):
-        return f"the package {error.name} is not installed: pip install {error.name}"
-    return f"{type(error).__name__}: {_line(error)} (unexpected; {_write_traceback(error)})"
+def _job_of_grid(cfg: DictConfig) -> float | None:
+    """A job in a process of its own, recorded as a cell of its grid.
+
+    Raises:
+        LampQError: it failed; the reason is in the cell's file as well.
+    """
+    job = HydraConfig.get().job
+    overrides = list(HydraConfig.get().overrides.task)
+    cell, results = Cell.of(cfg.experiment.name, overrides), Path(cfg.paths.results)
+    with cell.running(results) as begun:
+        started = time.monotonic()
+        try:
+            _one_option_each()
+            from lampq.settings import resolved
+
+            logging_config = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+            outcome = _isolated.call(attempt, resolved(cfg), logging_config, *_folders(cfg))
+        except LampQError as error:
+            outcome = error
+        if isinstance(outcome, Outcome):
+            seconds = time.monotonic() - started
+            begun.end(results, DONE, fingerprints=outcome.fingerprints, seconds=seconds)
+            print(f"#{job.num} done: {outcome.line}{sweeper.time_left(job.num)}", flush=True)
+            return outcome.objective
+        begun.end(results, FAILED, reason=line(outcome), traceback="".join(getattr(outcome, "__notes__", [])) or None)
+    _say(f"failed: {', '.join(overrides)}: {line(outcome)}")
+    raise outcome
 
 
-def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
-    """One line on what Hydra could not compose: the override, and what would be right."""
-    first = _line(str(error).split("\n")[0])
-    if isinstance(error, OverrideParseException):
-        remedy = "write KEY=VALUE or GROUP=OPTION, lists as [2,3], and quote what has spaces, commas or brackets"
-        return f"{error.override}: cannot be read; {remedy}"
-    if isinstance(error, SearchPathException):
-        return f"{first}; give the folder that holds your own groups"
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return _no_such_option(group or "config", option, sorted(error.options or ()))
-    if match := re.match(r"Ambiguous value for argument '(.+)'$", first):
-        return f"{match[1]}: several values are a grid; add --multirun, or write a list as [A,B]"
-    if match := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", first):
-        key = match[1].partition("@")[0]
-        return f"{_override_of(key, arguments)}: there is no such key or group{_near_key(key, arguments)}"
-    if match := re.match(r"Could not append to config\. An item is already at '(.+)'", first):
-        return f"+{match[1]}: is there already; leave out the +"
-    if match := re.match(r"Multiple values for (\S+)\. ", first):
-        return f"+{match[1]}: the group has its option already; leave out the +"
-    if str(error).startswith("Config group override must be"):
-        return _number_for_group(arguments)
-    if isinstance(error, OmegaConfBaseException):
-        return f"{error.full_key}: {first}; give it a value of its own"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; choose another folder by paths.results"
-    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
-        return f"{first.rstrip('.')}: {_line(str(error.__cause__).splitlines()[0])}"
-    return f"{first}; {TRACEBACK}=1 shows where"
+def _folders(cfg: DictConfig) -> tuple[list[str], str]:
+    """Folders that a run writes to, and the one for tracebacks."""
+    return [cfg.paths.results, cfg.paths.cache], HydraConfig.get().runtime.output_dir
 
 
 def _say(line: str) -> None:
@@ -190,90 +161,3 @@ def _one_option_each() -> None:
     for folder in config_folder().iterdir():
         if any(folder.glob("*.yaml")) and folder.name not in choices:
             raise LampQError(f"{folder.name}: takes one option; for a grid write --multirun {folder.name}=A,B")
-
-
-def _number_for_group(arguments: Sequence[str]) -> str:
-    """Hydra refuses a number as a group's option without saying which."""
-    for argument in arguments:
-        group, _, option = argument.partition("=")
-        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml")) if group else []
-        if options and option not in options:
-            return _no_such_option(group, option, options)
-    return "an override without a key or a group; write KEY=VALUE or GROUP=OPTION"
-
-
-def _no_such_option(group: str, option: str, options: list[str]) -> str:
-    near = did_you_mean(option, options) or did_you_mean(f"b{option}", options)
-    return f"{group}={option}: no such option{near}{';' if not near else ''} one of {', '.join(options)}"
-
-
-def _override_of(key: str, arguments: Sequence[str]) -> str:
-    """The argument as it was typed, of a key that Hydra names."""
-    return next((a for a in arguments if re.split("[=@]", a.lstrip("+~"))[0] == key), key)
-
-
-def _near_key(key: str, arguments: Sequence[str]) -> str:
-    """A known key or group like the given one, or the keys beside it."""
-    values = OmegaConf.to_container(_composed(arguments), resolve=False)
-    groups = [folder.name for folder in config_folder().iterdir() if any(folder.glob("*.yaml"))]
-    known = [*_flat("", values), *groups]
-    known = [k for k in known if not k.endswith("_target_")]
-    parent = key.rpartition(".")[0]
-    siblings = [k for k in known if parent and k.rpartition(".")[0] == parent]
-    last = key.rpartition(".")[2]
-    if siblings:
-        near = [f"{parent}.{k}" for k in difflib.get_close_matches(last, [k.rpartition(".")[2] for k in siblings], n=1)]
-    else:
-        near = difflib.get_close_matches(key, known, n=1)
-    near = near or [k for k in known if k.rpartition(".")[2] == last]
-    if near:
-        return f"; did you mean {near[0]}?"
-    if siblings:
-        return f"; there {'are' if len(siblings) > 1 else 'is'} {', '.join(siblings)}"
-    return "; --hydra-help lists what there is" if key.startswith("hydra") else "; --help lists what there is"
-
-
-def _composed(arguments: Sequence[str]) -> DictConfig:
-    """The configuration with the groups that were chosen, whatever else was asked for."""
-    chosen = []
-    for argument in arguments:
-        group, _, option = argument.partition("=")
-        if (config_folder() / group / f"{option}.yaml").is_file():
-            chosen.append(argument)
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose("config", overrides=chosen)
-
-
-def _flat(prefix: str, values: dict[str, Any]) -> list[str]:
-    keys = []
-    for key, value in values.items():
-        keys.append(prefix + key)
-        if isinstance(value, dict):
-            keys += _flat(f"{prefix}{key}.", value)
-    return keys
-
-
-def _full_folder(error: BaseException, cfg: DictConfig) -> str:
-    """The path that could not be written, or else the fuller one of the two folders that a run writes to."""
-    if getattr(error, "filename", None):
-        return str(error.filename)
-    free = {}
-    for path in (cfg.paths.results, cfg.paths.cache):
-        folder = Path(path).expanduser().absolute()
-        while not folder.exists():
-            folder = folder.parent
-        free[str(path)] = shutil.disk_usage(folder).free
-    return min(free, key=free.get)
-
-
-def _write_traceback(error: BaseException) -> str:
-    path = Path(HydraConfig.get().runtime.output_dir) / f"traceback-{os.getpid()}.txt"
-    try:
-        path.write_text("".join(traceback.format_exception(error)))
-    except OSError:
-        return f"{TRACEBACK}=1 shows where"
-    return f"traceback in {os.path.relpath(path)}"
-
-
-def _line(message: object) -> str:
-    return " ".join(str(message).split())

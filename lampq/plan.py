@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 
+from lampq.atomic_write import write_text
 from lampq.errors import LampQError
 from lampq.layers import Site
 from lampq.limits import integer, optional
@@ -112,9 +112,7 @@ class BitPlan:
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON, atomically."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "BitPlan":

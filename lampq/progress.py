@@ -1,8 +1,11 @@
 """Progress and the time left, for everything that takes more than a few seconds."""
 
 import sys
+import threading
 
 from tqdm import tqdm
+
+tqdm.set_lock(threading.RLock())  # tqdm's own is shared by processes, and left behind by one that is killed
 
 
 def progress(iterable=None, *, description: str, total: int | None = None, unit: str = "it") -> tqdm:

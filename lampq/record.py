@@ -1,20 +1,28 @@
 """The record of a run: what was asked, where it ran, what came out. One folder a run, named by its fingerprint."""
 
+import csv
+import io
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 
+from lampq.atomic_write import write_text
+from lampq.fingerprint import fingerprint
 from lampq.plan import BitPlan
-from lampq.store import fingerprint
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "pulp", "numpy")
 
@@ -57,8 +65,9 @@ class RunRecord:
 
     @property
     def figure(self) -> Path:
-        """The bit-allocation figure."""
-        return self.folder / "bit_allocation.png"
+        """The figure: the bits of each layer, or what single components cost."""
+        single = (self.folder / "sensitivity.csv").is_file()
+        return self.folder / ("sensitivity.png" if single else "bit_allocation.png")
 
     def start(self, device: str, threads: int, images: dict[str, list[str]]) -> None:
         """Write what is known before the work, and send the log to log.txt as well."""
@@ -71,6 +80,37 @@ class RunRecord:
         self._handler = logging.FileHandler(self.folder / "log.txt")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger("lampq").addHandler(self._handler)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run: another process that wants the same one waits until it is released."""
+        locks = self.folder.parent.parent / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / self.fingerprint)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("another process is computing run %s: waiting for it", self.fingerprint)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def sensitivity(self) -> list[dict]:
+        """Rows of a measurement of single components; numbers as numbers, what is missing as None."""
+        with (self.folder / "sensitivity.csv").open(newline="") as file:
+            return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+    def write_sensitivity(self, rows: list[dict]) -> None:
+        """Write the rows of a measurement of single components (see `SingleComponents.measure`)."""
+        text = io.StringIO()
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write_text("sensitivity.csv", text.getvalue())
 
     def write_plan(self, plan: BitPlan) -> None:
         plan.write(self.folder / "plan.json")
@@ -109,10 +149,14 @@ class RunRecord:
         self._write_text(name, json.dumps(content, indent=1) + "\n")
 
     def _write_text(self, name: str, text: str) -> None:
-        path = self.folder / name
-        temporary = path.with_name(f"{name}.{os.getpid()}.tmp")
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        write_text(self.folder / name, text)
+
+
+def _value(text: str) -> float | str | None:
+    try:
+        return float(text)
+    except ValueError:
+        return text or None
 
 
 def environment(device: str, threads: int) -> dict:
@@ -135,6 +179,7 @@ def environment(device: str, threads: int) -> dict:
     }
 
 
+@cache
 def _commit() -> str | None:
     """The commit of the checkout, with "-dirty" where it has changes; None outside a checkout."""
     git, here = shutil.which("git"), Path(__file__).resolve().parent

@@ -27,6 +27,8 @@ KEYS = (
     *PARTS,
     "lampq",
     "bit_set",
+    "effort",
+    "sensitivity",
     "logger",
     "bits",
     "weight_bits",
@@ -39,8 +41,11 @@ KEYS = (
     "threads",
     "bank",
     "force",
+    "max_evaluations",
+    "validate",
     "baseline",
     "prefix_memory_gib",
+    "experiment",
     "paths",
 )
 """Everything a configuration holds."""
@@ -66,10 +71,12 @@ class Settings:
         threads: of PyTorch; None leaves its choice.
         bank: ``reuse`` or ``fresh``.
         force: compute a finished run again.
+        validate: whether the result is measured on the validation images.
         baseline: ``uniform`` or ``none``.
         prefix_memory_gib: memory for kept activations, in GiB.
         results, cache: folders.
         logger: `name` and what that logger takes.
+        sensitivity: what to measure instead of quantizing the model, constructed; or None.
         resolved: the whole configuration without interpolations, paths as given, for the record.
     """
 
@@ -89,6 +96,8 @@ class Settings:
     cache: Path
     logger: dict[str, Any]
     resolved: dict[str, Any]
+    validate: bool = True
+    sensitivity: Any = None
 
 
 def check(cfg: DictConfig) -> Settings:
@@ -99,11 +108,15 @@ def check(cfg: DictConfig) -> Settings:
     """
     values = resolved(cfg)
     _known_keys("", values, KEYS)
-    for key in ("lampq", "bit_set", "logger", "paths"):
+    for key in ("lampq", "bit_set", "effort", "logger", "experiment", "paths"):
         _mapping(key, values)
     _known_keys("lampq.", values["lampq"], ("mu", "beta", "gamma"))
     _known_keys("bit_set.", values["bit_set"], ("bits",))
+    _known_keys("effort.", values["effort"], ("candidates", "rounds", "steps"))
+    _known_keys("experiment.", values["experiment"], ("name", "without", "stand_ins"))
     _known_keys("paths.", values["paths"], ("results", "cache"))
+    optional(integer, "max_evaluations", values["max_evaluations"], minimum=0)
+    optional(_name, "experiment.name", values["experiment"]["name"])
     _bits("bits", values["bits"])
     weight_bits = _bits("weight_bits", values["weight_bits"])
     activation_bits = _bits("activation_bits", values["activation_bits"])
@@ -116,6 +129,7 @@ def check(cfg: DictConfig) -> Settings:
         "threads": optional(integer, "threads", values["threads"], minimum=1),
         "bank": choice("bank", values["bank"], ("reuse", "fresh")),
         "force": boolean("force", values["force"]),
+        "validate": boolean("validate", values["validate"]),
         "baseline": choice("baseline", values["baseline"], ("uniform", "none")),
         "prefix_memory_gib": number("prefix_memory_gib", values["prefix_memory_gib"], at_least=0),
         "results": Path(text("paths.results", values["paths"]["results"])).expanduser(),
@@ -124,6 +138,8 @@ def check(cfg: DictConfig) -> Settings:
         "device": _device(values["device"]),
     }
     parts = {name: construct(name, _mapping(name, values)) for name in PARTS}
+    if values["sensitivity"] is not None:
+        parts["sensitivity"] = construct("sensitivity", _mapping("sensitivity", values))
     budget = Budget(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
@@ -204,6 +220,12 @@ def _known_keys(prefix: str, values: dict[str, Any], keys: tuple[str, ...]) -> N
     for key in keys:
         if key not in values:
             raise LampQError(f"{prefix}{key} is missing: add {prefix}{key}=VALUE")
+
+
+def _name(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[\w-]+", value):
+        raise LampQError(f"{key}={shown(value)}: must be a word of letters, digits, - and _, as a folder's name")
+    return value
 
 
 def _bits(key: str, value: Any) -> Fraction:

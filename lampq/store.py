@@ -20,14 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lampq.fingerprint import fingerprint
+
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
-
-
-def fingerprint(key: object) -> str:
-    """A short hash of anything JSON-able; equal content gives equal hashes in every process."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Store:

@@ -13,10 +13,11 @@ from lampq.allocation.base import Search
 from lampq.bank import LayerBank
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.calibration.observation import Observer
+from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.models.timm_adapters import adapt
 from lampq.quantized_model import QuantizedModel
-from lampq.store import Store, fingerprint
+from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.sample_evaluation import SampleEvaluator
 

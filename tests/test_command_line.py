@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import lampq.command_line
 import lampq.pipeline
 import lampq.report.console
 from lampq.command_line import command_line, config_folder
@@ -57,10 +58,14 @@ def pipeline(monkeypatch):
         error = seen.raises.get(int(settings.budget.weight_bits)) or seen.raises.get("always")
         if error is not None:
             raise error
-        return [SimpleNamespace(metrics={"sample_loss": 1.5})]
+        return [SimpleNamespace(metrics={"sample_loss": 1.5}, fingerprint="f")]
 
     monkeypatch.setattr(lampq.pipeline, "run", stand_in)
     monkeypatch.setattr(lampq.report.console, "show", lambda records: None)
+    monkeypatch.setattr(lampq.report.console, "summary_line", lambda record: "a line")
+    # Jobs of a grid in this process, where the stand-in is; tests/test_isolation.py has them in their own.
+    here = SimpleNamespace(call=lambda function, *arguments: function(*arguments), stop=lambda: None)
+    monkeypatch.setattr(lampq.command_line, "_isolated", here)
     return seen
 
 

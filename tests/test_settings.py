@@ -75,7 +75,7 @@ def test_every_option_says_what_it_is(path):
 def test_every_option_composes_and_resolves(option):
     group, _, name = option.partition("=")
     values = compose(option)
-    if group != "method":
+    if group not in ("method", "scale", "experiment"):
         assert set(yaml.safe_load((CONF / group / f"{name}.yaml").read_text())) == set(values[group])
 
 
@@ -94,6 +94,10 @@ def test_every_option_passes_the_check(option, imagenet_folder):
         "model=timm_vit": ["model.name=deit3_small_patch16_224.fb_in1k"],
         "bit_set=b678910": ["bits=8"],
     }
+    if option.startswith("experiment="):
+        extra = {option: ["scale=smoke"]}
+    if option in ("scale=full", "scale=subset"):
+        extra = {option: [f"dataset.root={imagenet_folder}"]}
     check(compose(option, *extra.get(option, [])))
 
 

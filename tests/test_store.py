@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import lampq.store
-from lampq.store import Store, fingerprint
+from lampq.fingerprint import fingerprint
+from lampq.store import Store
 
 KEY = {"site": "blocks.0.attn.qkv", "bits": 3, "nested": {"mean": [0.5, 0.5]}, "none": None}
 

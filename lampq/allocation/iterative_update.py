@@ -69,6 +69,7 @@ def iterative_update(
     literal_swaps: bool,
     try_next_pairs: int,
     maximum_swaps: int,
+    max_evaluations: int | None = None,
 ) -> tuple[BitPlan, list[dict]]:
     """Swap bits between two layers as long as accuracy on D (then the mean loss) improves.
 
@@ -79,6 +80,7 @@ def iterative_update(
         literal_swaps: see `ranked_swaps`.
         try_next_pairs: how many further pairs are tried after one that failed (the paper: none).
         maximum_swaps: swaps after which the update stops in any case.
+        max_evaluations: swapped plans that are scored on D at most, accepted or not; None is no limit.
 
     Returns:
         The last accepted plan, and the history of all swaps that were tried.
@@ -95,7 +97,7 @@ def iterative_update(
         improved = False
         tried = 0
         for up, down in ranked_swaps(layers, bits, gains, costs, budget, literal_swaps):
-            if tried > try_next_pairs:
+            if tried > try_next_pairs or len(history) == max_evaluations:
                 break
             swapped = {**bits, up.name: bits[up.name] + 1, down.name: bits[down.name] - 1}
             candidate = budget.plan(sites, swapped, plan.origin)

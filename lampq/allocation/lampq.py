@@ -7,6 +7,7 @@ from lampq.allocation.base import Allocator, Search
 from lampq.allocation.dynamic_program import solve_dynamic_program
 from lampq.allocation.ilp import penalized_costs, solve_ilp
 from lampq.allocation.iterative_update import iterative_update
+from lampq.allocation.uniform import Uniform
 from lampq.budgets import Budget
 from lampq.limits import boolean, choice, fraction, integer, number, optional
 from lampq.plan import BitPlan
@@ -29,6 +30,8 @@ class LampQ(Allocator):
         beta: bits of that single layer.
         gamma: penalizing factor; a layer's error at B bits is gamma^-B Omega_i.
         type_scaling: idea I2; without it alpha_t = 1 for every type.
+        start: where the update starts: ``ilp`` (Problem 1) or ``uniform`` (equal bits; no metric, no program: what
+            idea I3 can do by itself).
         iterative_update: idea I3; without it the initial assignment is the answer.
         solver: ``ilp`` (PuLP's CBC, checked against the dynamic program) or ``dynamic_program``.
         drop: what A_t is measured by: ``accuracy``, ``loss``, or ``auto`` (loss where accuracy is within noise).
@@ -38,6 +41,7 @@ class LampQ(Allocator):
         try_next_pairs: further pairs tried after one that failed, before the update stops (the paper: 0, at which a
             single noisy failure ends it).
         maximum_swaps: accepted swaps at most; None allows 4N.
+        max_evaluations: plans scored on D in the update after the first one, at most; None is no limit.
     """
 
     name = "lampq"
@@ -49,6 +53,7 @@ class LampQ(Allocator):
         beta: int = 2,
         gamma: float = 4,
         type_scaling: bool = True,
+        start: str = "ilp",
         iterative_update: bool = True,
         solver: str = "ilp",
         drop: str = "auto",
@@ -57,11 +62,13 @@ class LampQ(Allocator):
         swaps: str = "feasible",
         try_next_pairs: int = 4,
         maximum_swaps: int | None = None,
+        max_evaluations: int | None = None,
     ) -> None:
         self.mu = fraction("lampq.mu", mu)
         self.beta = integer("lampq.beta", beta, minimum=1, maximum=16)
         self.gamma = number("lampq.gamma", gamma, above=1)
         self.type_scaling = boolean("allocator.type_scaling", type_scaling)
+        self.start = choice("allocator.start", start, ("ilp", "uniform"))
         self.iterative_update = boolean("allocator.iterative_update", iterative_update)
         self.solver = choice("allocator.solver", solver, tuple(SOLVERS))
         self.drop = choice("allocator.drop", drop, ("auto", "accuracy", "loss"))
@@ -70,16 +77,22 @@ class LampQ(Allocator):
         self.swaps = choice("allocator.swaps", swaps, ("feasible", "literal"))
         self.try_next_pairs = integer("allocator.try_next_pairs", try_next_pairs, minimum=0)
         self.maximum_swaps = optional(integer, "allocator.maximum_swaps", maximum_swaps, minimum=0)
+        self.max_evaluations = optional(integer, "max_evaluations", max_evaluations, minimum=0)
 
     def settings(self) -> dict:
         """All options; those of an idea that is switched off are left out, since they change nothing."""
-        settings = {key: value for key, value in vars(self).items() if key != "solver"}
+        unused = {"solver"}
+        if self.start == "ilp":
+            unused |= {"start"}
+        else:
+            unused |= {"mu", "beta", "gamma", "type_scaling", "drop", "labels"}
         if not self.type_scaling:
-            settings = {key: value for key, value in settings.items() if key not in ("mu", "beta", "drop")}
+            unused |= {"mu", "beta", "drop"}
         if not self.iterative_update:
-            unused = ("gain_ratios", "swaps", "try_next_pairs", "maximum_swaps")
-            settings = {key: value for key, value in settings.items() if key not in unused}
-        return settings
+            unused |= {"gain_ratios", "swaps", "try_next_pairs", "maximum_swaps", "max_evaluations"}
+        if self.max_evaluations is None:
+            unused |= {"max_evaluations"}
+        return {key: value for key, value in vars(self).items() if key not in unused}
 
     def allocate(self, search: Search, budget: Budget) -> BitPlan:
         """Algorithm 1, lines 1 to 27.
@@ -87,8 +100,33 @@ class LampQ(Allocator):
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
         """
-        layers = search.layers
         search.bank.check_bits("bit_set", *budget.candidates)
+        if self.start == "ilp":
+            plan, omega = self.initial_assignment(search, budget)
+        else:
+            plan, omega = Uniform().allocate(search, budget), {}
+            plan.origin.update(allocator=self.name, settings=self.settings(), initial_bits=plan.layer_bits())
+        search.bank.calibrate(plan)
+
+        # Step 2: error-based iterative updates (lines 13-26).
+        if self.iterative_update:
+            plan, swaps = iterative_update(
+                plan,
+                search,
+                budget,
+                ratios=RATIOS[self.gain_ratios](),
+                literal_swaps=self.swaps == "literal",
+                try_next_pairs=self.try_next_pairs,
+                maximum_swaps=len(search.layers) if self.maximum_swaps is None else self.maximum_swaps,
+                max_evaluations=self.max_evaluations,
+            )
+            plan.origin["swaps"] = swaps
+            log.info("iterative update: %d of %d swaps accepted", sum(s["accepted"] for s in swaps), len(swaps))
+        return plan.with_scores(omega)
+
+    def initial_assignment(self, search: Search, budget: Budget) -> tuple[BitPlan, dict[str, float]]:
+        """Lines 1 to 11: the metric Omega_i of every layer, and the plan that Problem 1 makes of it."""
+        layers = search.layers
         full_precision = BitPlan.full_precision(search.adapter.sites)
 
         # Type-aware Fisher-based metric (lines 1-10).
@@ -96,7 +134,7 @@ class LampQ(Allocator):
         scaling = self.scale_types(search, budget, traces, full_precision)
         omega = {s.name: scaling.alpha[s.type] * traces[s.name] if scaling else traces[s.name] for s in layers}
 
-        # Step 1: initial assignment (lines 11-12).
+        # Step 1: initial assignment (line 11).
         sizes = [s.parameters for s in layers]
         costs = penalized_costs([omega[s.name] for s in layers], budget.candidates, self.gamma)
         allocation = SOLVERS[self.solver](costs, sizes, budget.candidates, budget.total(sizes))
@@ -111,23 +149,7 @@ class LampQ(Allocator):
             "type_scaling": scaling.to_json() if scaling else None,
             "initial_bits": layer_bits,
         }
-        plan = budget.plan(search.adapter.sites, layer_bits, origin)
-        search.bank.calibrate(plan)
-
-        # Step 2: error-based iterative updates (lines 13-26).
-        if self.iterative_update:
-            plan, swaps = iterative_update(
-                plan,
-                search,
-                budget,
-                ratios=RATIOS[self.gain_ratios](),
-                literal_swaps=self.swaps == "literal",
-                try_next_pairs=self.try_next_pairs,
-                maximum_swaps=len(layers) if self.maximum_swaps is None else self.maximum_swaps,
-            )
-            origin["swaps"] = swaps
-            log.info("iterative update: %d of %d swaps accepted", sum(s["accepted"] for s in swaps), len(swaps))
-        return plan.with_scores(omega)
+        return budget.plan(search.adapter.sites, layer_bits, origin), omega
 
     def fisher_traces(self, search: Search) -> dict[str, float]:
         """tr(F_i) of every layer on the original parameters, over D."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lampq.errors import LampQError
+from lampq.fingerprint import fingerprint
 from lampq.limits import choice, integer, number, optional, shown, text
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
-from lampq.store import fingerprint
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")

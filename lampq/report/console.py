@@ -4,7 +4,7 @@ from rich.console import Console
 
 from lampq.record import RunRecord
 from lampq.report.bit_allocation import bits_grid
-from lampq.report.summary import summary_table
+from lampq.report.summary import duration, summary_table
 
 COPIED = (
     "top1",
@@ -40,3 +40,15 @@ def show(records: list[RunRecord]) -> None:
     console.print(bits_grid(records[-1].plan))
     for record in records:
         console.print(f"{record.metrics['allocator']}: {record.folder}", soft_wrap=True)
+
+
+def summary_line(record: RunRecord) -> str:
+    """A run's result in one line, as a grid shows it."""
+    metrics = record.metrics
+    bits = f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}"
+    parts = [f"{metrics['model']}, {metrics['base_quantizer']}, {metrics['allocator']} {bits}"]
+    if "top1" in metrics:
+        parts.append(f"top-1 {metrics['top1']:.2f} ± {metrics['top1_standard_error']:.2f} %")
+    elif "sample_top1" in metrics:
+        parts.append(f"top-1 on D {metrics['sample_top1']:.2f} %")
+    return ", ".join([*parts, duration(metrics["seconds_total"]), record.fingerprint])

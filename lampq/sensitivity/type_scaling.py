@@ -93,7 +93,7 @@ def type_scaling(
                 per_image = torch.stack([base.correct - score.correct for score in mine])
             else:
                 per_image = torch.stack([score.loss - base.loss for score in mine])
-            mean[type], error[type] = _mean_and_error(per_image)
+            mean[type], error[type] = mean_and_error(per_image.mean(0))
         return mean, error
 
     chosen = measure
@@ -109,8 +109,7 @@ def type_scaling(
     return TypeScaling(alpha, mean, error, mean_trace, chosen, blocks)
 
 
-def _mean_and_error(per_image: Tensor) -> tuple[float, float]:
-    """Mean over layers and images ``[layers, images]``, and its standard error with the images as the sample."""
-    averaged = per_image.mean(0)
-    count = averaged.numel()
-    return averaged.mean().item(), averaged.std().item() / math.sqrt(count) if count > 1 else math.inf
+def mean_and_error(per_image: Tensor) -> tuple[float, float]:
+    """Mean over images ``[images]``, and its standard error."""
+    count = per_image.numel()
+    return per_image.mean().item(), per_image.std().item() / math.sqrt(count) if count > 1 else math.inf

@@ -49,6 +49,9 @@ class SampleEvaluator:
     differs from it in a late block runs only from there. Results are kept in the store: an interrupted search, or
     another search over the same plans, reads them.
 
+    Attributes:
+        evaluations: plans that were computed here and not read.
+
     Args:
         quantized: the model that plans are applied to.
         task: images, labels and what is measured.
@@ -63,6 +66,7 @@ class SampleEvaluator:
         self.task = task
         self.store = store
         self.evaluations = 0
+        self._asked: set[str] = set()
         self._identity = identity
         self._memory_limit = memory_limit
         self._base: BitPlan = BitPlan.full_precision(quantized.adapter.sites)
@@ -83,9 +87,15 @@ class SampleEvaluator:
         Args:
             keep: hold on to the plan's states, since it may become the base; takes the memory limit once more.
         """
+        self._asked.add(plan.key())
         key = {**self._identity, "plan": plan.key(), "sample": self.task.identity["sample"]}
         stored = self.store.fetch("scores", key, lambda: self._evaluate(plan, keep))
         return Score(stored["loss"], stored["top1"])
+
+    @property
+    def scored(self) -> int:
+        """Different plans that were asked for, computed here or read: the cost of a search in evaluations of D."""
+        return len(self._asked)
 
     def full_precision_logits(self) -> Tensor:
         """Logits of the full-precision model on D, ``[images, classes]``; runs only what is not kept already."""

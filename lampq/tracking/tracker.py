@@ -14,8 +14,8 @@ class Tracker:
     def log_stage(self, name: str, values: dict[str, float]) -> None:
         """Tell the numbers of a stage, for example its seconds, when it is done."""
 
-    def finish(self, metrics: dict, plan: BitPlan, figure: Path) -> None:
-        """Tell the results: metrics (numbers and labels), the bit plan, and the bit-allocation figure (PNG)."""
+    def finish(self, metrics: dict, plan: BitPlan | None, figure: Path | None) -> None:
+        """Tell the results: metrics (numbers and labels), the bit plan and a figure (PNG), if any."""
 
     def close(self, failed: bool) -> None:
         """End the run's log, after `finish` or after a failure."""

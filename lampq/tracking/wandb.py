@@ -39,7 +39,7 @@ class WandbTracker(Tracker):
     def log_stage(self, name: str, values: dict[str, float]) -> None:
         self._attempt(lambda: self._run.log({f"{name}/{key}": value for key, value in values.items()}))
 
-    def finish(self, metrics: dict, plan: BitPlan, figure: Path) -> None:
+    def finish(self, metrics: dict, plan: BitPlan | None, figure: Path | None) -> None:
         self._attempt(lambda: self._finish(metrics, plan, figure))
 
     def close(self, failed: bool) -> None:
@@ -47,7 +47,7 @@ class WandbTracker(Tracker):
             self._attempt(lambda: self._run.finish(exit_code=1 if failed else 0), always=True)
             self._run = None
 
-    def _finish(self, metrics: dict, plan: BitPlan, figure: Path) -> None:
+    def _finish(self, metrics: dict, plan: BitPlan | None, figure: Path | None) -> None:
         import wandb
 
         self._run.summary.update(metrics)
@@ -56,9 +56,14 @@ class WandbTracker(Tracker):
             labels.append(f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}")
         if labels:
             self._run.name = " ".join(labels)
-        columns = [field.name for field in fields(SitePlan)]
-        table = wandb.Table(columns=columns, data=[list(asdict(site).values()) for site in plan.sites])
-        self._run.log({"plan": table, "bit_allocation": wandb.Image(str(figure))})
+        media: dict[str, Any] = {} if figure is None else {figure.stem: wandb.Image(str(figure))}
+        if plan is not None:
+            columns = [field.name for field in fields(SitePlan)]
+            media["plan"] = wandb.Table(columns=columns, data=[list(asdict(site).values()) for site in plan.sites])
+        if media:
+            self._run.log(media)
+        if plan is None:
+            return
         path = self._folder / "wandb" / "plan.json"
         plan.write(path)
         artifact = wandb.Artifact(f"plan-{self._run.id}", type="bit_plan")

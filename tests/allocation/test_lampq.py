@@ -120,6 +120,8 @@ OPTIONS = {
     "swaps": "literal",
     "try_next_pairs": 0,
     "maximum_swaps": 0,
+    "max_evaluations": 0,
+    "start": "uniform",
 }
 
 

@@ -1,0 +1,164 @@
+"""What went wrong, in one line: what a user can do about it where that is known, else where the traceback is."""
+
+import difflib
+import errno
+import os
+import re
+import shutil
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException, SearchPathException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lampq.config_folder import config_folder
+from lampq.errors import LampQError
+from lampq.limits import did_you_mean
+
+TRACEBACK = "LAMPQ_TRACEBACK"
+"""Environment variable: 1 shows the traceback of any failure."""
+
+
+def explain_failure(error: BaseException, paths: Sequence[str], folder: str) -> str:
+    """One line on what went wrong in a job; the traceback of an unexpected error goes to a file that it names.
+
+    Args:
+        paths: the folders that a run writes to.
+        folder: where the traceback goes.
+    """
+    if isinstance(error, LampQError):
+        return line(error)
+    if "No space left on device" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return f"{_full_folder(error, paths)}: the disk is full; make room and run the same command again to resume"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.filename}: {error.strerror}; choose other folders by paths.results and paths.cache"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "out of GPU memory: lower dataset.batch_size or prefix_memory_gib, or use device=cpu"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory: lower dataset.batch_size or prefix_memory_gib"
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "lampq").startswith("lampq"):
+        return f"the package {error.name} is not installed: pip install {error.name}"
+    return f"{type(error).__name__}: {line(error)} (unexpected; {_write_traceback(error, folder)})"
+
+
+def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
+    """One line on what Hydra could not compose: the override, and what would be right."""
+    first = line(str(error).split("\n")[0])
+    if isinstance(error, OverrideParseException):
+        remedy = "write KEY=VALUE or GROUP=OPTION, lists as [2,3], and quote what has spaces, commas or brackets"
+        return f"{error.override}: cannot be read; {remedy}"
+    if isinstance(error, SearchPathException):
+        return f"{first}; give the folder that holds your own groups"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return _no_such_option(group or "config", option, sorted(error.options or ()))
+    if match := re.match(r"Ambiguous value for argument '(.+)'$", first):
+        return f"{match[1]}: several values are a grid; add --multirun, or write a list as [A,B]"
+    if match := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", first):
+        key = match[1].partition("@")[0]
+        return f"{_override_of(key, arguments)}: there is no such key or group{_near_key(key, arguments)}"
+    if match := re.match(r"Could not append to config\. An item is already at '(.+)'", first):
+        return f"+{match[1]}: is there already; leave out the +"
+    if match := re.match(r"Multiple values for (\S+)\. ", first):
+        return f"+{match[1]}: the group has its option already; leave out the +"
+    if str(error).startswith("Config group override must be"):
+        return _number_for_group(arguments)
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {first}; give it a value of its own"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; choose another folder by paths.results"
+    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        return f"{first.rstrip('.')}: {line(str(error.__cause__).splitlines()[0])}"
+    return f"{first}; {TRACEBACK}=1 shows where"
+
+
+def _number_for_group(arguments: Sequence[str]) -> str:
+    """Hydra refuses a number as a group's option without saying which."""
+    for argument in arguments:
+        group, _, option = argument.partition("=")
+        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml")) if group else []
+        if options and option not in options:
+            return _no_such_option(group, option, options)
+    return "an override without a key or a group; write KEY=VALUE or GROUP=OPTION"
+
+
+def _no_such_option(group: str, option: str, options: list[str]) -> str:
+    near = did_you_mean(option, options) or did_you_mean(f"b{option}", options)
+    return f"{group}={option}: no such option{near}{';' if not near else ''} one of {', '.join(options)}"
+
+
+def _override_of(key: str, arguments: Sequence[str]) -> str:
+    """The argument as it was typed, of a key that Hydra names."""
+    return next((a for a in arguments if re.split("[=@]", a.lstrip("+~"))[0] == key), key)
+
+
+def _near_key(key: str, arguments: Sequence[str]) -> str:
+    """A known key or group like the given one, or the keys beside it."""
+    values = OmegaConf.to_container(_composed(arguments), resolve=False)
+    groups = [folder.name for folder in config_folder().iterdir() if any(folder.glob("*.yaml"))]
+    known = [*_flat("", values), *groups]
+    known = [k for k in known if not k.endswith("_target_")]
+    parent = key.rpartition(".")[0]
+    siblings = [k for k in known if parent and k.rpartition(".")[0] == parent]
+    last = key.rpartition(".")[2]
+    if siblings:
+        near = [f"{parent}.{k}" for k in difflib.get_close_matches(last, [k.rpartition(".")[2] for k in siblings], n=1)]
+    else:
+        near = difflib.get_close_matches(key, known, n=1)
+    near = near or [k for k in known if k.rpartition(".")[2] == last]
+    if near:
+        return f"; did you mean {near[0]}?"
+    if siblings:
+        return f"; there {'are' if len(siblings) > 1 else 'is'} {', '.join(siblings)}"
+    return "; --hydra-help lists what there is" if key.startswith("hydra") else "; --help lists what there is"
+
+
+def _composed(arguments: Sequence[str]) -> DictConfig:
+    """The configuration with the groups that were chosen, whatever else was asked for."""
+    chosen = []
+    for argument in arguments:
+        group, _, option = argument.partition("=")
+        if (config_folder() / group / f"{option}.yaml").is_file():
+            chosen.append(argument)
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra.compose("config", overrides=chosen)
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> list[str]:
+    keys = []
+    for key, value in values.items():
+        keys.append(prefix + key)
+        if isinstance(value, dict):
+            keys += _flat(f"{prefix}{key}.", value)
+    return keys
+
+
+def _full_folder(error: BaseException, paths: Sequence[str]) -> str:
+    """The path that could not be written, or else the fuller one of the two folders that a run writes to."""
+    if getattr(error, "filename", None):
+        return str(error.filename)
+    free = {}
+    for path in paths:
+        folder = Path(path).expanduser().absolute()
+        while not folder.exists():
+            folder = folder.parent
+        free[str(path)] = shutil.disk_usage(folder).free
+    return min(free, key=free.get)
+
+
+def _write_traceback(error: BaseException, folder: str) -> str:
+    path = Path(folder) / f"traceback-{os.getpid()}.txt"
+    try:
+        path.write_text("".join(traceback.format_exception(error)))
+    except OSError:
+        return f"{TRACEBACK}=1 shows where"
+    return f"traceback in {os.path.relpath(path)}"
+
+
+def line(message: object) -> str:
+    """A message without line breaks."""
+    return " ".join(str(message).split())

@@ -1,0 +1,69 @@
+"""How every figure looks: one colour-blind-safe palette, one size of text, PNG and PDF and the data as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lampq.atomic_write import write_text
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, told apart with any kind of colour vision."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""Shapes beside the colours, for print without colour."""
+WIDTH, HEIGHT = 4.2, 2.9
+"""Inches of one panel."""
+
+
+def panels(count: int, *, share_y: bool = False, width: float = WIDTH, height: float = HEIGHT) -> tuple[Any, list[Any]]:
+    """A figure of `count` panels beside each other: the figure and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * count, height), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False, sharey=share_y)[0]
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(axis="y", color="0.9", linewidth=0.8)
+        each.set_axisbelow(True)
+        each.tick_params(labelsize=8)
+    return figure, list(axes)
+
+
+def line(axes: Any, x: Sequence[float], y: Sequence[float], label: str, index: int, error: Any = None) -> None:
+    """One series in the palette's colour and shape number `index`, with standard errors where there are any."""
+    look = {
+        "color": PALETTE[index % len(PALETTE)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.3,
+        "label": label,
+    }
+    if error is None:
+        axes.plot(x, y, **look)
+    else:
+        axes.errorbar(x, y, yerr=error, elinewidth=0.8, capsize=1.5, **look)
+
+
+def save(figure: Any, path: Path, rows: list[dict[str, Any]] | None = None) -> None:
+    """Write a figure as PNG and PDF, and the numbers in it as CSV beside them.
+
+    Args:
+        path: of the PNG; its folder is made when needed.
+        rows: the numbers; None writes no CSV.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=200, metadata={"Software": None})
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    if rows is not None:
+        write_rows(path.with_suffix(".csv"), rows)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV, columns in the order in which they first appear."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text.getvalue())
