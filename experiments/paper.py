@@ -1,27 +1,118 @@
 """What the paper printed, for the column beside ours; never used in its place."""
 
 import csv
+from dataclasses import dataclass, field
 from importlib import resources
 
-COLUMNS = {
-    "vit_small_patch16_224": "ViT-S",
-    "vit_base_patch16_224": "ViT-B",
-    "deit_tiny_patch16_224": "DeiT-T",
-    "deit_small_patch16_224": "DeiT-S",
-    "deit_base_patch16_224": "DeiT-B",
-    "swin_small_patch4_window7_224": "Swin-S",
-    "swin_base_patch4_window7_224": "Swin-B",
+MODELS = {
+    "vit_small": "ViT-S",
+    "vit_base": "ViT-B",
+    "deit_tiny": "DeiT-T",
+    "deit_small": "DeiT-S",
+    "deit_base": "DeiT-B",
+    "swin_tiny": "Swin-T",
+    "swin_small": "Swin-S",
+    "swin_base": "Swin-B",
 }
-"""timm's architecture -> column of table 3."""
+"""``model=NAME`` -> column of tables 3, 5 and 10."""
 
-BASE_QUANTIZERS = {"adalog": "AdaLog"}
-"""Base quantizer of a uniform run -> row of table 3."""
+DETECTORS = {
+    "mask_rcnn_swin_tiny": "Mask R-CNN Swin-T",
+    "mask_rcnn_swin_small": "Mask R-CNN Swin-S",
+    "cascade_mask_rcnn_swin_tiny": "Cascade Mask R-CNN Swin-T",
+    "cascade_mask_rcnn_swin_small": "Cascade Mask R-CNN Swin-S",
+}
+"""``model=NAME`` -> columns of table 4, AP box and AP mask."""
+
+METHODS = {
+    "qdrop": "QDrop",
+    "ptq4vit": "PTQ4ViT",
+    "pd_quant": "PD-Quant",
+    "repq_vit": "RepQ-ViT",
+    "optq": "OPTQ",
+    "erq": "ERQ",
+    "adalog": "AdaLog",
+    "vt_ptq": "VT-PTQ",
+    "lampq": "LampQ",
+}
+"""``method=NAME`` -> row of tables 3, 4 and 10."""
+
+ZERO_SHOT_METHODS = {"psaq_vit": "PSAQ-ViT", "psaq_vit_vt_ptq": "VT-PTQ", "psaq_vit_lampq": "LampQ"}
+"""``method=NAME`` -> row of table 5."""
+
+ABLATION = {
+    "adalog": "Base: AdaLog",
+    "vt_ptq": "Base + VT-PTQ",
+    "lampq_without_update": "Base + I1 + I2",
+    "lampq_without_type_scaling": "Base + I1 + I3",
+    "lampq_update_only": "Base + I1 + I3",
+    "lampq": "LampQ",
+}
+"""``method=NAME`` -> row of table 6. The paper does not say what I3 starts from without I2: both readings are run."""
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row as printed.
+
+    Attributes:
+        method: the ``method=NAME`` that measures it.
+        bits: weight and activation bits, as 3/3.
+        label, printed_bits: as printed.
+        values: printed numbers by ``model=NAME``.
+    """
+
+    method: str
+    bits: str
+    label: str
+    printed_bits: str
+    values: dict[str, float | str] = field(default_factory=dict)
 
 
 def table(number: int) -> list[dict[str, str]]:
     """Rows of a table as printed."""
     path = resources.files(__package__) / "published" / f"table{number}.csv"
     return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def full_precision(number: int) -> dict[str, float]:
+    """Full-precision accuracy (percent) of a table's models, by ``model=NAME``."""
+    first = table(number)[0]
+    return {model: float(first[column]) for model, column in MODELS.items() if column in first}
+
+
+def accuracy_rows(number: int, methods: dict[str, str]) -> list[PaperRow]:
+    """Rows of table 3, 5 or 10 but the full-precision one; accuracies in percent, times as text."""
+    by_label = {label: name for name, label in methods.items()}
+    rows = []
+    for printed in table(number):
+        if printed["w/a"] == "32/32":
+            continue
+        values = {m: _number(printed[column]) for m, column in MODELS.items() if printed.get(column)}
+        bits = printed["w/a"].replace("MP", "")
+        rows.append(PaperRow(by_label[printed["method"]], bits, printed["method"], printed["w/a"], values))
+    return rows
+
+
+def detection_rows() -> list[PaperRow]:
+    """Rows of table 4: AP box / AP mask."""
+    by_label = {label: name for name, label in METHODS.items()}
+    rows = []
+    for printed in table(4)[1:]:
+        values = {m: f"{printed[f'{c} AP box']} / {printed[f'{c} AP mask']}" for m, c in DETECTORS.items()}
+        bits = printed["w/a"].replace("MP", "")
+        rows.append(PaperRow(by_label[printed["method"]], bits, printed["method"], printed["w/a"], values))
+    return rows
+
+
+def ablation_rows() -> list[PaperRow]:
+    """Rows of table 6: DeiT-S at 3 bits."""
+    printed = {row["method"]: float(row["DeiT-S 3-bit top-1"]) for row in table(6)}
+    notes = {"lampq_without_type_scaling": " (alpha = 1)", "lampq_update_only": " (uniform start)"}
+    return [
+        PaperRow(method, "3/3", label + notes.get(method, ""), "3/3", {"deit_small": printed[label]})
+        for method, label in ABLATION.items()
+    ]
 
 
 def published_top1(model: str, base_quantizer: str, allocator: str, weight_bits: float) -> float | None:
@@ -32,19 +123,19 @@ def published_top1(model: str, base_quantizer: str, allocator: str, weight_bits:
         base_quantizer, allocator: names of the parts; ``full_precision`` is the table's first row.
         weight_bits: b_t; weights and activations alike.
     """
-    column = COLUMNS.get(model.partition(".")[0])
-    if column is None:
-        return None
-    bits = f"{weight_bits:g}"
+    architecture = model.partition(".")[0]
+    name = next((m for m in MODELS if architecture.startswith(f"{m}_patch")), None)
     if base_quantizer == "full_precision":
-        wanted = ("Full-Precision", "32/32")
-    elif allocator == "lampq" and base_quantizer == "adalog":
-        wanted = ("LampQ", f"{bits}MP/{bits}MP")
-    elif allocator == "uniform":
-        wanted = (BASE_QUANTIZERS.get(base_quantizer, ""), f"{bits}/{bits}")
-    else:
-        return None
-    for row in table(3):
-        if (row["method"], row["w/a"]) == wanted:
-            return float(row[column])
-    return None
+        return full_precision(3).get(name)
+    searched = {("adalog", "lampq"): "lampq", ("adalog", "vt_ptq"): "vt_ptq"}
+    method = base_quantizer if allocator == "uniform" else searched.get((base_quantizer, allocator))
+    bits = f"{weight_bits:g}/{weight_bits:g}"
+    found = [row.values.get(name) for row in accuracy_rows(3, METHODS) if (row.method, row.bits) == (method, bits)]
+    return found[0] if found else None
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

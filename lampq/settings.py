@@ -113,7 +113,7 @@ def check(cfg: DictConfig) -> Settings:
     _known_keys("lampq.", values["lampq"], ("mu", "beta", "gamma"))
     _known_keys("bit_set.", values["bit_set"], ("bits",))
     _known_keys("effort.", values["effort"], ("candidates", "rounds", "steps"))
-    _known_keys("experiment.", values["experiment"], ("name", "without", "stand_ins"))
+    _known_keys("experiment.", values["experiment"], ("name", "scale", "without", "stand_ins"))
     _known_keys("paths.", values["paths"], ("results", "cache"))
     optional(integer, "max_evaluations", values["max_evaluations"], minimum=0)
     optional(_name, "experiment.name", values["experiment"]["name"])

@@ -1,0 +1,221 @@
+"""Tables of accuracies: methods by models, our number, its error, the paper's number and the difference."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lampq.cells import NOT_AVAILABLE
+from lampq.report.summary import duration
+from lampq.report.table import Lines, Table, marked
+
+from . import paper
+from .measured import Row, Run, measured, widest
+
+TOLERANCE = 3.0
+"""Points by which a drop may be worse than published before the table says that it is not reproduced."""
+
+LEGEND = (
+    "Top-1 in percent, simulated quantization. ±: standard error over images, or, of several seeds, standard deviation "
+    "over seeds. In brackets: ours minus the paper's. Drop: to full precision on the same images, its error paired by "
+    "image. Reweighted: our images weighed so that full precision is as often right as the paper prints; this is what "
+    "to hold against the paper where only part of the validation images was used. Nothing is filled in from the paper."
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a table of accuracies has.
+
+    Attributes:
+        experiment: name of the experiment, of the cells and of the files.
+        title: of the table.
+        rows: the paper's rows.
+        models: column label by ``model=NAME``.
+        full_precision: the paper's full-precision accuracy by model.
+        paper_column: the paper's model whose numbers stand beside every model's (table 6 has only DeiT-S); None takes
+            those of the model itself.
+    """
+
+    experiment: str
+    title: str
+    rows: Callable[[], list[paper.PaperRow]]
+    models: dict[str, str]
+    full_precision: Callable[[], dict[str, float]]
+    paper_column: str | None = None
+
+
+def accuracy_table(results: Path, layout: Layout) -> Table:
+    """Put the table together from the cells in a results folder."""
+    rows, printed_rows = measured(results, layout.experiment), layout.rows()
+    known = {row.model for row in rows}
+    models = [m for m in layout.models if m in known] + sorted(m for m in known if m and m not in layout.models)
+    places: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
+    for printed in printed_rows:
+        places[printed.method, printed.bits, ""] = {}
+    for row in rows:
+        places.setdefault((row.method or "", _bits(row), row.variation), {}).setdefault(row.model, []).append(row)
+
+    body, notes, records = [_full_precision_cells(layout, models, rows)], [], []
+    for (method, bits, variation), by_model in places.items():
+        printed = next((p for p in printed_rows if (p.method, p.bits) == (method, bits)), None)
+        label = (printed.label if printed else method) + (f", {variation}" if variation else "")
+        cells: list[Lines] = [[label], [printed.printed_bits if printed else bits]]
+        for model in models:
+            chosen = widest(by_model.get(model, []))
+            lines, cell_records = _cell(layout, chosen, model, printed, notes)
+            cells.append(lines)
+            records += [
+                {"method": label, "w/a": bits, "model": layout.models.get(model, model), **r} for r in cell_records
+            ]
+        body.append(cells)
+    missing = sorted({f"`{row.cell.reason}`" for row in rows if row.state == NOT_AVAILABLE})
+    remarks = [LEGEND]
+    if layout.paper_column:
+        remarks.append(f"The paper prints this table for {paper.MODELS[layout.paper_column]} alone.")
+    if missing:
+        remarks.append(f"Not available: {', '.join(missing)}.")
+    remarks += _runs(rows)
+    header = ["method", "W/A", *(layout.models.get(model, model) for model in models)]
+    return Table(layout.experiment, layout.title, header, body, notes, remarks, records)
+
+
+def _full_precision_cells(layout: Layout, models: list[str], rows: list[Row]) -> list[Lines]:
+    """The first row: full precision on the same images."""
+    cells: list[Lines] = [["Full precision"], ["32/32"]]
+    for model in models:
+        runs = [r.run for r in widest(row for row in rows if row.model == model) if r.run and "images" in r.run.metrics]
+        lines = ["–"]
+        if runs:
+            metrics = runs[0].metrics
+            error = metrics["top1_full_precision_standard_error"]
+            lines = [f"{metrics['top1_full_precision']:.2f} ± {error:.2f}"]
+        published = layout.full_precision().get(layout.paper_column or model)
+        if published is not None:
+            lines.append(f"paper {published:.2f}")
+        cells.append(lines)
+    return cells
+
+
+def _cell(
+    layout: Layout, rows: list[Row], model: str, printed: paper.PaperRow | None, notes: list[str]
+) -> tuple[Lines, list[dict[str, Any]]]:
+    """What a cell says, and its records; footnotes are added to `notes`."""
+    runs = [row.run for row in rows if row.run is not None and "top1" in row.run.metrics]
+    column = layout.paper_column or model
+    published = printed.values.get(column) if printed else None
+    if not runs:
+        return [_state(rows), *([f"paper {published}"] if published is not None else [])], [
+            {"state": _state(rows), "paper_top1": published}
+        ]
+    full = layout.full_precision().get(column)
+    comparable = isinstance(published, float) and full is not None
+    records = [_record(run, published if comparable else None, full) for run in runs]
+    top1 = statistics.fmean(record["top1"] for record in records)
+    seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
+    spread = statistics.stdev(r["top1"] for r in records) if seeds else records[0]["top1_standard_error"]
+    marks = "".join(marked(_note(notes, text)) for text in dict.fromkeys(map(footnote, runs)) if text)
+    lines = [f"{top1:.2f} ± {spread:.2f}{seeds}{marks}"]
+    drop = statistics.fmean(record["top1_difference"] for record in records)
+    drop_error = "" if seeds else f" ± {records[0]['top1_difference_standard_error']:.2f}"
+    if not comparable:
+        return [*lines, f"drop {_signed(drop)}{drop_error}"], records
+    lines.append(f"paper {published:.2f} ({_signed(top1 - published)})")
+    lines.append(f"drop {_signed(drop)}{drop_error}, paper {_signed(published - full)}")
+    reweighted = statistics.fmean(record["top1_reweighted"] for record in records)
+    if runs[0].on_a_subset:
+        lines.append(f"reweighted {reweighted:.2f}")
+    if layout.paper_column in (None, model) and reweighted - full < published - full - TOLERANCE:
+        lines.append("not reproduced")
+    return lines, records
+
+
+def _record(run: Run, published: float | None, full: float | None) -> dict[str, Any]:
+    metrics, environment = run.metrics, run.environment
+    record: dict[str, Any] = {"state": "done"}
+    for name in (
+        "top1",
+        "top1_standard_error",
+        "top1_difference",
+        "top1_difference_standard_error",
+        "top1_full_precision",
+        "images",
+        "sample_images",
+        "evaluations",
+        "average_weight_bits",
+        "packed_bytes",
+        "bops",
+        "seconds_total",
+        "seconds_cold",
+        "seed",
+    ):
+        record[name] = metrics.get(name)
+    record["paper_top1"] = published
+    if published is not None:
+        record |= {
+            "difference_to_paper": metrics["top1"] - published,
+            "paper_full_precision": full,
+            "paper_drop": published - full,
+            "top1_reweighted": run.top1_at(full),
+        }
+    for name in ("device", "processor", "threads", "commit", "started", "command"):
+        record[name] = environment.get(name)
+    return {**record, "fingerprint": run.fingerprint}
+
+
+def footnote(run: Run) -> str:
+    """What was less than the paper's setting in a run: images, search; empty where nothing was."""
+    metrics, parts = run.metrics, []
+    if run.on_a_subset:
+        parts.append(f"{metrics['images']} of {metrics['full_validation_images']:,} validation images")
+    if metrics.get("sample_images", 1024) < 1024:
+        parts.append(f"D of {metrics['sample_images']} images")
+    limit = run.plan.origin.get("settings", {}).get("max_evaluations")
+    if limit is not None:
+        parts.append(f"at most {limit} further plans scored in the search")
+    search = run.identity["base_quantizer"][2]
+    published = {"candidates": 128, "rounds": 3, "steps": 6}
+    if any(search.get(key, value) != value for key, value in published.items()):
+        parts.append("shortened search of the base quantizer")
+    return "; ".join(parts)
+
+
+def _note(notes: list[str], text: str) -> int:
+    if text not in notes:
+        notes.append(text)
+    return notes.index(text)
+
+
+def _state(rows: list[Row]) -> str:
+    states = {row.state for row in rows}
+    for state in ("running", "failed", "interrupted", "planned", NOT_AVAILABLE):
+        if state in states:
+            return "missing" if state == "planned" else state
+    return "missing"
+
+
+def _bits(row: Row) -> str:
+    if row.run is not None:
+        return f"{row.run.metrics['weight_bits']:g}/{row.run.metrics['activation_bits']:g}"
+    asked = row.cell.overrides
+    weight = asked.get("weight_bits", asked.get("bits", "?"))
+    return f"{weight}/{asked.get('activation_bits', asked.get('bits', '?'))}"
+
+
+def _runs(rows: list[Row]) -> list[str]:
+    """A line a run: fingerprint, command, commit, seed, device and time."""
+    lines = {}
+    for row in rows:
+        if row.run is not None:
+            metrics, where = row.run.metrics, row.run.environment
+            lines[row.run.fingerprint] = (
+                f"`{row.run.fingerprint}`: `{where['command']}`; commit {where['commit']}, seed {metrics['seed']}, "
+                f"{where['device']}, {where['processor']}, {where['threads']} threads, {where['started']}, "
+                f"{duration(metrics['seconds_total'])} ({duration(metrics['seconds_cold'])} with nothing on disk)"
+            )
+    return list(lines.values())
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")

@@ -1,0 +1,149 @@
+"""What was measured: the cells of an experiment with the runs that they led to."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lampq.cells import DONE, Cell, read_cells
+from lampq.plan import BitPlan
+
+NOT_A_VARIATION = ("method", "model", "bits", "scale", "seed", "dataset", "dataset.root", "model.checkpoint", "bank")
+"""Overrides that place a cell in a table; any other makes a row of its own."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run's folder.
+
+    Attributes:
+        folder: ``runs/FINGERPRINT`` of a results folder.
+    """
+
+    folder: Path
+
+    @property
+    def fingerprint(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return json.loads((self.folder / "environment.json").read_text())
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return json.loads((self.folder / "identity.json").read_text())
+
+    @cached_property
+    def plan(self) -> BitPlan:
+        return BitPlan.read(self.folder / "plan.json")
+
+    @cached_property
+    def outcomes(self) -> tuple[list[int], list[int]]:
+        """Which validation images full precision and the quantized model get right: 1 or 0 an image."""
+        with (self.folder / "outcomes.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [int(row["full_precision_top1"]) for row in rows], [int(row["top1"]) for row in rows]
+
+    @property
+    def on_a_subset(self) -> bool:
+        """Whether fewer validation images were used than there are."""
+        return self.metrics["images"] < self.metrics["full_validation_images"]
+
+    def top1_at(self, full_precision: float) -> float:
+        """Top-1 (percent) if the full-precision model were right on `full_precision` percent of the images.
+
+        Images are easier or harder than the whole validation set. Ours are weighed so that full precision is as often
+        right as the paper prints: the share of its right (and wrong) images that quantization gets right, times the
+        paper's full-precision accuracy (and its complement).
+        """
+        before, after = self.outcomes
+        kept = [q for f, q in zip(before, after, strict=True) if f]
+        gained = [q for f, q in zip(before, after, strict=True) if not f]
+        right, wrong = (statistics.fmean(values) if values else 0.0 for values in (kept, gained))
+        return full_precision * right + (100 - full_precision) * wrong
+
+
+def paired_difference(one: Run, other: Run) -> tuple[float, float]:
+    """Points of top-1 by which `one` is ahead of `other` on the same images, and the paired standard error.
+
+    Raises:
+        ValueError: they were measured on different images.
+    """
+    if one.identity["images"]["validation"] != other.identity["images"]["validation"]:
+        raise ValueError("different validation images")
+    differences = [a - b for a, b in zip(one.outcomes[1], other.outcomes[1], strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    return 100 * statistics.fmean(differences), 100 * error
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell of an experiment, with its last run where there is one.
+
+    Attributes:
+        cell: what was asked.
+        state: how it stands now.
+        run: the run that was asked for; None where it is not done.
+    """
+
+    cell: Cell
+    state: str
+    run: Run | None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("method", "model", "seed"):
+            return self.cell.overrides.get(name)
+        raise AttributeError(name)
+
+    @property
+    def variation(self) -> str:
+        """Overrides that place it in no row of the paper, for example ``lampq.gamma=2``."""
+        rest = {k: v for k, v in self.cell.overrides.items() if k not in NOT_A_VARIATION}
+        return ", ".join(f"{key}={value}" for key, value in rest.items())
+
+    @property
+    def bits(self) -> str | None:
+        """b_t as asked, or the run's."""
+        if self.run is not None:
+            return f"{self.run.metrics['weight_bits']:g}"
+        return self.cell.overrides.get("bits")
+
+
+def measured(results: Path, experiment: str) -> list[Row]:
+    """All cells of an experiment in a results folder; those whose run's folder has gone are not done any more."""
+    rows = []
+    for cell in read_cells(results, experiment):
+        run = None
+        if cell.state == DONE and cell.fingerprints:
+            folder = results / "runs" / cell.fingerprints[-1]
+            run = Run(folder) if (folder / "metrics.json").is_file() else None
+        state = cell.state_now(results)
+        rows.append(Row(cell, "missing" if state == DONE and run is None else state, run))
+    return rows
+
+
+def widest(rows: Iterable[Row]) -> list[Row]:
+    """Of rows for the same place in a table, those on the most validation images (then of the largest D), one a seed.
+
+    Rows that are not done come last: a state is shown only where nothing is measured.
+    """
+
+    def size(row: Row) -> tuple[int, int]:
+        if row.run is None:
+            return (-1, -1)
+        return row.run.metrics.get("images", 0), row.run.metrics.get("sample_images", 0)
+
+    ordered = sorted(rows, key=size, reverse=True)
+    best = [row for row in ordered if size(row) == size(ordered[0])]
+    by_run = {row.run.fingerprint if row.run else id(row): row for row in best}
+    return sorted(by_run.values(), key=lambda row: row.seed or "")

@@ -1,0 +1,128 @@
+"""A table for people (Markdown, LaTeX, HTML) and for programs (CSV), written from one object."""
+
+import html
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lampq.atomic_write import write_text
+from lampq.report.style import write_rows
+
+Lines = list[str]
+"""What one cell says, a line each."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table with footnotes.
+
+    Attributes:
+        name: of the files.
+        title: what is measured, in which unit.
+        header: of the columns.
+        body: rows of cells; a cell is a list of lines.
+        notes: footnotes, marked a, b, ... where the cells refer to them.
+        remarks: what else the reader should know, a paragraph each.
+        records: the numbers behind it, in long form: a row a measurement.
+    """
+
+    name: str
+    title: str
+    header: list[str]
+    body: list[list[Lines]]
+    notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write NAME.csv (the records), NAME.md and NAME.tex."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{self.name}.{ending}" for ending in ("csv", "md", "tex")]
+        write_rows(paths[0], self.records)
+        write_text(paths[1], self.markdown())
+        write_text(paths[2], self.latex())
+        return paths
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown."""
+        rows = [self.header, ["---"] * len(self.header)]
+        rows += [["<br>".join(cell) for cell in row] for row in self.body]
+        lines = [f"# {self.title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+        lines += [f"<sup>{mark(i)}</sup> {note}  " for i, note in enumerate(self.notes)]
+        for remark in self.remarks:
+            lines += ["", remark]
+        return "\n".join(lines) + "\n"
+
+    def latex(self) -> str:
+        """The table as a LaTeX `table` (packages booktabs and makecell)."""
+        columns = "l" + "r" * (len(self.header) - 1)
+        lines = [
+            "% needs \\usepackage{booktabs,makecell}",
+            "\\begin{table}",
+            f"\\caption{{{latex_text(self.title)}}}",
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            " & ".join(latex_text(name) for name in self.header) + " \\\\",
+            "\\midrule",
+        ]
+        for row in self.body:
+            cells = [" \\\\ ".join(latex_text(text) for text in cell) for cell in row]
+            cells = [f"\\makecell[tr]{{{c}}}" if len(cell) > 1 else c for c, cell in zip(cells, row, strict=True)]
+            lines.append(" & ".join(cells) + " \\\\")
+        lines += ["\\bottomrule", "\\end{tabular}"]
+        lines += [f"\\par\\textsuperscript{{{mark(i)}}} {latex_text(note)}" for i, note in enumerate(self.notes)]
+        lines += [f"\\par {latex_text(remark)}" for remark in self.remarks]
+        return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+    def html(self) -> str:
+        """The table as an HTML fragment; further lines of a cell are in small print."""
+
+        def cell(tag: str, lines: Lines) -> str:
+            first, *rest = [_html_text(line) for line in lines] or [""]
+            return f"<{tag}>{first}{''.join(f'<small>{line}</small>' for line in rest)}</{tag}>"
+
+        head = "".join(cell("th", [name]) for name in self.header)
+        rows = "".join(f"<tr>{''.join(cell('td', c) for c in row)}</tr>" for row in self.body)
+        notes = "".join(f"<p class=note><sup>{mark(i)}</sup> {_html_text(n)}</p>" for i, n in enumerate(self.notes))
+        remarks = "".join(f"<p>{_html_text(remark)}</p>" for remark in self.remarks)
+        return (
+            f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}{remarks}"
+        )
+
+
+def mark(index: int) -> str:
+    """The mark of a footnote: a, b, ... z, aa, ab, ..."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return letters[index] if index < 26 else letters[index // 26 - 1] + letters[index % 26]
+
+
+def marked(index: int) -> str:
+    """The mark as it stands in a cell's text."""
+    return f"<sup>{mark(index)}</sup>"
+
+
+def latex_text(text: str) -> str:
+    """Plain text and <sup>marks</sup> for LaTeX."""
+    replacements = {
+        "\\": "\\textbackslash{}",
+        "±": "$\\pm$",
+        "−": "$-$",
+        "γ": "$\\gamma$",
+        "≥": "$\\geq$",
+        "×": "$\\times$",
+    }
+    for letter in "&%$#_{}":
+        replacements[letter] = f"\\{letter}"
+    pattern = re.compile("|".join(re.escape(key) for key in replacements))
+    parts = re.split(r"<sup>(\w+)</sup>", text)
+    for i in range(0, len(parts), 2):
+        parts[i] = pattern.sub(lambda match: replacements[match[0]], parts[i])
+    for i in range(1, len(parts), 2):
+        parts[i] = f"\\textsuperscript{{{parts[i]}}}"
+    return "".join(parts).replace("`", "")
+
+
+def _html_text(text: str) -> str:
+    escaped = html.escape(text, quote=False).replace("&lt;sup&gt;", "<sup>").replace("&lt;/sup&gt;", "</sup>")
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
