@@ -13,31 +13,61 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    benchmark = commands.add_parser("benchmark", help="time searches, Fisher traces and whole runs side by side")
-    benchmark.add_argument("--results", type=Path, default=Path("results"), help="where benchmark.csv goes")
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+        return sub
+
+    report = command("report", "rebuild tables, figures and report.html from what was measured; runs nothing")
+    report.add_argument("names", nargs="*", help="experiments, for example table3; all by default")
+
+    status = command("status", "show which cells are done, running, failed or missing, and why")
+    status.add_argument("name", nargs="?", help="an experiment; all, in brief, by default")
+
+    publish = command("publish", "copy experiments or runs into the repository, beside the paper's numbers")
+    publish.add_argument("names", nargs="+", help="experiments, or a folder's name and then fingerprints of runs")
+
+    benchmark = command("benchmark", "time searches, Fisher traces and whole runs side by side")
     benchmark.add_argument("--only", nargs="*", default=None, help="names of measurements; all by default")
     benchmark.add_argument("--threads", type=int, default=None, help="PyTorch threads (default: PyTorch's choice)")
-
-    publish = commands.add_parser("publish", help="copy runs into the repository, with a table beside the paper's")
-    publish.add_argument("name", help="folder under results/, for example deit_tiny")
-    publish.add_argument("fingerprints", nargs="+", help="runs (see results/runs.csv), in the order of the rows")
-    publish.add_argument("--results", type=Path, default=Path("results"))
 
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in lampq.command_line
     try:
-        if options.command == "benchmark":
-            from .benchmark import benchmark as run_benchmark
-
-            print(run_benchmark(options.results, options.only, options.threads))
-        else:
-            from .publish import publish as run_publish
-
-            print(run_publish(options.name, options.fingerprints, options.results))
+        return _run(options)
     except LampQError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "report":
+        from .report import report
+
+        print(*report(_existing(options.results), options.names), sep="\n")
+    elif options.command == "status":
+        from .status import status
+
+        return 0 if status(_existing(options.results), options.name) else 1
+    elif options.command == "publish":
+        from .publish import publish, publish_experiments
+        from .report import names
+
+        if set(options.names) <= set(names()):
+            print(*publish_experiments(options.names, options.results), sep="\n")
+        else:
+            print(publish(options.names[0], options.names[1:], options.results))
+    else:
+        from .benchmark import benchmark
+
+        print(benchmark(options.results, options.only, options.threads))
     return 0
+
+
+def _existing(results: Path) -> Path:
+    if not results.is_dir():
+        raise LampQError(f"--results {results}: no such folder; give the folder that runs were written to")
+    return results
 
 
 if __name__ == "__main__":

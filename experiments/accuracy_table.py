@@ -106,8 +106,8 @@ def _cell(
     column = layout.paper_column or model
     published = printed.values.get(column) if printed else None
     if not runs:
-        return [_state(rows), *([f"paper {published}"] if published is not None else [])], [
-            {"state": _state(rows), "paper_top1": published}
+        return [state_of(rows), *([f"paper {published}"] if published is not None else [])], [
+            {"state": state_of(rows), "paper_top1": published}
         ]
     full = layout.full_precision().get(column)
     comparable = isinstance(published, float) and full is not None
@@ -187,7 +187,8 @@ def _note(notes: list[str], text: str) -> int:
     return notes.index(text)
 
 
-def _state(rows: list[Row]) -> str:
+def state_of(rows: list[Row]) -> str:
+    """Why nothing is measured in a place of a table, in a word or two."""
     states = {row.state for row in rows}
     for state in ("running", "failed", "interrupted", "planned", NOT_AVAILABLE):
         if state in states:

@@ -6,14 +6,17 @@ Roots of data are written as ${LAMPQ_DATA}; nothing of a machine's paths remains
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from lampq.cells import NOT_AVAILABLE
 from lampq.errors import LampQError
 
+from .measured import measured
+from .report import COMPUTED, report
 from .run_table import write_run_table
 
 FILES = ("config.yaml", "environment.json", "identity.json", "images.json", "metrics.json", "outcomes.csv", "plan.json")
-FIGURES = ("bit_allocation.png",)
 
 
 def publish(name: str, fingerprints: list[str], results: Path) -> Path:
@@ -31,14 +34,47 @@ def publish(name: str, fingerprints: list[str], results: Path) -> Path:
     for prefix in fingerprints:
         source = _find(results / "runs", prefix)
         folder = target / source.name
-        folder.mkdir(parents=True, exist_ok=True)
         for file in FILES:
-            (folder / file).write_text(without_machine(_read(source / file)))
-        for figure in FIGURES:
-            shutil.copyfile(source / figure, folder / figure)
+            _read(source / file)  # all there, before anything is written
+        _copy(source, folder)
         folders.append(folder)
     write_run_table(target, folders)
     return target
+
+
+def publish_experiments(names: list[str], results: Path) -> list[Path]:
+    """Copy the cells of experiments and their runs to ``results/published``, and build tables and figures there.
+
+    What lies there already of other experiments stays; a cell that was published before is replaced.
+
+    Returns:
+        What the report wrote.
+
+    Raises:
+        LampQError: an experiment has no cells, or a run lacks a file.
+    """
+    target = results / "published"
+    for name in names:
+        rows = measured(results, name)
+        if not rows and name not in COMPUTED:
+            raise LampQError(f"{name}: no cells under {results / 'experiments'}; run python run.py experiment={name}")
+        for row in rows:
+            if row.run is not None:
+                _copy(row.run.folder, target / "runs" / row.run.fingerprint)
+            elif row.state != NOT_AVAILABLE:
+                continue
+            command = row.cell.command and without_machine(row.cell.command)
+            replace(row.cell, command=command, host=None, traceback=None).write(target)
+    return report(target)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.name in (*FILES, "sensitivity.csv"):
+            (folder / path.name).write_text(without_machine(path.read_text()))
+        elif path.suffix == ".png":
+            shutil.copyfile(path, folder / path.name)
 
 
 def without_machine(text: str) -> str:

@@ -21,7 +21,7 @@ from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
-from lampq.record import RunRecord
+from lampq.record import RunRecord, read_sensitivity
 from lampq.report.bit_allocation import draw_bit_allocation
 from lampq.report.sensitivity import draw_sensitivity
 from lampq.sensitivity.single_component import SingleComponents
@@ -119,7 +119,7 @@ def _compute(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
             search = open_search(settings, prepared, store)
             if isinstance(work, SingleComponents):
                 metrics, plan = measure(settings, work, search, record), None
-                draw_sensitivity(record.sensitivity, record.figure)
+                draw_sensitivity(read_sensitivity(record.folder), record.figure)
             else:
                 metrics, plan = execute(settings, prepared, work, search, record, tracker)
                 if settings.validate:

@@ -1,7 +1,6 @@
 """The record of a run: what was asked, where it ran, what came out. One folder a run, named by its fingerprint."""
 
 import csv
-import io
 import json
 import logging
 import platform
@@ -21,6 +20,7 @@ from filelock import FileLock, Timeout
 from lampq.atomic_write import write_text
 from lampq.fingerprint import fingerprint
 from lampq.plan import BitPlan
+from lampq.report.style import write_rows
 
 log = logging.getLogger(__name__)
 
@@ -97,20 +97,9 @@ class RunRecord:
         finally:
             lock.release()
 
-    @property
-    def sensitivity(self) -> list[dict]:
-        """Rows of a measurement of single components; numbers as numbers, what is missing as None."""
-        with (self.folder / "sensitivity.csv").open(newline="") as file:
-            return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
-
     def write_sensitivity(self, rows: list[dict]) -> None:
         """Write the rows of a measurement of single components (see `SingleComponents.measure`)."""
-        text = io.StringIO()
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        self._write_text("sensitivity.csv", text.getvalue())
+        write_rows(self.folder / "sensitivity.csv", rows)
 
     def write_plan(self, plan: BitPlan) -> None:
         plan.write(self.folder / "plan.json")
@@ -150,6 +139,12 @@ class RunRecord:
 
     def _write_text(self, name: str, text: str) -> None:
         write_text(self.folder / name, text)
+
+
+def read_sensitivity(folder: Path) -> list[dict]:
+    """Rows of a measurement of single components in a run's folder; numbers as numbers, what is missing as None."""
+    with (folder / "sensitivity.csv").open(newline="") as file:
+        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
 def _value(text: str) -> float | str | None:

@@ -20,7 +20,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from lampq.cells import DONE, FAILED, NOT_AVAILABLE, Cell, read_cell
+from lampq.config_folder import experiments_module
 from lampq.errors import LampQError
+from lampq.tracking.wandb import log_report
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +89,23 @@ class CellSweeper(Sweeper):
             except Exception as error:  # a launcher that lost a job; what became of each is in its cell
                 log.warning("the launcher gave up: %s", str(error).splitlines()[0] if str(error) else error)
                 answers += self._from_cells(batch, error)
+        if experiment is not None:
+            self._assemble(experiment, results)
         failures = [answer._return_value for answer in answers if answer.status is JobStatus.FAILED]
         if failures:
             count = f"{len(failures)} jobs failed, the first: " if len(failures) > 1 else ""
             raise LampQError(f"{count}{failures[0]}") from failures[0]
         return answers
+
+    def _assemble(self, experiment: str, results: Path) -> None:
+        """Put the experiment's table or figure together from all cells there are, whichever grid they came from."""
+        report = experiments_module("report")
+        if experiment not in report.names():
+            return
+        written = report.report(results, [experiment])
+        for path in written:
+            print(path)
+        log_report(OmegaConf.to_container(self.config.logger, resolve=True), experiment, written, results)
 
     def _distinct(self, combinations: list[list[str]]) -> Iterator[list[str]]:
         """Combinations with stand-ins put in, without those left out, each once."""

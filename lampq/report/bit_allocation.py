@@ -1,6 +1,7 @@
 """The bits of the 4N layers, drawn: layer types by blocks, as a figure and for the terminal."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.style import Style
 from rich.table import Table
@@ -30,10 +31,9 @@ def draw_bit_allocation(plan: BitPlan, path: Path) -> None:
         path: the PNG; its folder exists.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Patch
 
     cells, blocks = _cells(plan)
-    colours = bit_colours(plan)
     rows = [blocks[i : i + BLOCKS_PER_ROW] for i in range(0, len(blocks), BLOCKS_PER_ROW)]
     # Everything is placed in inches, so that a cell is as large in a deep model as in a shallow one.
     cell, left, top, right, gap = 0.42, 0.55, 0.45, 1.7, 0.5
@@ -45,21 +45,10 @@ def draw_bit_allocation(plan: BitPlan, path: Path) -> None:
     for index, shown in enumerate(rows):
         corner = left / wide, 1 - (top + index * step + height) / high
         axes = figure.add_axes((*corner, len(shown) * cell / wide, height / high))
-        for column, block in enumerate(shown):
-            for row, layer_type in enumerate(LAYER_TYPES):
-                site = cells.get((layer_type, block))
-                if site is not None:
-                    colour = colours[site.weight_bits]
-                    axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.2))
-                    _print_bits(axes, column + 0.5, row + 0.5, site, _ink(colour))
-        axes.set(xlim=(0, len(shown)), ylim=(len(LAYER_TYPES), 0))
-        axes.set_xticks([i + 0.5 for i in range(len(shown))], [str(block) for block in shown], fontsize=8)
-        axes.set_yticks([i + 0.5 for i in range(len(LAYER_TYPES))], LAYER_TYPES)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+        draw_bits(axes, plan, shown)
     note = "block; small print: activation bits" if _activations_differ(cells) else "block"
     figure.text(left / wide, 0.17 / high, note, fontsize=9, va="center")
-    patches = [Patch(facecolor=colour, label=_legend(bits)) for bits, colour in colours.items()]
+    patches = [Patch(facecolor=colour, label=_legend(bits)) for bits, colour in bit_colours(plan).items()]
     place = (left + across * cell + 0.1) / wide, 1 - (top - 0.1) / high
     figure.legend(
         handles=patches,
@@ -72,6 +61,30 @@ def draw_bit_allocation(plan: BitPlan, path: Path) -> None:
     )
     figure.savefig(path, dpi=200, metadata={"Software": None})
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+
+
+def draw_bits(axes: Any, plan: BitPlan, shown: list[int] | None = None) -> None:
+    """Layer types by blocks on given axes, the bits in each cell.
+
+    Args:
+        shown: the blocks; None is all.
+    """
+    from matplotlib.patches import Rectangle
+
+    cells, blocks = _cells(plan)
+    colours, shown = bit_colours(plan), blocks if shown is None else shown
+    for column, block in enumerate(shown):
+        for row, layer_type in enumerate(LAYER_TYPES):
+            site = cells.get((layer_type, block))
+            if site is not None:
+                colour = colours[site.weight_bits]
+                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.2))
+                _print_bits(axes, column + 0.5, row + 0.5, site, _ink(colour))
+    axes.set(xlim=(0, len(shown)), ylim=(len(LAYER_TYPES), 0))
+    axes.set_xticks([i + 0.5 for i in range(len(shown))], [str(block) for block in shown], fontsize=8)
+    axes.set_yticks([i + 0.5 for i in range(len(LAYER_TYPES))], LAYER_TYPES)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def bits_grid(plan: BitPlan) -> Table:

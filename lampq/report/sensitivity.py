@@ -27,7 +27,7 @@ def draw_sensitivity(rows: list[dict[str, Any]], path: Path) -> None:
 def draw_unit(axes: Any, rows: list[dict[str, Any]], unit: str) -> None:
     """Accuracy of every component of one unit; the model without it as a dashed line."""
     base = next(row["top1"] for row in rows if row["unit"] == "none")
-    axes.axhline(base, color="0.5", linestyle="--", linewidth=1, label="no component")
+    axes.axhline(base, color="0.5", linestyle="--", linewidth=1, label="without it")
     types = list(dict.fromkeys(row["type"] for row in rows if row["unit"] == unit))
     for index, name in enumerate(types):
         mine = [row for row in rows if row["unit"] == unit and row["type"] == name]

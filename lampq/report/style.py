@@ -26,7 +26,7 @@ def panels(count: int, *, share_y: bool = False, width: float = WIDTH, height: f
         each.spines[["top", "right"]].set_visible(False)
         each.grid(axis="y", color="0.9", linewidth=0.8)
         each.set_axisbelow(True)
-        each.tick_params(labelsize=8)
+        each.tick_params(which="both", labelsize=8)
     return figure, list(axes)
 
 

@@ -1,6 +1,7 @@
 """Weights & Biases: config, metrics, bit plan and figure of each run, online or for a later ``wandb sync``."""
 
 import contextlib
+import csv
 import logging
 import netrc
 import os
@@ -42,6 +43,10 @@ class WandbTracker(Tracker):
     def finish(self, metrics: dict, plan: BitPlan | None, figure: Path | None) -> None:
         self._attempt(lambda: self._finish(metrics, plan, figure))
 
+    def log_files(self, files: list[Path]) -> None:
+        """Log CSV files as tables and PNG files as images, by their names."""
+        self._attempt(lambda: self._log_files(files))
+
     def close(self, failed: bool) -> None:
         if self._run is not None:
             self._attempt(lambda: self._run.finish(exit_code=1 if failed else 0), always=True)
@@ -69,6 +74,19 @@ class WandbTracker(Tracker):
         artifact = wandb.Artifact(f"plan-{self._run.id}", type="bit_plan")
         artifact.add_file(str(path), name="plan.json")
         self._run.log_artifact(artifact)
+
+    def _log_files(self, files: list[Path]) -> None:
+        import wandb
+
+        media: dict[str, Any] = {}
+        for path in files:
+            if path.suffix == ".csv":
+                with path.open(newline="") as file:
+                    rows = list(csv.reader(file))
+                media[path.stem] = wandb.Table(columns=rows[0], data=rows[1:]) if rows else None
+            elif path.suffix == ".png":
+                media[f"{path.stem} figure"] = wandb.Image(str(path))
+        self._run.log({name: value for name, value in media.items() if value is not None})
 
     def _attempt(self, action: Callable[[], object], always: bool = False) -> None:
         if self._failed and not always:
@@ -106,6 +124,25 @@ def open_wandb_tracker(logger: dict[str, Any], *, fingerprint: str, config: dict
     except Exception as error:
         log.warning("W&B: %s; the run goes on without it", _line(error))
         return Tracker()
+
+
+def log_report(logger: dict[str, Any], experiment: str, files: list[Path], results: Path) -> None:
+    """Log an experiment's tables (CSV) and figures (PNG) as a W&B run of their own; never raises.
+
+    Args:
+        logger: as for `open_wandb_tracker`; nothing is logged where its `name` is not ``wandb``.
+        experiment: its name, the group of its runs.
+        files: what was written.
+        results: W&B's files go under ``results/experiments/NAME/wandb``.
+    """
+    if logger["name"] != "wandb":
+        return
+    folder = results / "experiments" / experiment
+    settings = {**logger, "job_type": "report"}
+    tracker = open_wandb_tracker(settings, fingerprint=f"{experiment} report", config={}, folder=folder)
+    if isinstance(tracker, WandbTracker):
+        tracker.log_files(files)
+    tracker.close(failed=False)
 
 
 def _open(wandb: Any, logger: dict[str, Any], fingerprint: str, config: dict, folder: Path) -> Tracker:
@@ -154,14 +191,29 @@ def _start(wandb: Any, mode: str, logger: dict[str, Any], fingerprint: str, conf
         project=logger.get("project"),
         entity=logger.get("entity"),
         group=logger.get("group"),
-        tags=logger.get("tags"),
-        job_type=logger.get("job_type"),
+        tags=_tags(logger, config),
+        job_type=logger.get("job_type") or _job_type(config),
         name=fingerprint,
         config={**config, "fingerprint": fingerprint},
         dir=str(folder),
         reinit="create_new",  # a W&B run each, beside any that the calling process has open
         settings=wandb.Settings(**known),
     )
+
+
+def _tags(logger: dict[str, Any], config: dict) -> list[str]:
+    """The user's words, the scale, and the target bits."""
+    own = [config.get("experiment", {}).get("scale")]
+    if "weight_bits" in config:
+        own.append(f"w{config['weight_bits']:g}a{config['activation_bits']:g}")
+    return list(dict.fromkeys([*(logger.get("tags") or ()), *filter(None, own)]))
+
+
+def _job_type(config: dict) -> str | None:
+    """The allocator's name, or sensitivity where that is what a run measures."""
+    if config.get("sensitivity"):
+        return "sensitivity"
+    return config.get("allocator", {}).get("_target_", "").rpartition(".")[2].lower() or None
 
 
 def _has_credentials(settings: Any) -> bool:

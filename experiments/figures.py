@@ -1,0 +1,214 @@
+"""Figures 1, 5, 6, 7 and 8, drawn from runs in the paper's arrangement."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lampq.layers import LAYER_TYPES
+from lampq.record import read_sensitivity
+from lampq.report.bit_allocation import bit_colours, draw_bits
+from lampq.report.sensitivity import draw_unit
+from lampq.report.style import PALETTE, line, panels, save
+
+from . import paper
+from .accuracy_table import footnote, state_of
+from .measured import Row, measured, widest
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that was drawn, or why it was not.
+
+    Attributes:
+        name, title: of the figure.
+        path: the PNG; None where nothing was measured.
+        remarks: what the reader should know.
+        rows: the numbers in it.
+    """
+
+    name: str
+    title: str
+    path: Path | None
+    remarks: list[str]
+    rows: Rows
+
+
+def figure1(results: Path, folder: Path) -> Drawing:
+    """Accuracy with a single block, module or layer at 1 bit."""
+    title = "Figure 1: accuracy when a single component has 1 bit, the rest in full precision"
+    row = _latest(results, "figure1")
+    if row is None:
+        return _nothing(results, "figure1", title)
+    measurements = read_sensitivity(row.run.folder)
+    figure, axes = panels(3, share_y=True)
+    for each, unit, letter in zip(axes, ("blocks", "modules", "layers"), "aab", strict=True):
+        draw_unit(each, measurements, unit)
+        each.set_title(f"({letter}) {unit}", fontsize=10)
+    axes[0].set_ylabel("top-1 on D (%)", fontsize=9)
+    return _saved(figure, folder, "figure1", title, [row], _labelled(row, measurements))
+
+
+def figure6(results: Path, folder: Path) -> Drawing:
+    """Accuracy drop of single layers at 1 bit, with and without a 2-bit first block."""
+    title = "Figure 6: accuracy drop by 1-bit quantization of single qkv or fc1 layers"
+    rows = [row for row in measured(results, "figure6") if row.run is not None]
+    if not rows:
+        return _nothing(results, "figure6", title)
+    model = rows[-1].model
+    by_context = {}
+    for row in rows:
+        if row.model == model:
+            by_context.setdefault(row.cell.overrides["sensitivity.first_block_bits"], []).append(row)
+    chosen = {context: widest(group)[0] for context, group in sorted(by_context.items(), reverse=True)}
+    figure, axes = panels(2, share_y=True)
+    numbers: Rows = []
+    for index, (context, row) in enumerate(chosen.items()):
+        measurements = read_sensitivity(row.run.folder)
+        label = "full precision (32 bits)" if context == "null" else f"first block at {context} bits"
+        numbers += [{"first_block_bits": context, **m} for m in _labelled(row, measurements)]
+        for each, layer_type in zip(axes, ("qkv", "fc1"), strict=True):
+            mine = [m for m in measurements if m["type"] == layer_type]
+            errors = [m["top1_drop_standard_error"] for m in mine]
+            line(each, [m["block"] for m in mine], [m["top1_drop"] for m in mine], label, index, errors)
+    for each, letter, layer_type in zip(axes, "ab", ("qkv", "fc1"), strict=True):
+        each.set_title(f"({letter}) {layer_type}", fontsize=10)
+        each.set_xlabel("block", fontsize=9)
+        each.legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel("drop of top-1 on D (points)", fontsize=9)
+    return _saved(figure, folder, "figure6", title, list(chosen.values()), numbers)
+
+
+def figure8(results: Path, folder: Path) -> Drawing:
+    """Accuracy with a single layer at 1 bit, a panel a model."""
+    title = "Figure 8: accuracy when a single layer has 1 bit, the rest in full precision"
+    by_model: dict[str, list[Row]] = {}
+    for row in measured(results, "figure8"):
+        if row.run is not None:
+            by_model.setdefault(row.model, []).append(row)
+    if not by_model:
+        return _nothing(results, "figure8", title)
+    chosen = [widest(group)[0] for group in by_model.values()]
+    figure, axes = panels(len(chosen))
+    numbers: Rows = []
+    for each, letter, row in zip(axes, "abcdefgh", chosen, strict=False):
+        measurements = read_sensitivity(row.run.folder)
+        draw_unit(each, measurements, "layers")
+        each.set_title(f"({letter}) {paper.MODELS.get(row.model, row.model)}", fontsize=10)
+        numbers += _labelled(row, measurements)
+    axes[0].set_ylabel("top-1 on D (%)", fontsize=9)
+    return _saved(figure, folder, "figure8", title, chosen, numbers)
+
+
+def figure5(results: Path, folder: Path) -> Drawing:
+    """The metric of every layer: VT-PTQ's where it was run, the Fisher trace before and after type scaling."""
+    title = "Figure 5: values of the metric by VT-PTQ and by LampQ"
+    rows = measured(results, "figure5")
+    lampq = _latest(results, "figure5", "lampq")
+    if lampq is None:
+        return _nothing(results, "figure5", title)
+    plan = lampq.run.plan
+    layers = [site for site in plan.sites if site.allocated]
+    traces = plan.origin["fisher_traces"]
+    shown: list[tuple[str, dict[str, float]]] = [
+        ("LampQ without type scaling: tr(F)", {s.name: traces[s.name] for s in layers}),
+        ("(b) LampQ: Ω = α tr(F)", {s.name: s.score for s in layers}),
+    ]
+    vt_ptq = _latest(results, "figure5", "vt_ptq")
+    if vt_ptq is not None:
+        scores = {s.name: s.score for s in vt_ptq.run.plan.sites if s.score is not None}
+        shown.insert(0, ("(a) VT-PTQ", scores))
+    figure, axes = panels(len(shown))
+    numbers: Rows = []
+    for each, (name, values) in zip(axes, shown, strict=True):
+        for index, layer_type in enumerate(LAYER_TYPES):
+            mine = [s for s in layers if s.type == layer_type and s.name in values]
+            line(each, [s.block for s in mine], [values[s.name] for s in mine], layer_type, index)
+            numbers += [
+                {"metric": name, "layer": s.name, "type": s.type, "block": s.block, "value": values[s.name]}
+                for s in mine
+            ]
+        each.set_yscale("log")
+        each.set_title(name, fontsize=10)
+        each.set_xlabel("block", fontsize=9)
+        each.legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel("metric (logarithmic)", fontsize=9)
+    missing = [] if vt_ptq is not None else [f"Panel (a), VT-PTQ: {_state(rows, 'vt_ptq')}."]
+    drawing = _saved(figure, folder, "figure5", title, [lampq], numbers)
+    return Drawing(drawing.name, drawing.title, drawing.path, missing + drawing.remarks, drawing.rows)
+
+
+def figure7(results: Path, folder: Path) -> Drawing:
+    """Bits of every layer, a panel a method."""
+    title = "Figure 7: bits of each layer at 3 bits on average"
+    rows = measured(results, "figure7")
+    found = {m: row for m in ("vt_ptq", "lampq") if (row := _latest(results, "figure7", m)) is not None}
+    if not found:
+        return _nothing(results, "figure7", title)
+    depth = max(len({s.block for s in row.run.plan.sites if s.allocated}) for row in found.values())
+    figure, axes = panels(len(found), width=1.1 + 0.36 * depth, height=2.3)
+    numbers: Rows = []
+    colours: dict = {}
+    for each, (method, row) in zip(axes, found.items(), strict=True):
+        each.grid(False)
+        colours |= bit_colours(row.run.plan)
+        draw_bits(each, row.run.plan)
+        letter = {"vt_ptq": "a", "lampq": "b"}[method]
+        average = row.run.metrics["average_weight_bits"]
+        each.set_title(f"({letter}) {paper.METHODS[method]}, {average:.2f} bits on average", fontsize=10)
+        numbers += [
+            {"method": method, "layer": s.name, "type": s.type, "block": s.block, "bits": s.weight_bits}
+            for s in row.run.plan.sites
+            if s.allocated
+        ]
+    missing = [f"{paper.METHODS[m]}: {_state(rows, m)}." for m in ("vt_ptq", "lampq") if m not in found]
+    drawing = _saved(figure, folder, "figure7", title, list(found.values()), numbers)
+    return Drawing(drawing.name, drawing.title, drawing.path, missing + drawing.remarks, drawing.rows)
+
+
+FIGURES: dict[str, Callable[[Path, Path], Drawing]] = {
+    "figure1": figure1,
+    "figure5": figure5,
+    "figure6": figure6,
+    "figure7": figure7,
+    "figure8": figure8,
+}
+"""Name of the experiment -> what draws it from a results folder into a folder."""
+
+
+def _latest(results: Path, experiment: str, method: str | None = None) -> Row | None:
+    """The cell to draw: one of the paper's models before others, on the largest D."""
+    rows = [r for r in measured(results, experiment) if r.run is not None and method in (None, r.method)]
+    rows.sort(key=lambda row: row.model in paper.MODELS, reverse=True)
+    return widest(r for r in rows if r.model == rows[0].model)[0] if rows else None
+
+
+def _labelled(row: Row, measurements: Rows) -> Rows:
+    return [{"model": paper.MODELS.get(row.model, row.model), **m} for m in measurements]
+
+
+def _saved(figure: Any, folder: Path, name: str, title: str, rows: list[Row], numbers: Rows) -> Drawing:
+    path = folder / f"{name}.png"
+    models = dict.fromkeys(paper.MODELS.get(row.model, row.model) for row in rows)
+    figure.suptitle(", ".join(models), fontsize=10, x=0.01, ha="left", color=PALETTE[-1])
+    save(figure, path, numbers)
+    remarks = []
+    for row in rows:
+        where, metrics = row.run.environment, row.run.metrics
+        text = footnote(row.run) if "images" in metrics else f"D of {metrics['sample_images']} training images"
+        remarks.append(
+            f"`{row.run.fingerprint}`: {text + '; ' if text else ''}`{where['command']}`; commit {where['commit']}, "
+            f"{where['device']}, {where['started']}"
+        )
+    return Drawing(name, title, path, remarks, numbers)
+
+
+def _nothing(results: Path, name: str, title: str) -> Drawing:
+    rows = measured(results, name)
+    return Drawing(name, title, None, [f"Nothing is measured yet: {state_of(rows)}."], [])
+
+
+def _state(rows: list[Row], method: str) -> str:
+    return state_of([row for row in rows if row.method == method])

@@ -1,0 +1,172 @@
+"""Tables and figures from what was measured: `python -m experiments report`; runs nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lampq.atomic_write import write_text
+from lampq.cells import experiments_with_cells
+from lampq.errors import LampQError
+from lampq.limits import did_you_mean
+from lampq.report import page
+from lampq.report.table import Table
+
+from . import paper
+from .accuracy_table import Layout, accuracy_table
+from .expected_errors import table2, table9
+from .figures import FIGURES, Drawing
+from .grid import grid_table, searches, write_preset
+from .measured import measured
+from .runtime_table import runtime_table
+
+LAYOUTS = {
+    "table3": Layout(
+        "table3",
+        "Table 3: top-1 (%) of quantized ViTs on ImageNet",
+        lambda: paper.accuracy_rows(3, paper.METHODS),
+        paper.MODELS,
+        lambda: paper.full_precision(3),
+    ),
+    "table4": Layout(
+        "table4",
+        "Table 4: AP of boxes / AP of masks of quantized detectors on COCO",
+        paper.detection_rows,
+        paper.DETECTORS,
+        dict,
+    ),
+    "table5": Layout(
+        "table5",
+        "Table 5: top-1 (%) of ViTs quantized without real images",
+        lambda: paper.accuracy_rows(5, paper.ZERO_SHOT_METHODS),
+        paper.MODELS,
+        lambda: paper.full_precision(5),
+    ),
+    "table6": Layout(
+        "table6",
+        "Table 6: what each idea of LampQ adds, top-1 (%) at 3 bits",
+        paper.ablation_rows,
+        paper.MODELS,
+        lambda: paper.full_precision(3),
+        paper_column="deit_small",
+    ),
+}
+
+TABLES: dict[str, Callable[[Path], list[Table]]] = {
+    "table2": lambda results: [table2()],
+    **{name: lambda results, layout=layout: [accuracy_table(results, layout)] for name, layout in LAYOUTS.items()},
+    "table9": lambda results: [table9()],
+    "table10": lambda results: [runtime_table(results)],
+    "grid": lambda results: [grid_table(search) for search in searches(results)],
+}
+"""Name of an experiment -> its tables from a results folder."""
+
+COMPUTED = ("table2", "table9")
+"""Tables that need no run."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What an experiment's cells became.
+
+    Attributes:
+        tables: the tables.
+        drawing: the figure, or None.
+        files: everything that was written.
+    """
+
+    tables: list[Table] = field(default_factory=list)
+    drawing: Drawing | None = None
+    files: list[Path] = field(default_factory=list)
+
+
+def names() -> list[str]:
+    """Experiments that have a table or a figure, tables first."""
+    return [*TABLES, *FIGURES]
+
+
+def check_name(name: str) -> str:
+    """An experiment's name.
+
+    Raises:
+        LampQError: there is no such experiment.
+    """
+    if name not in names():
+        near = did_you_mean(name, names()) or f"; there are {', '.join(names())}"
+        raise LampQError(f"{name}: no such experiment{near}")
+    return name
+
+
+def build(name: str, results: Path) -> Artefact:
+    """Write an experiment's table to ``results/tables`` and its figure to ``results/figures``.
+
+    Raises:
+        LampQError: there is no such experiment.
+    """
+    check_name(name)
+    if name in FIGURES:
+        drawing = FIGURES[name](results, results / "figures")
+        files = [drawing.path.with_suffix(s) for s in (".png", ".pdf", ".csv")] if drawing.path else []
+        return Artefact([], drawing, files)
+    tables = TABLES[name](results)
+    files = [path for table in tables for path in table.write(results / "tables")]
+    if name == "grid":
+        files += [write_preset(search, results) for search in searches(results)]
+    return Artefact(tables, None, files)
+
+
+def report(results: Path, only: list[str] | None = None) -> list[Path]:
+    """Rebuild tables and figures (all that have cells, and the computed ones), and ``results/report.html``.
+
+    Returns:
+        What was written.
+    """
+    present = {*experiments_with_cells(results), *COMPUTED}
+    wanted = [check_name(name) for name in only] if only else [name for name in names() if name in present]
+    built = {name: build(name, results) for name in wanted}
+    written = [path for artefact in built.values() for path in artefact.files]
+    # The page always has everything.
+    for name in names():
+        if name in present and name not in built:
+            built[name] = build(name, results)
+    path = results / "report.html"
+    write_text(path, _page(results, {name: built[name] for name in names() if name in built}))
+    return [*written, path]
+
+
+def _page(results: Path, built: dict[str, Artefact]) -> str:
+    sections = {}
+    for name, artefact in built.items():
+        parts = [table.html() for table in artefact.tables]
+        if artefact.drawing is not None:
+            drawing = artefact.drawing
+            if drawing.path is not None:
+                parts.append(page.picture(drawing.path, drawing.title))
+            parts += [page.paragraph(remark) for remark in drawing.remarks]
+        title = artefact.tables[0].title if artefact.tables else artefact.drawing.title if artefact.drawing else name
+        parts.append(page.paragraph("Run again what is missing:"))
+        parts.append(page.command(_command(results, name)))
+        parts += _plans(results, name)
+        sections[name] = page.section(name, title, *parts)
+    introduction = (
+        "Measured by this repository, simulated quantization. The paper's numbers stand beside ours and are never "
+        "filled in for them. What is not measured is named."
+    )
+    return page.page("LampQ: tables and figures", introduction, sections)
+
+
+def _command(results: Path, name: str) -> str:
+    """The command of the last cell that ran, or the plain one."""
+    commands = [r.cell.command for r in measured(results, name) if r.cell.command]
+    return f"python {commands[-1]}" if commands else f"python run.py experiment={name}"
+
+
+def _plans(results: Path, name: str) -> list[str]:
+    """The bit plan of every run with one, folded."""
+    parts = []
+    for row in measured(results, name) if name != "grid" else []:
+        figure = row.run and row.run.folder / "bit_allocation.png"
+        if figure and figure.is_file():
+            label = ", ".join(f"{key}={value}" for key, value in row.cell.overrides.items())
+            plan = f"python run.py allocator=from_plan allocator.plan={row.run.folder}/plan.json"
+            parts.append(page.folded(f"Plan: {label}", page.picture(figure, label), page.command(plan)))
+    return parts

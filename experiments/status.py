@@ -1,0 +1,55 @@
+"""How the cells of experiments stand: `python -m experiments status [NAME]`."""
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from lampq.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNING, experiments_with_cells
+from lampq.errors import LampQError
+from lampq.limits import did_you_mean
+
+from .measured import measured
+
+MISSING = "missing"
+ORDER = (DONE, RUNNING, FAILED, INTERRUPTED, MISSING, NOT_AVAILABLE)
+STYLES = {DONE: "green", RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow"}
+
+
+def status(results: Path, name: str | None = None, console: Console | None = None) -> bool:
+    """Print how many cells are done, running, failed, interrupted, missing or not available, and why.
+
+    Returns:
+        Whether every available cell is done.
+
+    Raises:
+        LampQError: nothing is known of such an experiment.
+    """
+    console = console or Console()
+    known = experiments_with_cells(results)
+    if name is not None and name not in known:
+        near = did_you_mean(name, known) or f"; known: {', '.join(known) or 'none'}"
+        raise LampQError(f"{name}: no cells under {results / 'experiments'}{near}")
+    if not known:
+        raise LampQError(f"{results / 'experiments'}: no cells; run an experiment first: python run.py experiment=NAME")
+    complete = True
+    for experiment in [name] if name else known:
+        rows = [(MISSING if row.state == PLANNED else row.state, row) for row in measured(results, experiment)]
+        counts = Counter(state for state, _ in rows)
+        complete &= not any(counts[state] for state in (RUNNING, FAILED, INTERRUPTED, MISSING))
+        told = ", ".join(f"[{STYLES.get(s, 'dim')}]{counts[s]} {s}[/]" for s in ORDER if counts[s])
+        console.print(f"[bold]{experiment}[/]: {told}")
+        for state, row in rows if name else ():
+            what = ", ".join(f"{key}={value}" for key, value in row.cell.overrides.items())
+            why = {
+                DONE: f" {row.run.folder}" if row.run else "",
+                FAILED: f": {row.cell.reason}",
+                NOT_AVAILABLE: f": {row.cell.reason}",
+                RUNNING: f" since {row.cell.started} on {row.cell.host}",
+                INTERRUPTED: f" (began {row.cell.started}); run the same command again to resume",
+            }.get(state, "")
+            console.print(f"  [{STYLES.get(state, 'dim')}]{state}[/] {escape(what + why)}", soft_wrap=True)
+            if state == FAILED and row.cell.traceback:
+                console.print(escape(row.cell.traceback), style="dim", soft_wrap=True)
+    return complete
