@@ -208,6 +208,8 @@ def execute(
         score = search.evaluator.score(plan)
         metrics |= {"sample_top1": 100 * score.accuracy, "sample_loss": score.mean_loss}
         metrics |= {"sample_images": len(score.loss), "evaluations": search.evaluator.scored}
+        computed = store.seconds_computed
+        metrics["seconds_plans"] = sum(computed.get(kind, 0.0) for kind in ("scores", "reconstruction_errors"))
     total = time.perf_counter() - started
     return {
         **metrics,

@@ -58,7 +58,7 @@ METRICS = {
     "seconds_total",
     "seconds_cold",
 }
-OF_A_SEARCH = {"sample_top1", "sample_loss", "sample_images", "evaluations"}
+OF_A_SEARCH = {"sample_top1", "sample_loss", "sample_images", "evaluations", "seconds_plans"}
 FILES = {
     "config.yaml",
     "identity.json",

@@ -2,6 +2,9 @@
 
 from dataclasses import asdict, dataclass
 
+import torch
+from torch import Tensor, nn
+
 from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.layers import Site
@@ -130,10 +133,8 @@ def _estimates(
     layers, bits, candidates = search.layers, plan.layer_bits(), set(budget.candidates)
     can_rise = {s.name: bits[s.name] + 1 in candidates for s in layers}
     can_fall = {s.name: bits[s.name] - 1 in candidates for s in layers}
-    quantized.apply(plan)
-    images = search.task.calibration_images
     if ratios is not None:
-        errors = reconstruction_errors(quantized.adapter, search.adapter, layers, images)
+        errors = _errors(plan, search, quantized, {})
         gains = {
             s.name: gain_of_one_bit_more(errors[s.name][0], bits[s.name], ratios) for s in layers if can_rise[s.name]
         }
@@ -147,7 +148,27 @@ def _estimates(
     alternatives = {
         s.name: [search.bank.module(s, value, budget.input_bits(value)) for value in neighbours[s.name]] for s in layers
     }
-    errors = reconstruction_errors(quantized.adapter, search.adapter, layers, images, alternatives)
+    errors = _errors(plan, search, quantized, alternatives)
     gains = {s.name: errors[s.name][0] - errors[s.name][1] for s in layers if can_rise[s.name]}
     costs = {s.name: errors[s.name][-1] - errors[s.name][0] for s in layers if can_fall[s.name]}
     return gains, costs
+
+
+def _errors(
+    plan: BitPlan, search: Search, quantized: QuantizedModel, alternatives: dict[str, list[nn.Module]]
+) -> dict[str, list[float]]:
+    """Reconstruction errors of every layer under a plan, each plan's computed once."""
+    key = {
+        **search.bank.identity,
+        "plan": plan.key(),
+        "alternatives": {name: len(modules) for name, modules in alternatives.items()},
+    }
+
+    def compute() -> dict[str, Tensor]:
+        adapter = quantized.apply(plan).adapter
+        images = search.task.calibration_images
+        errors = reconstruction_errors(adapter, search.adapter, search.layers, images, alternatives)
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in errors.items()}
+
+    stored = search.store.fetch("reconstruction_errors", key, compute)
+    return {name: values.tolist() for name, values in stored.items()}
