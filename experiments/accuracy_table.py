@@ -16,7 +16,7 @@ from .measured import Row, Run, measured, widest
 TOLERANCE = 3.0
 """Points by which a drop may be worse than published before the table says that it is not reproduced."""
 
-LEGEND = (
+ACCURACY = (
     "Top-1 in percent, simulated quantization. ±: standard error over images, or, of several seeds, standard deviation "
     "over seeds. In brackets: ours minus the paper's. Drop: to full precision on the same images, its error paired by "
     "image. Reweighted: our images weighed so that full precision is as often right as the paper prints; this is what "
@@ -42,8 +42,9 @@ class Layout:
     title: str
     rows: Callable[[], list[paper.PaperRow]]
     models: dict[str, str]
-    full_precision: Callable[[], dict[str, float]]
+    full_precision: Callable[[], dict[str, Any]]
     paper_column: str | None = None
+    legend: str = ACCURACY
 
 
 def accuracy_table(results: Path, layout: Layout) -> Table:
@@ -71,14 +72,16 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
             ]
         body.append(cells)
     missing = sorted({f"`{row.cell.reason}`" for row in rows if row.state == NOT_AVAILABLE})
-    remarks = [LEGEND]
+    remarks = [layout.legend]
     if layout.paper_column:
-        remarks.append(f"The paper prints this table for {paper.MODELS[layout.paper_column]} alone.")
+        remarks.append(
+            f"The paper prints this table for {paper.MODELS[layout.paper_column]} alone; its numbers stand beside those "
+            "of other models for orientation."
+        )
     if missing:
         remarks.append(f"Not available: {', '.join(missing)}.")
-    remarks += _runs(rows)
     header = ["method", "W/A", *(layout.models.get(model, model) for model in models)]
-    return Table(layout.experiment, layout.title, header, body, notes, remarks, records)
+    return Table(layout.experiment, layout.title, header, body, notes, remarks, _runs(rows), records)
 
 
 def _full_precision_cells(layout: Layout, models: list[str], rows: list[Row]) -> list[Lines]:
@@ -91,9 +94,9 @@ def _full_precision_cells(layout: Layout, models: list[str], rows: list[Row]) ->
             metrics = runs[0].metrics
             error = metrics["top1_full_precision_standard_error"]
             lines = [f"{metrics['top1_full_precision']:.2f} ± {error:.2f}"]
-        published = layout.full_precision().get(layout.paper_column or model)
+        published = layout.full_precision().get(model)
         if published is not None:
-            lines.append(f"paper {published:.2f}")
+            lines.append(f"paper {published:.2f}" if isinstance(published, float) else f"paper {published}")
         cells.append(lines)
     return cells
 
@@ -103,15 +106,11 @@ def _cell(
 ) -> tuple[Lines, list[dict[str, Any]]]:
     """What a cell says, and its records; footnotes are added to `notes`."""
     runs = [row.run for row in rows if row.run is not None and "top1" in row.run.metrics]
-    column = layout.paper_column or model
-    published = printed.values.get(column) if printed else None
+    published, beside = _published(layout, model, printed)
     if not runs:
-        return [state_of(rows), *([f"paper {published}"] if published is not None else [])], [
-            {"state": state_of(rows), "paper_top1": published}
-        ]
-    full = layout.full_precision().get(column)
-    comparable = isinstance(published, float) and full is not None
-    records = [_record(run, published if comparable else None, full) for run in runs]
+        return [state_of(rows), *beside], [{"state": state_of(rows), "paper_top1": published}]
+    full = layout.full_precision().get(model)
+    records = [_record(run, published, full) for run in runs]
     top1 = statistics.fmean(record["top1"] for record in records)
     seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
     spread = statistics.stdev(r["top1"] for r in records) if seeds else records[0]["top1_standard_error"]
@@ -119,16 +118,32 @@ def _cell(
     lines = [f"{top1:.2f} ± {spread:.2f}{seeds}{marks}"]
     drop = statistics.fmean(record["top1_difference"] for record in records)
     drop_error = "" if seeds else f" ± {records[0]['top1_difference_standard_error']:.2f}"
-    if not comparable:
-        return [*lines, f"drop {_signed(drop)}{drop_error}"], records
-    lines.append(f"paper {published:.2f} ({_signed(top1 - published)})")
-    lines.append(f"drop {_signed(drop)}{drop_error}, paper {_signed(published - full)}")
-    reweighted = statistics.fmean(record["top1_reweighted"] for record in records)
-    if runs[0].on_a_subset:
-        lines.append(f"reweighted {reweighted:.2f}")
-    if layout.paper_column in (None, model) and reweighted - full < published - full - TOLERANCE:
-        lines.append("not reproduced")
+    lines.append(f"drop {signed(drop)}{drop_error}")
+    if published is not None:
+        lines[1:] = [
+            f"paper {published:.2f} ({signed(top1 - published)})",
+            f"{lines[1]}, paper {signed(published - full)}",
+        ]
+    else:
+        lines += beside
+    if full is not None:
+        reweighted = statistics.fmean(record["top1_reweighted"] for record in records)
+        if runs[0].on_a_subset:
+            lines.append(f"reweighted {reweighted:.2f}")
+        if published is not None and reweighted < published - TOLERANCE:
+            lines.append("not reproduced")
     return lines, records
+
+
+def _published(layout: Layout, model: str, printed: paper.PaperRow | None) -> tuple[float | None, Lines]:
+    """The paper's number for this very model, and what stands where there is none of ours or none for this model."""
+    value = printed.values.get(layout.paper_column or model) if printed else None
+    if value is None or (layout.paper_column and model not in layout.models):
+        return None, []
+    if layout.paper_column in (None, model):
+        return (value if isinstance(value, float) else None), [f"paper {value}"]
+    drop = value - layout.full_precision()[layout.paper_column]
+    return None, [f"paper, {paper.MODELS[layout.paper_column]}: {value:.2f}, drop {signed(drop)}"]
 
 
 def _record(run: Run, published: float | None, full: float | None) -> dict[str, Any]:
@@ -151,14 +166,11 @@ def _record(run: Run, published: float | None, full: float | None) -> dict[str, 
         "seed",
     ):
         record[name] = metrics.get(name)
-    record["paper_top1"] = published
+    record |= {"paper_top1": published, "paper_full_precision": full}
+    if full is not None:
+        record["top1_reweighted"] = run.top1_at(full)
     if published is not None:
-        record |= {
-            "difference_to_paper": metrics["top1"] - published,
-            "paper_full_precision": full,
-            "paper_drop": published - full,
-            "top1_reweighted": run.top1_at(full),
-        }
+        record |= {"difference_to_paper": metrics["top1"] - published, "paper_drop": published - full}
     for name in ("device", "processor", "threads", "commit", "started", "command"):
         record[name] = environment.get(name)
     return {**record, "fingerprint": run.fingerprint}
@@ -168,7 +180,8 @@ def footnote(run: Run) -> str:
     """What was less than the paper's setting in a run: images, search; empty where nothing was."""
     metrics, parts = run.metrics, []
     if run.on_a_subset:
-        parts.append(f"{metrics['images']} of {metrics['full_validation_images']:,} validation images")
+        full = metrics.get("full_validation_images")
+        parts.append(f"{metrics['images']} of {f'{full:,} ' if full else 'the '}validation images")
     if metrics.get("sample_images", 1024) < 1024:
         parts.append(f"D of {metrics['sample_images']} images")
     limit = run.plan.origin.get("settings", {}).get("max_evaluations")
@@ -218,5 +231,6 @@ def _runs(rows: list[Row]) -> list[str]:
     return list(lines.values())
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference in points, with its sign."""
     return f"{value:+.2f}".replace("-", "−")

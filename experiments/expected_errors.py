@@ -69,7 +69,7 @@ def table2() -> Table:
     ]
     header = ["bits B", "relative error", "paper", "ratio ρ_B", "paper", "follows from Table 9"]
     title = "Table 2: expected reconstruction error relative to 1 bit, and ρ_B = E L(B−1) / E L(B)"
-    return Table("table2", title, header, body, [], remarks, records)
+    return Table("table2", title, header, body, [], remarks, [], records)
 
 
 def table9() -> Table:
@@ -93,7 +93,7 @@ def table9() -> Table:
     ]
     header = ["bits B", "E[X²]", "E[X ΔX]", "paper", "E[ΔX²]", "paper", "agrees"]
     title = "Table 9: expected values for a standard normal on the min-max grid over ±3 standard deviations"
-    return Table("table9", title, header, body, [], remarks, records)
+    return Table("table9", title, header, body, [], remarks, [], records)
 
 
 def _same_digits(computed: float, printed: str) -> bool:

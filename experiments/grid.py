@@ -100,7 +100,7 @@ def grid_table(search: Search) -> Table:
     title = (
         f"Table 8, searched: {search.model} at {search.weight_bits:g} bits, D of {records[0]['sample_images']} images"
     )
-    return Table(f"grid_{search.name}", title, header, body, [], remarks, records)
+    return Table(f"grid_{search.name}", title, header, body, [], remarks, [], records)
 
 
 def write_preset(search: Search, results: Path) -> Path:

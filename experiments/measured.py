@@ -13,7 +13,19 @@ from typing import Any
 from lampq.cells import DONE, Cell, read_cells
 from lampq.plan import BitPlan
 
-NOT_A_VARIATION = ("method", "model", "bits", "scale", "seed", "dataset", "dataset.root", "model.checkpoint", "bank")
+NOT_A_VARIATION = (
+    "method",
+    "model",
+    "bits",
+    "weight_bits",
+    "activation_bits",
+    "scale",
+    "seed",
+    "dataset",
+    "dataset.root",
+    "model.checkpoint",
+    "bank",
+)
 """Overrides that place a cell in a table; any other makes a row of its own."""
 
 
@@ -56,8 +68,11 @@ class Run:
 
     @property
     def on_a_subset(self) -> bool:
-        """Whether fewer validation images were used than there are."""
-        return self.metrics["images"] < self.metrics["full_validation_images"]
+        """Whether fewer validation images were used than there are, or it is not known that all were."""
+        if "images" not in self.metrics:
+            return False
+        full = self.metrics.get("full_validation_images")
+        return full is None or self.metrics["images"] < full
 
     def top1_at(self, full_precision: float) -> float:
         """Top-1 (percent) if the full-precision model were right on `full_precision` percent of the images.

@@ -105,6 +105,12 @@ def detection_rows() -> list[PaperRow]:
     return rows
 
 
+def detection_full_precision() -> dict[str, str]:
+    """First row of table 4, AP box / AP mask by ``model=NAME``."""
+    first = table(4)[0]
+    return {m: f"{first[f'{c} AP box']} / {first[f'{c} AP mask']}" for m, c in DETECTORS.items()}
+
+
 def ablation_rows() -> list[PaperRow]:
     """Rows of table 6: DeiT-S at 3 bits."""
     printed = {row["method"]: float(row["DeiT-S 3-bit top-1"]) for row in table(6)}

@@ -48,7 +48,7 @@ def runtime_table(results: Path) -> Table:
         "ratios to AdaLog (paper: LampQ 1.96 on ViT-S, 1.74 on DeiT-S, 1.55 on Swin-S)."
     ]
     header = ["method", "W/A", *(paper.MODELS.get(m, m) for m in models)]
-    return Table(NAME, "Table 10: time of quantization at 3 bits", header, body, notes, remarks, records)
+    return Table(NAME, "Table 10: time of quantization at 3 bits", header, body, notes, remarks, [], records)
 
 
 def _seconds(rows: list[Row]) -> float | None:

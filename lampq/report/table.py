@@ -24,6 +24,7 @@ class Table:
         body: rows of cells; a cell is a list of lines.
         notes: footnotes, marked a, b, ... where the cells refer to them.
         remarks: what else the reader should know, a paragraph each.
+        sources: the runs that the numbers come from, a line each.
         records: the numbers behind it, in long form: a row a measurement.
     """
 
@@ -33,6 +34,7 @@ class Table:
     body: list[list[Lines]]
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, folder: Path) -> list[Path]:
@@ -52,6 +54,8 @@ class Table:
         lines += [f"<sup>{mark(i)}</sup> {note}  " for i, note in enumerate(self.notes)]
         for remark in self.remarks:
             lines += ["", remark]
+        if self.sources:
+            lines += ["", "Runs:", "", *(f"- {source}" for source in self.sources)]
         return "\n".join(lines) + "\n"
 
     def latex(self) -> str:
@@ -73,7 +77,7 @@ class Table:
         lines += ["\\bottomrule", "\\end{tabular}"]
         lines += [f"\\par\\textsuperscript{{{mark(i)}}} {latex_text(note)}" for i, note in enumerate(self.notes)]
         lines += [f"\\par {latex_text(remark)}" for remark in self.remarks]
-        return "\n".join([*lines, "\\end{table}"]) + "\n"
+        return "\n".join([*lines, "\\end{table}", *(f"% {source}" for source in self.sources)]) + "\n"
 
     def html(self) -> str:
         """The table as an HTML fragment; further lines of a cell are in small print."""
@@ -86,9 +90,11 @@ class Table:
         rows = "".join(f"<tr>{''.join(cell('td', c) for c in row)}</tr>" for row in self.body)
         notes = "".join(f"<p class=note><sup>{mark(i)}</sup> {_html_text(n)}</p>" for i, n in enumerate(self.notes))
         remarks = "".join(f"<p>{_html_text(remark)}</p>" for remark in self.remarks)
-        return (
-            f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}{remarks}"
-        )
+        if self.sources:
+            items = "".join(f"<li>{_html_text(source)}</li>" for source in self.sources)
+            remarks += f"<details><summary>Runs</summary><ul>{items}</ul></details>"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return f"<div class=wide>{table}</div>{notes}{remarks}"
 
 
 def mark(index: int) -> str:
