@@ -56,7 +56,7 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
     for printed in printed_rows:
         places[printed.method, printed.bits, ""] = {}
     for row in rows:
-        places.setdefault((row.method or "", _bits(row), row.variation), {}).setdefault(row.model, []).append(row)
+        places.setdefault((row.method or "", bits_of(row), row.variation), {}).setdefault(row.model, []).append(row)
 
     body, notes, records = [_full_precision_cells(layout, models, rows)], [], []
     for (method, bits, variation), by_model in places.items():
@@ -75,8 +75,8 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
     remarks = [layout.legend]
     if layout.paper_column:
         remarks.append(
-            f"The paper prints this table for {paper.MODELS[layout.paper_column]} alone; its numbers stand beside those "
-            "of other models for orientation."
+            f"The paper prints this table for {paper.MODELS[layout.paper_column]} alone; beside other models they "
+            "stand for orientation."
         )
     if missing:
         remarks.append(f"Not available: {', '.join(missing)}.")
@@ -209,7 +209,8 @@ def state_of(rows: list[Row]) -> str:
     return "missing"
 
 
-def _bits(row: Row) -> str:
+def bits_of(row: Row) -> str:
+    """Weight and activation bits, as 3/3: of the run, or as asked."""
     if row.run is not None:
         return f"{row.run.metrics['weight_bits']:g}/{row.run.metrics['activation_bits']:g}"
     asked = row.cell.overrides

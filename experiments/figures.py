@@ -57,7 +57,7 @@ def figure6(results: Path, folder: Path) -> Drawing:
     rows = [row for row in measured(results, "figure6") if row.run is not None]
     if not rows:
         return _nothing(results, "figure6", title)
-    model = rows[-1].model
+    model = _latest(results, "figure6").model
     by_context = {}
     for row in rows:
         if row.model == model:

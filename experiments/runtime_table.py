@@ -7,7 +7,7 @@ from lampq.report.summary import duration
 from lampq.report.table import Lines, Table, marked
 
 from . import paper
-from .accuracy_table import footnote, state_of
+from .accuracy_table import bits_of, footnote, state_of
 from .measured import Row, measured, widest
 
 NAME = "table10"
@@ -19,15 +19,19 @@ def runtime_table(results: Path) -> Table:
     known = {row.model for row in rows}
     models = [m for m in paper.MODELS if m in known] + sorted(m for m in known if m and m not in paper.MODELS)
     printed_rows = paper.accuracy_rows(10, paper.METHODS)
+    places = [(p.method, p.bits, "") for p in printed_rows] + [_place(row) for row in rows]
     notes: list[str] = []
     body: list[list[Lines]] = []
     records: list[dict[str, Any]] = []
-    base = {m: _seconds(widest(r for r in rows if (r.method, r.model) == ("adalog", m))) for m in models}
-    for printed in printed_rows:
-        cells: list[Lines] = [[printed.label], [printed.printed_bits]]
+    for method, bits, variation in dict.fromkeys(places):
+        printed = next((p for p in printed_rows if (p.method, p.bits) == (method, bits)), None)
+        label = (printed.label if printed else method) + (f", {variation}" if variation else "")
+        cells: list[Lines] = [[label], [printed.printed_bits if printed else bits]]
         for model in models:
-            chosen = widest(r for r in rows if (r.method, r.model) == (printed.method, model))
-            seconds, published = _seconds(chosen), printed.values.get(model)
+            mine = [r for r in rows if r.model == model]
+            chosen = widest(r for r in mine if _place(r) == (method, bits, variation))
+            base = _seconds(widest(r for r in mine if _place(r) == ("adalog", bits, "")))
+            seconds, published = _seconds(chosen), printed.values.get(model) if printed else None
             lines = [state_of(chosen)] if seconds is None else [duration(seconds)]
             if seconds is not None:
                 text = footnote(chosen[0].run)
@@ -35,9 +39,10 @@ def runtime_table(results: Path) -> Table:
                     if text not in notes:
                         notes.append(text)
                     lines[0] += marked(notes.index(text))
-                if base[model] and printed.method != "adalog":
-                    lines.append(f"{seconds / base[model]:.2f} times AdaLog")
-                records.append({"method": printed.label, "model": paper.MODELS.get(model, model), **_record(chosen[0])})
+                if base and method != "adalog":
+                    lines.append(f"{seconds / base:.2f} times AdaLog")
+                place = {"method": label, "w/a": bits, "model": paper.MODELS.get(model, model)}
+                records.append({**place, **_record(chosen[0])})
             if published is not None:
                 lines.append(f"paper {published}")
             cells.append(lines)
@@ -49,6 +54,11 @@ def runtime_table(results: Path) -> Table:
     ]
     header = ["method", "W/A", *(paper.MODELS.get(m, m) for m in models)]
     return Table(NAME, "Table 10: time of quantization at 3 bits", header, body, notes, remarks, [], records)
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    """The row of the table that a cell belongs to."""
+    return row.method or "", bits_of(row), row.variation
 
 
 def _seconds(rows: list[Row]) -> float | None:

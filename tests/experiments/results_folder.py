@@ -1,0 +1,182 @@
+"""A results folder as experiments leave it, written without running any."""
+
+import base64
+import json
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+from lampq.cells import DONE, Cell
+from lampq.plan import BitPlan
+from lampq.report.style import write_rows
+from tests.report.plans import example_plan
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+)
+"""A PNG of one pixel."""
+
+PUBLISHED_SEARCH = {"candidates": 128, "rounds": 3, "steps": 6}
+
+
+class ResultsFolder:
+    """Writes cells and runs under a folder.
+
+    Attributes:
+        path: the results folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._runs = 0
+
+    def cell(self, experiment: str, overrides: str, state: str = DONE, run: str | None = None, **fields) -> Cell:
+        """A cell of an experiment.
+
+        Args:
+            overrides: as on the command line, with spaces between them.
+            run: fingerprint of the run that it led to.
+        """
+        cell = Cell.of(experiment, overrides.split())
+        told = {
+            "command": f"run.py experiment={experiment}",
+            "host": "laboratory 4711",
+            "started": "2026-01-02T03:04:05",
+        }
+        cell = replace(cell, state=state, fingerprints=[run] if run else [], **{**told, **fields})
+        cell.write(self.path)
+        return cell
+
+    def measured(self, experiment: str, overrides: str, **changes) -> Path:
+        """A finished cell with a run of its own: the run's folder. Changes are those of `run`."""
+        asked = dict(o.split("=") for o in overrides.split())
+        bits = {"weight_bits": asked.get("weight_bits", asked.get("bits", 3))}
+        bits["activation_bits"] = asked.get("activation_bits", bits["weight_bits"])
+        given = {"model": asked.get("model"), "seed": int(asked.get("seed", 0))}
+        folder = self.run(**{**given, **{k: float(v) for k, v in bits.items()}, **changes})
+        self.cell(experiment, overrides, run=folder.name)
+        return folder
+
+    def run(
+        self,
+        outcomes: tuple[int, int, int, int] | None = (40, 40, 4, 16),
+        plan: BitPlan | None = None,
+        search: dict | None = None,
+        where: dict | None = None,
+        validation: str = "all",
+        **metrics,
+    ) -> Path:
+        """The folder of a finished run.
+
+        Args:
+            outcomes: how many validation images are right before and after quantization, only before, only after, and
+                never; None is a run that was not validated.
+            plan: its plan.
+            search: settings of the base quantizer.
+            where: entries of environment.json.
+            validation: identity of the validation images.
+            metrics: entries of metrics.json in place of usual ones.
+        """
+        self._runs += 1
+        name = f"{self._runs:016x}"
+        folder = self.path / "runs" / name
+        folder.mkdir(parents=True)
+        usual = {
+            "fingerprint": name,
+            "model": "deit_tiny",
+            "weight_bits": 3.0,
+            "activation_bits": 3.0,
+            "average_weight_bits": 2.97,
+            "seed": 0,
+            "sample_images": 1024,
+            "sample_top1": 50.0,
+            "sample_loss": 2.0,
+            "evaluations": 30,
+            "seconds_calibrate": 100.0,
+            "seconds_allocate": 50.0,
+            "seconds_total": 170.0,
+            "seconds_cold": 250.0,
+        }
+        if outcomes is not None:
+            usual |= self._validated(folder, *outcomes)
+        environment = {
+            "command": f"run.py number={self._runs} paths.results=/home/someone/results",
+            "started": f"2026-01-02T03:04:{self._runs % 60:02d}+00:00",
+            "commit": "abcdef123456",
+            "device": "cpu",
+            "processor": "an abacus",
+            "threads": 2,
+        }
+        identity = {
+            "base_quantizer": ["adalog", 2, search or PUBLISHED_SEARCH],
+            "images": {"validation": validation},
+        }
+        for file, content in (
+            ("metrics.json", usual | metrics),
+            ("environment.json", environment | (where or {})),
+            ("identity.json", identity),
+            ("images.json", {"sample": ["train/a.png"]}),
+        ):
+            (folder / file).write_text(json.dumps(content))
+        (folder / "config.yaml").write_text("paths:\n  results: /home/someone/results\n")
+        (plan or searched_plan()).write(folder / "plan.json")
+        (folder / "bit_allocation.png").write_bytes(PIXEL)
+        return folder
+
+    def sensitivity(self, experiment: str, overrides: str, rows: list[dict], **metrics) -> Path:
+        """A finished cell whose run measured single components."""
+        run = self.measured(experiment, overrides, outcomes=None, **metrics)
+        (run / "plan.json").unlink()
+        (run / "bit_allocation.png").unlink()
+        write_rows(run / "sensitivity.csv", rows)
+        return run
+
+    def _validated(self, folder: Path, kept: int, lost: int, gained: int, never: int) -> dict:
+        """Write outcomes.csv; the metrics that follow from it."""
+        before = [1] * (kept + lost) + [0] * (gained + never)
+        after = [1] * kept + [0] * lost + [1] * gained + [0] * never
+        rows = [
+            {"image": i, "full_precision_top1": b, "top1": a}
+            for i, (b, a) in enumerate(zip(before, after, strict=True))
+        ]
+        write_rows(folder / "outcomes.csv", rows)
+        differences = [a - b for a, b in zip(after, before, strict=True)]
+        metrics = {"images": len(before), "full_validation_images": 50_000}
+        for name, values in (("top1_full_precision", before), ("top1", after), ("top1_difference", differences)):
+            metrics[name] = 100 * statistics.fmean(values)
+            metrics[f"{name}_standard_error"] = 100 * statistics.stdev(values) / math.sqrt(len(values))
+        return metrics
+
+
+def searched_plan(blocks: int = 2, **settings) -> BitPlan:
+    """A plan as LampQ's search hands it over: with Fisher traces and scores.
+
+    Args:
+        settings: of the allocator, as max_evaluations.
+    """
+    plan = example_plan(blocks)
+    traces = {site.name: 10.0 + place for place, site in enumerate(plan.sites) if site.allocated}
+    scored = plan.with_scores({name: 3 * trace for name, trace in traces.items()})
+    origin = {"allocator": "lampq", "settings": {"max_evaluations": None, **settings}, "fisher_traces": traces}
+    return replace(scored, origin=origin)
+
+
+def components(
+    units: dict[str, tuple[str, ...]], blocks: int = 2, base: float = 80.0, drop: float = 5.0, bits: int = 1
+) -> list[dict]:
+    """Rows of a measurement of single components; each costs `drop` points more than the one before.
+
+    Args:
+        units: types by unit, for example ``{"layers": ("qkv", "fc1")}``.
+        base: top-1 without any component quantized.
+    """
+    rows: list[dict] = [{"unit": "none", "top1": base, "loss": 0.5}]
+    for unit, types in units.items():
+        for block in range(blocks):
+            for name in types:
+                lost = drop * len(rows)
+                row = {"unit": unit, "top1": base - lost, "loss": 1.5, "type": name, "block": block, "bits": bits}
+                row |= {"top1_drop": lost, "top1_drop_standard_error": 1.25}
+                rows.append(row | {"loss_increase": 1.0, "loss_increase_standard_error": 0.25})
+    return rows

@@ -1,0 +1,262 @@
+"""Tables of accuracies: our numbers with the paper's beside them, and words where nothing is measured."""
+
+import csv
+import shutil
+
+import pytest
+
+from experiments.accuracy_table import accuracy_table
+from experiments.measured import Run, paired_difference
+from experiments.report import LAYOUTS
+from lampq.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
+from tests.experiments.results_folder import searched_plan
+
+ADALOG = "model=deit_tiny bits=3 method=adalog"
+LAMPQ = "model=deit_tiny bits=3 method=lampq"
+
+
+def table_of(results, name="table3"):
+    return accuracy_table(results.path, LAYOUTS[name])
+
+
+def place(table, method, bits="3/3", column="DeiT-T"):
+    """Lines of the one cell in the row of a method at given bits."""
+    (row,) = [row for row in table.body if row[0] == [method] and row[1] == [bits]]
+    return row[table.header.index(column)]
+
+
+def record(table, method, bits="3/3"):
+    (found,) = [r for r in table.records if (r["method"], r["w/a"]) == (method, bits)]
+    return found
+
+
+def test_our_number_has_its_error_the_papers_number_and_the_difference(results):
+    results.measured("table3", ADALOG)  # 44 of 100 right, 80 in full precision: 40 kept, 4 gained
+    table = table_of(results)
+    assert table.header == ["method", "W/A", "DeiT-T"]
+    assert table.body[0] == [["Full precision"], ["32/32"], ["80.00 ± 4.02", "paper 72.13"]]
+    assert place(table, "AdaLog") == [
+        "44.00 ± 4.99<sup>a</sup>",
+        "paper 31.56 (+12.44)",
+        "drop −36.00 ± 5.60, paper −40.57",
+        "reweighted 41.64",
+    ]
+    found = record(table, "AdaLog")
+    assert found["top1"] == 44 and found["paper_top1"] == 31.56 and found["paper_full_precision"] == 72.13
+    assert found["difference_to_paper"] == pytest.approx(12.44) and found["paper_drop"] == pytest.approx(-40.57)
+
+
+def test_images_are_weighed_so_that_full_precision_is_as_often_right_as_the_paper_prints(results):
+    # Of 4 images that full precision gets right quantization keeps 1 (a quarter), of 2 others it gains 1 (a half).
+    run = Run(results.run(outcomes=(1, 3, 1, 1)))
+    assert run.metrics["top1"] == pytest.approx(100 / 3)
+    assert run.top1_at(80) == pytest.approx(80 / 4 + 20 / 2)
+    assert run.top1_at(100 * 4 / 6) == pytest.approx(run.metrics["top1"]), "nothing changes at our own accuracy"
+
+
+def test_an_easy_subset_without_any_wrong_image_can_be_weighed_as_well(results):
+    assert Run(results.run(outcomes=(1, 3, 0, 0))).top1_at(80) == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [(PLANNED, "missing"), (FAILED, "failed"), (NOT_AVAILABLE, "not available"), (RUNNING, "interrupted")],
+)
+def test_what_is_not_measured_is_named_and_never_takes_the_papers_number(results, state, words):
+    results.cell("table3", ADALOG, state, reason="no card")
+    table = table_of(results)
+    assert place(table, "AdaLog") == [words, "paper 31.56"]
+    assert place(table, "QDrop") == ["missing", "paper 30.73"], "there is no cell at all"
+    assert place(table, "Full precision", "32/32") == ["–", "paper 72.13"]
+    assert record(table, "AdaLog")["state"] == words
+    assert all(r.get("top1") is None and r["state"] != "done" for r in table.records)
+
+
+def test_a_cell_whose_job_is_at_work_is_running(results):
+    cell = results.cell("table3", ADALOG, PLANNED)
+    with cell.running(results.path):
+        assert place(table_of(results), "AdaLog")[0] == "running"
+    assert place(table_of(results), "AdaLog")[0] == "interrupted"
+
+
+def test_a_cell_whose_run_has_gone_is_missing(results):
+    shutil.rmtree(results.measured("table3", ADALOG))
+    assert place(table_of(results), "AdaLog") == ["missing", "paper 31.56"]
+
+
+def test_a_run_that_was_not_validated_is_missing(results):
+    results.measured("table3", ADALOG, outcomes=None)
+    assert place(table_of(results), "AdaLog")[0] == "missing"
+
+
+def test_why_cells_are_not_available_stands_below(results):
+    results.cell("table3", ADALOG.replace("adalog", "erq"), NOT_AVAILABLE, reason="method=erq does not exist")
+    assert any("`method=erq does not exist`" in remark for remark in table_of(results).remarks)
+
+
+def test_all_validation_images_need_no_footnote_and_no_weights(results):
+    results.measured("table3", ADALOG, full_validation_images=100)
+    table = table_of(results)
+    assert place(table, "AdaLog")[0] == "44.00 ± 4.99" and table.notes == []
+    assert not any("reweighted" in line for line in place(table, "AdaLog"))
+
+
+def test_footnotes_say_what_was_less_than_the_papers_setting_and_are_shared(results):
+    short = {"candidates": 32, "rounds": 1, "steps": 1}
+    results.measured("table3", ADALOG)
+    results.measured("table3", LAMPQ, sample_images=64, search=short, plan=searched_plan(max_evaluations=3))
+    results.measured("table3", LAMPQ.replace("lampq", "vt_ptq"))
+    table = table_of(results)
+    assert table.notes == [
+        "100 of 50,000 validation images",
+        "100 of 50,000 validation images; D of 64 images; at most 3 further plans scored in the search; shortened "
+        "search of the base quantizer",
+    ]
+    marks = [place(table, m, b)[0][-len("<sup>a</sup>") :] for m, b in (("AdaLog", "3/3"), ("LampQ", "3MP/3MP"))]
+    assert marks == ["<sup>a</sup>", "<sup>b</sup>"]
+    assert place(table, "VT-PTQ", "3MP/3MP")[0].endswith("<sup>a</sup>")
+
+
+def test_a_set_of_images_of_unknown_size_counts_as_a_part(results):
+    results.measured("table3", ADALOG, full_validation_images=None)
+    table = table_of(results)
+    assert table.notes == ["100 of the validation images"]
+    assert any(line.startswith("reweighted") for line in place(table, "AdaLog"))
+
+
+def test_several_seeds_give_mean_and_standard_deviation(results):
+    for seed, outcomes in enumerate([(40, 40, 0, 20), (40, 40, 4, 16), (44, 36, 4, 16)]):
+        results.measured("table3", f"{ADALOG} seed={seed}", outcomes=outcomes)
+    table = table_of(results)
+    lines = place(table, "AdaLog")
+    assert lines[0] == "44.00 ± 4.00 (3 seeds)<sup>a</sup>", "of 40, 44 and 48"
+    assert lines[1:3] == ["paper 31.56 (+12.44)", "drop −36.00, paper −40.57"]
+    assert [r["seed"] for r in table.records if r["state"] == "done"] == [0, 1, 2]
+
+
+def test_a_run_that_two_cells_led_to_counts_once(results):
+    run = results.measured("table3", ADALOG)
+    results.cell("table3", f"{ADALOG} seed=0", run=run.name)
+    results.cell("table3", f"{ADALOG} scale=subset dataset.root=/data", run=run.name)
+    table = table_of(results)
+    assert "seeds" not in place(table, "AdaLog")[0]
+    assert len(table.sources) == 1 and len([r for r in table.records if r["state"] == "done"]) == 1
+
+
+def test_another_override_is_a_row_of_its_own(results):
+    results.measured("table3", f"{LAMPQ} lampq.gamma=2 scale=subset")
+    table = table_of(results)
+    assert place(table, "LampQ", "3MP/3MP")[0] == "missing"
+    assert place(table, "LampQ, lampq.gamma=2", "3MP/3MP")[0].startswith("44.00")
+    assert record(table, "LampQ, lampq.gamma=2")["top1"] == 44
+
+
+def test_bits_that_the_paper_does_not_have_are_a_row_of_their_own(results):
+    results.measured("table3", "model=deit_tiny bits=6 method=adalog", weight_bits=6.0, activation_bits=6.0)
+    results.cell("table3", "model=deit_tiny bits=2 method=adalog", PLANNED)
+    table = table_of(results)
+    assert place(table, "adalog", "6/6")[0].startswith("44.00") and place(table, "adalog", "2/2") == ["missing"]
+    assert not any("paper" in line for line in place(table, "adalog", "6/6"))
+
+
+@pytest.mark.parametrize("order", [("smoke", "subset", "full"), ("full", "subset", "smoke")])
+def test_of_several_scales_the_one_with_the_most_images_wins(results, order):
+    outcomes = {"smoke": (8, 0, 0, 2), "subset": (10, 10, 0, 20), "full": (30, 50, 0, 20)}
+    for scale in order:
+        results.measured("table3", f"{ADALOG} scale={scale}", outcomes=outcomes[scale])
+    results.cell("table3", f"{ADALOG} scale=other", FAILED, reason="no card")
+    table = table_of(results)
+    assert place(table, "AdaLog")[0].startswith("30.00") and record(table, "AdaLog")["images"] == 100
+    assert place(table, "Full precision", "32/32")[0].startswith("80.00"), "on the same images"
+
+
+def test_of_as_many_images_the_search_on_the_larger_d_wins(results):
+    results.measured("table3", f"{LAMPQ} scale=full", sample_images=1024, outcomes=(50, 30, 0, 20))
+    results.measured("table3", f"{LAMPQ} scale=subset", sample_images=500, outcomes=(60, 20, 0, 20))
+    assert place(table_of(results), "LampQ", "3MP/3MP")[0].startswith("50.00")
+
+
+def test_an_embedded_model_has_a_column_without_the_papers_numbers(results):
+    results.measured("table3", "model=shapes_vit bits=3 method=adalog")
+    results.measured("table3", ADALOG)
+    table = table_of(results)
+    assert table.header == ["method", "W/A", "DeiT-T", "shapes_vit"]
+    column = [row[3] for row in table.body]
+    assert not any("paper" in line or "reweighted" in line for lines in column for line in lines)
+    assert place(table, "AdaLog", column="shapes_vit")[0].startswith("44.00")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "top1", "reweighted", "reproduced"),
+    [
+        ((200, 300, 5, 495), "20.50", "29.13", True),  # 11 points below the paper, on images that are as much harder
+        ((351, 549, 1, 99), "35.20", "28.41", False),  # above the paper, on easy images
+        ((400, 600, 0, 0), "40.00", "28.85", True),  # 2.7 points below
+    ],
+)
+def test_not_reproduced_is_said_of_weighed_numbers_more_than_three_points_below_the_paper(
+    results, outcomes, top1, reweighted, reproduced
+):
+    results.measured("table3", ADALOG, outcomes=outcomes)
+    lines = place(table_of(results), "AdaLog")
+    assert lines[0].startswith(top1) and f"reweighted {reweighted}" in lines
+    assert ("not reproduced" in lines) != reproduced
+
+
+def test_table_6_shows_what_the_paper_prints_for_deit_s_beside_another_model(results):
+    for model in ("deit_tiny", "deit_small", "shapes_vit"):
+        results.measured("table6", f"model={model} bits=3 method=lampq", full_validation_images=100)
+    table = table_of(results, "table6")
+    assert place(table, "LampQ") == ["44.00 ± 4.99", "drop −36.00 ± 5.60", "paper, DeiT-S: 45.38, drop −34.45"]
+    direct = place(table, "LampQ", column="DeiT-S")
+    assert direct == ["44.00 ± 4.99", "paper 45.38 (−1.38)", "drop −36.00 ± 5.60, paper −34.45"]
+    assert place(table, "LampQ", column="shapes_vit") == ["44.00 ± 4.99", "drop −36.00 ± 5.60"]
+    by_model = {r["model"]: r["paper_top1"] for r in table.records if r["state"] == "done"}
+    assert by_model == {"DeiT-T": None, "DeiT-S": 45.38, "shapes_vit": None}
+    assert place(table, "Base: AdaLog") == ["missing", "paper, DeiT-S: 24.47, drop −55.36"]
+    assert any("DeiT-S alone" in remark for remark in table.remarks)
+    assert not any("alone" in remark for remark in table_of(results).remarks), "of table 6 only"
+
+
+def test_table_6_has_a_row_for_both_readings_of_i3_without_i2(results):
+    results.cell("table6", "model=deit_small bits=3 method=lampq", PLANNED)
+    table = table_of(results, "table6")
+    for label in ("Base + I1 + I3 (alpha = 1)", "Base + I1 + I3 (uniform start)"):
+        assert place(table, label, column="DeiT-S") == ["missing", "paper 27.87"]
+
+
+def test_weights_and_activations_of_table_5_have_bits_of_their_own(results):
+    overrides = "model=deit_tiny method=psaq_vit weight_bits=4 activation_bits=8"
+    results.measured("table5", overrides, full_validation_images=100)
+    table = table_of(results, "table5")
+    assert place(table, "PSAQ-ViT", "4/8")[1] == "paper 65.57 (−21.57)"
+    assert place(table, "PSAQ-ViT", "8/8") == ["missing", "paper 71.56"]
+
+
+def test_table_4_prints_boxes_and_masks_of_the_paper(results):
+    results.cell("table4", "model=mask_rcnn_swin_tiny bits=4 method=lampq", NOT_AVAILABLE, reason="no detectors")
+    table = table_of(results, "table4")
+    lines = place(table, "LampQ", "4MP/4MP", "Mask R-CNN Swin-T")
+    assert lines == ["not available", "paper 39.8 / 38.4"]
+    assert place(table, "Full precision", "32/32", "Mask R-CNN Swin-T") == ["–", "paper 46.0 / 41.6"]
+
+
+def test_every_number_names_its_run(results):
+    run = results.measured("table3", ADALOG)
+    table = table_of(results)
+    (source,) = table.sources
+    for words in (run.name, "run.py number=1", "abcdef123456", "seed 0", "cpu", "an abacus", "2 threads", "2026-01-02"):
+        assert words in source
+    found = record(table, "AdaLog")
+    assert found["fingerprint"] == run.name and found["commit"] == "abcdef123456" and found["device"] == "cpu"
+    table.write(results.path)
+    rows = list(csv.DictReader((results.path / "table3.csv").open()))
+    assert [row["top1"] for row in rows if row["state"] == "done"] == ["44.0"]
+
+
+def test_runs_on_the_same_images_are_compared_in_pairs(results):
+    one, other = (Run(results.run(outcomes=outcomes)) for outcomes in ((3, 0, 0, 1), (1, 2, 0, 1)))
+    assert paired_difference(one, other) == pytest.approx((50, 100 * (1 / 3) ** 0.5 / 2))
+    assert paired_difference(other, one)[0] == pytest.approx(-50)
+    with pytest.raises(ValueError, match="different validation images"):
+        paired_difference(one, Run(results.run(validation="others")))
