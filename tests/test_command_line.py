@@ -1,19 +1,14 @@
 """The command line as a user meets it: help, completion, grids, and one line for every failure."""
 
 import errno
-import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-import lampq.command_line
-import lampq.pipeline
-import lampq.report.console
-from lampq.command_line import command_line, config_folder
+from lampq.command_line import config_folder
 from lampq.errors import LampQError
 from lampq.progress import progress
 
@@ -23,50 +18,6 @@ GROUPS = {
     for folder in sorted(config_folder().iterdir())
     if any(folder.glob("*.yaml"))
 }
-
-
-@pytest.fixture(autouse=True)
-def _loggers_as_before():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process: (exit status, standard output, lines of standard error)."""
-
-    def run(*arguments):
-        results = [] if {"--help", "-sc", "--cfg"} & set(arguments) else [f"paths.results={tmp_path / 'results'}"]
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *results])
-        monkeypatch.chdir(tmp_path)
-        status = command_line()
-        out, err = capsys.readouterr()
-        return status, out, err.splitlines()
-
-    return run
-
-
-@pytest.fixture
-def pipeline(monkeypatch):
-    """A stand-in for `lampq.pipeline.run`: keeps the settings it is given, and raises what the test asks for."""
-    seen = SimpleNamespace(settings=[], raises={})
-
-    def stand_in(settings):
-        seen.settings.append(settings)
-        error = seen.raises.get(int(settings.budget.weight_bits)) or seen.raises.get("always")
-        if error is not None:
-            raise error
-        return [SimpleNamespace(metrics={"sample_loss": 1.5}, fingerprint="f")]
-
-    monkeypatch.setattr(lampq.pipeline, "run", stand_in)
-    monkeypatch.setattr(lampq.report.console, "show", lambda records: None)
-    monkeypatch.setattr(lampq.report.console, "summary_line", lambda record: "a line")
-    # Jobs of a grid in this process, where the stand-in is; tests/test_isolation.py has them in their own.
-    here = SimpleNamespace(call=lambda function, *arguments: function(*arguments), stop=lambda: None)
-    monkeypatch.setattr(lampq.command_line, "_isolated", here)
-    return seen
 
 
 PARTS = ("base_quantizer=rtn", "allocator=lampq")
@@ -84,7 +35,7 @@ def test_a_run_reaches_the_pipeline_and_leaves_nothing_behind(run, pipeline, tmp
     [
         (["model=vit_smal"], "model=vit_smal: no such option; did you mean vit_small? one of deit_base, deit_small"),
         (["-m", "model=deit_tiny,vit_smal"], "model=vit_smal: no such option; did you mean vit_small?"),
-        (["method=lamp"], "method=lamp: no such option; did you mean lampq? one of adalog, lampq, rtn"),
+        (["method=lamp"], "method=lamp: no such option; did you mean lampq? one of adalog, lampq, lampq_"),
         (["bit_set=2345"], "bit_set=2345: no such option; did you mean b2345?"),
         (["model=2"], "model=2: no such option; one of deit_base"),
         (["model=null"], "model=null: no such option; one of deit_base"),

@@ -1,0 +1,124 @@
+"""What every experiment of conf/experiment keeps to, new ones included: its YAML, its cells, its artefact."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+
+from experiments.figures import FIGURES
+from experiments.report import COMPUTED, TABLES, names
+from lampq.cells import DONE, NOT_AVAILABLE, read_cells
+from lampq.config_folder import config_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
+
+
+def header(name):
+    """The comment at the top of an experiment's YAML."""
+    lines = (config_folder() / "experiment" / f"{name}.yaml").read_text().splitlines()
+    return "\n".join(line for line in lines[: lines.index("defaults:")] if line.startswith("#"))
+
+
+@pytest.fixture(params=EXPERIMENTS)
+def name(request):
+    return request.param
+
+
+def test_every_measured_artefact_of_the_paper_has_an_experiment():
+    tables = {f"table{number}" for number in (2, 3, 4, 5, 6, 9, 10)} | {"grid"}
+    assert set(EXPERIMENTS) >= tables | {f"figure{number}" for number in (1, 5, 6, 7, 8)}
+    assert set(EXPERIMENTS) == set(names())
+
+
+def test_its_yaml_says_how_it_is_run_on_what_how_long_and_how_many_runs(name):
+    text = header(name)
+    assert f"python run.py experiment={name}" in text, "the command"
+    if name not in COMPUTED:
+        assert re.search(r"Last run: .*\d+ runs?", text.replace("\n# ", " ")), "how many runs"
+        assert re.search(r"\d+ (s|min|h)\b", text) and re.search(r"CPU|GPU", text), "how long, on what"
+
+
+def test_it_composes_at_every_scale(name):
+    for scale in ("full", "subset", "smoke"):
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            cfg = hydra.compose("config", overrides=[f"experiment={name}", f"scale={scale}"])
+        assert cfg.experiment.name == name and cfg.experiment.scale == scale
+        assert cfg.baseline == "none" or cfg.sensitivity is not None or name in COMPUTED
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Every experiment at scale=smoke, over one results folder and one bank: what they share is computed once."""
+    folder = tmp_path_factory.mktemp("smoke")
+    environment = {**os.environ, "LAMPQ_CACHE": str(folder / "cache")}
+    finished = {}
+    for experiment in EXPERIMENTS:
+        # The grid has 336 points: its corners are enough to see that it works.
+        less = ["lampq.gamma=4,20", "lampq.mu=0.5", "lampq.beta=2,3"] if experiment == "grid" else []
+        command = [sys.executable, "run.py", f"experiment={experiment}", "scale=smoke", *less]
+        command.append(f"paths.results={folder}/results")
+        finished[experiment] = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+    return folder / "results", finished
+
+
+@pytest.mark.slow
+def test_it_ends_well_with_every_available_cell_done(smoke, name):
+    results, finished = smoke
+    assert finished[name].returncode == 0, finished[name].stderr[-2000:]
+    states = {cell.state for cell in read_cells(results, name)}
+    assert states <= {DONE, NOT_AVAILABLE}
+
+
+@pytest.mark.slow
+def test_a_cell_takes_at_most_ten_seconds(smoke, name):
+    results, _ = smoke
+    slow = {str(c.overrides): c.seconds for c in read_cells(results, name) if c.seconds and c.seconds > 10}
+    # The first cell of a grid also starts its process, which imports PyTorch.
+    assert len(slow) <= 1, slow
+
+
+@pytest.mark.slow
+def test_its_artefact_is_there_with_its_numbers(smoke, name):
+    results, _ = smoke
+    available = [cell for cell in read_cells(results, name) if cell.state == DONE]
+    if name in FIGURES:
+        files = [results / "figures" / f"{name}.{ending}" for ending in ("png", "pdf", "csv")]
+    else:
+        stem = "grid_shapes_vit_w3" if name == "grid" else name
+        files = [results / "tables" / f"{stem}.{ending}" for ending in ("csv", "md", "tex")]
+    assert name in COMPUTED or name not in TABLES or available or "not available" in files[1].read_text()
+    for path in files:
+        assert path.stat().st_size > 0
+    data = next(path for path in files if path.suffix == ".csv")
+    with data.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= max(1, len(available) if name in TABLES else 1)
+
+
+@pytest.mark.slow
+def test_the_same_again_computes_nothing(smoke, name):
+    results, _ = smoke
+    before = {path: path.stat().st_mtime_ns for path in (results / "runs").glob("*/metrics.json")}
+    command = [sys.executable, "run.py", f"experiment={name}", "scale=smoke", f"paths.results={results}"]
+    if name == "grid":
+        command += ["lampq.gamma=4", "lampq.mu=0.5", "lampq.beta=2"]
+    cache = {"LAMPQ_CACHE": str(results.parent / "cache")}
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **cache}, capture_output=True, text=True, check=True)
+    after = {path: path.stat().st_mtime_ns for path in (results / "runs").glob("*/metrics.json")}
+    assert after == before
+
+
+@pytest.mark.slow
+def test_one_page_shows_all_of_them(smoke):
+    results, _ = smoke
+    page = (results / "report.html").read_text()
+    for name in EXPERIMENTS:
+        assert f"<section id='{name}'>" in page, name
