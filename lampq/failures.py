@@ -23,6 +23,17 @@ TRACEBACK = "LAMPQ_TRACEBACK"
 """Environment variable: 1 shows the traceback of any failure."""
 
 
+EXTRAS = {
+    "hydra/launcher/slurm": ("hydra_plugins.lampq.SlurmLauncher", "submitit", "slurm"),
+    "hydra/launcher/joblib": ("hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "joblib", "sweep"),
+    "hydra/sweeper/optuna": ("hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper", "optuna", "sweep"),
+}
+"""Options that need an extra: the class that is known where it is installed, the package, the extra's name."""
+
+
+FULL = "the disk is full; make room and run the same command again to resume"
+
+
 def explain_failure(error: BaseException, paths: Sequence[str], folder: str) -> str:
     """One line on what went wrong in a job; the traceback of an unexpected error goes to a file that it names.
 
@@ -32,8 +43,8 @@ def explain_failure(error: BaseException, paths: Sequence[str], folder: str) -> 
     """
     if isinstance(error, LampQError):
         return line(error)
-    if "No space left on device" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return f"{_full_folder(error, paths)}: the disk is full; make room and run the same command again to resume"
+    if _disk_is_full(error):
+        return f"{_full_folder(error, paths)}: {FULL}"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.filename}: {error.strerror}; choose other folders by paths.results and paths.cache"
     if type(error).__name__ == "OutOfMemoryError":
@@ -47,12 +58,16 @@ def explain_failure(error: BaseException, paths: Sequence[str], folder: str) -> 
 
 def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     """One line on what Hydra could not compose: the override, and what would be right."""
+    if _disk_is_full(error):
+        return f"{getattr(error, 'filename', None) or 'paths.results'}: {FULL}"
     first = line(str(error).split("\n")[0])
     if isinstance(error, OverrideParseException):
         remedy = "write KEY=VALUE or GROUP=OPTION, lists as [2,3], and quote what has spaces, commas or brackets"
         return f"{error.override}: cannot be read; {remedy}"
     if isinstance(error, SearchPathException):
         return f"{first}; give the folder that holds your own groups"
+    if extra := _lacking_extra(str(error), getattr(error, "missing_cfg_file", None)):
+        return extra
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return _no_such_option(group or "config", option, sorted(error.options or ()))
@@ -74,6 +89,14 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         return f"{first.rstrip('.')}: {line(str(error.__cause__).splitlines()[0])}"
     return f"{first}; {TRACEBACK}=1 shows where"
+
+
+def _lacking_extra(message: str, missing_cfg_file: str | None) -> str | None:
+    """What to install where a launcher or sweeper is asked for that is not."""
+    for option, (target, package, extra) in EXTRAS.items():
+        if missing_cfg_file == option or f"Unknown plugin class : '{target}'" in message:
+            return f"{'='.join(option.rsplit('/', 1))}: needs {package}: pip install 'lampq[{extra}]'"
+    return None
 
 
 def _number_for_group(arguments: Sequence[str]) -> str:
@@ -135,6 +158,10 @@ def _flat(prefix: str, values: dict[str, Any]) -> list[str]:
         if isinstance(value, dict):
             keys += _flat(f"{prefix}{key}.", value)
     return keys
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    return "No space left on device" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _full_folder(error: BaseException, paths: Sequence[str]) -> str:

@@ -1,53 +1,33 @@
 """One run, from a checked configuration to a recorded result: Algorithm 1 of the paper, top to bottom."""
 
-import contextlib
 import logging
-import tempfile
 import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from lampq.allocation.base import Allocator, Search
 from lampq.allocation.uniform import Uniform
-from lampq.bank import LayerBank
 from lampq.budgets import packed_bytes, realised_costs
-from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
-from lampq.fingerprint import fingerprint
+from lampq.identity import identity, labels
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
+from lampq.preparation import Prepared, open_search, prepare, store_of
 from lampq.quantized_model import QuantizedModel
 from lampq.record import RunRecord, read_sensitivity
 from lampq.report.bit_allocation import draw_bit_allocation
 from lampq.report.sensitivity import draw_sensitivity
 from lampq.sensitivity.single_component import SingleComponents
 from lampq.settings import Settings
-from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
-from lampq.tasks.sample_evaluation import SampleEvaluator
 from lampq.tasks.validation import accuracy_metrics, validate
 from lampq.tracking import Tracker, open_tracker, rebuild_runs_csv
 
 log = logging.getLogger(__name__)
 
-_prepared: dict[str, "Prepared"] = {}
-"""The last model and images of this process."""
 GATE = 0.3
 """Points of top-1 by which a full validation set may disagree with the published full-precision accuracy."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What several runs of one configuration share: the full-precision model and its images."""
-
-    adapter: ModelAdapter
-    task: ClassificationTask
-    observer: Observer
-    device: torch.device
 
 
 def run(settings: Settings) -> list[RunRecord]:
@@ -67,30 +47,6 @@ def run(settings: Settings) -> list[RunRecord]:
     if compares and settings.budget.weight_bits.denominator == 1:
         allocators.insert(0, Uniform())
     return [run_one(settings, prepared, allocator) for allocator in allocators]
-
-
-def prepare(settings: Settings, device: torch.device) -> Prepared:
-    """Build the model and name the images; nothing is run yet.
-
-    The jobs of a grid that share model and images get the same ones, unless time is what is measured.
-    """
-    named = [settings.resolved.get(part) for part in ("model", "dataset")]
-    if settings.bank == "fresh" or None in named:
-        return _prepare(settings, device)
-    key = fingerprint([*named, settings.seed, str(device)])
-    if key not in _prepared:
-        _prepared.clear()
-        _prepared[key] = _prepare(settings, device)
-    return _prepared[key]
-
-
-def _prepare(settings: Settings, device: torch.device) -> Prepared:
-    log.info("model %s", settings.model.name)
-    adapter = settings.model.build(device)
-    task = ClassificationTask(adapter, settings.dataset, settings.seed, device)
-    for note in task.notes:
-        log.info(note)
-    return Prepared(adapter, task, Observer(adapter, lambda: task.calibration_images), device)
 
 
 def run_one(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents) -> RunRecord:
@@ -125,8 +81,7 @@ def _compute(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
                 if settings.validate:
                     draw_bit_allocation(plan, record.figure)
         record.finish({**labels(settings, prepared, work, record, plan), **metrics})
-        if settings.validate:
-            rebuild_runs_csv(settings.results)
+        rebuild_runs_csv(settings.results)
         tracker.finish(record.metrics, plan, record.figure if record.figure.is_file() else None)
         failed = False
     except BaseException as error:
@@ -135,15 +90,6 @@ def _compute(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
     finally:
         tracker.close(failed=failed)
         record.close()
-
-
-def open_search(settings: Settings, prepared: Prepared, store: Store) -> Search:
-    """The bank, and what scores plans on D."""
-    adapter, task = prepared.adapter, prepared.task
-    bank = LayerBank(settings.base_quantizer, adapter, prepared.observer, task.identity["calibration"], store)
-    memory = int(settings.prefix_memory_gib * 2**30) // 2  # states of the base, and of a plan that may become it
-    evaluator = SampleEvaluator(QuantizedModel(adapter, bank), task, store, bank.identity, memory)
-    return Search(adapter, task, bank, evaluator, store, settings.seed)
 
 
 def measure(settings: Settings, measurement: SingleComponents, search: Search, record: RunRecord) -> dict:
@@ -221,62 +167,6 @@ def execute(
     }, plan
 
 
-def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents) -> dict:
-    """What a run's numbers depend on: settings of the parts that are used, contents of weights and image lists."""
-    images = dict(prepared.task.identity)
-    budget = settings.budget.to_json()
-    single = isinstance(work, SingleComponents)
-    if not work.searches:
-        images.pop("sample")
-        budget.pop("candidates")
-    if single or not settings.validate:
-        images.pop("validation")
-    if single:
-        budget = {key: budget[key] for key in ("weight_bits", "activation_bits", "activation_rule")}
-    if not work.uses_budget:
-        budget.clear()
-    elif settings.budget.weight_bits == settings.budget.activation_bits:
-        budget.pop("activation_rule")
-        if single:
-            budget.clear()  # its inputs have the component's bits, whatever the target
-    quantizer = settings.base_quantizer
-    return {
-        "model": prepared.adapter.name,
-        "weights": prepared.adapter.weights_hash(),
-        "images": images,
-        "base_quantizer": [quantizer.name, quantizer.revision, quantizer.settings()],
-        "sensitivity" if single else "allocator": [work.name, work.revision, work.settings()],
-        "budget": budget,
-        "seed": settings.seed,
-        # Where the time of a cold run is what was asked for, a run that read the bank does not stand for it.
-        **({"fresh_bank": [str(prepared.device), torch.get_num_threads()]} if settings.bank == "fresh" else {}),
-    }
-
-
-def labels(
-    settings: Settings,
-    prepared: Prepared,
-    work: Allocator | SingleComponents,
-    record: RunRecord,
-    plan: BitPlan | None,
-) -> dict:
-    """The words of a row: which model, data, method and bits (the plan's own target, where it has one)."""
-    if plan is None:
-        target = dict.fromkeys(("weight_bits", "activation_bits"), float(work.bits))
-    else:
-        target = {**settings.budget.to_json(), **plan.budget}
-    return {
-        "fingerprint": record.fingerprint,
-        "model": prepared.adapter.name,
-        "dataset": settings.dataset.name,
-        "base_quantizer": settings.base_quantizer.name,
-        "allocator": work.name,
-        "weight_bits": target["weight_bits"],
-        "activation_bits": target["activation_bits"],
-        "seed": settings.seed,
-    }
-
-
 def check_gate(adapter: ModelAdapter, task: ClassificationTask, metrics: dict) -> None:
     """Warn where a full validation set disagrees with the published full-precision accuracy."""
     published, measured = adapter.published_top1, metrics["top1_full_precision"]
@@ -287,13 +177,3 @@ def check_gate(adapter: ModelAdapter, task: ClassificationTask, metrics: dict) -
             measured,
             published,
         )
-
-
-@contextlib.contextmanager
-def store_of(settings: Settings) -> Iterator[Store]:
-    """The shared store, or for ``bank=fresh`` an empty one that is thrown away."""
-    if settings.bank == "reuse":
-        yield Store(settings.cache)
-        return
-    with tempfile.TemporaryDirectory(prefix="lampq-fresh-") as folder:
-        yield Store(Path(folder))

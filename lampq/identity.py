@@ -1,0 +1,66 @@
+"""What a run is: its identity, which its fingerprint covers, and the words that name it in a table."""
+
+import torch
+
+from lampq.allocation.base import Allocator
+from lampq.plan import BitPlan
+from lampq.preparation import Prepared
+from lampq.record import RunRecord
+from lampq.sensitivity.single_component import SingleComponents
+from lampq.settings import Settings
+
+
+def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents) -> dict:
+    """What a run's numbers depend on: settings of the parts that are used, contents of weights and image lists."""
+    images = dict(prepared.task.identity)
+    budget = settings.budget.to_json()
+    single = isinstance(work, SingleComponents)
+    if not work.searches:
+        images.pop("sample")
+        budget.pop("candidates")
+    if single or not settings.validate:
+        images.pop("validation")
+    if single:
+        budget = {key: budget[key] for key in ("weight_bits", "activation_bits", "activation_rule")}
+    if not work.uses_budget:
+        budget.clear()
+    elif settings.budget.weight_bits == settings.budget.activation_bits:
+        budget.pop("activation_rule")
+        if single:
+            budget.clear()  # its inputs have the component's bits, whatever the target
+    quantizer = settings.base_quantizer
+    return {
+        "model": prepared.adapter.name,
+        "weights": prepared.adapter.weights_hash(),
+        "images": images,
+        "base_quantizer": [quantizer.name, quantizer.revision, quantizer.settings()],
+        "sensitivity" if single else "allocator": [work.name, work.revision, work.settings()],
+        "budget": budget,
+        "seed": settings.seed,
+        # Where the time of a cold run is what was asked for, a run that read the bank does not stand for it.
+        **({"fresh_bank": [str(prepared.device), torch.get_num_threads()]} if settings.bank == "fresh" else {}),
+    }
+
+
+def labels(
+    settings: Settings,
+    prepared: Prepared,
+    work: Allocator | SingleComponents,
+    record: RunRecord,
+    plan: BitPlan | None,
+) -> dict:
+    """The words of a row: which model, data, method and bits (the plan's own target, where it has one)."""
+    if plan is None:
+        target = dict.fromkeys(("weight_bits", "activation_bits"), float(work.bits))
+    else:
+        target = {**settings.budget.to_json(), **plan.budget}
+    return {
+        "fingerprint": record.fingerprint,
+        "model": prepared.adapter.name,
+        "dataset": settings.dataset.name,
+        "base_quantizer": settings.base_quantizer.name,
+        "allocator": work.name,
+        "weight_bits": target["weight_bits"],
+        "activation_bits": target["activation_bits"],
+        "seed": settings.seed,
+    }

@@ -1,0 +1,79 @@
+"""What a run works with: the full-precision model and its images, the store, the bank and what scores plans on D."""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lampq.allocation.base import Search
+from lampq.bank import LayerBank
+from lampq.calibration.observation import Observer
+from lampq.fingerprint import fingerprint
+from lampq.models.adapter import ModelAdapter
+from lampq.quantized_model import QuantizedModel
+from lampq.settings import Settings
+from lampq.store import Store
+from lampq.tasks.classification import ClassificationTask
+from lampq.tasks.sample_evaluation import SampleEvaluator
+
+log = logging.getLogger(__name__)
+
+_prepared: dict[str, "Prepared"] = {}
+"""The last model and images of this process."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What several runs of one configuration share: the full-precision model and its images."""
+
+    adapter: ModelAdapter
+    task: ClassificationTask
+    observer: Observer
+    device: torch.device
+
+
+def prepare(settings: Settings, device: torch.device) -> Prepared:
+    """Build the model and name the images; nothing is run yet.
+
+    The jobs of a grid that share model and images get the same ones, unless time is what is measured.
+    """
+    named = [settings.resolved.get(part) for part in ("model", "dataset")]
+    if settings.bank == "fresh" or None in named:
+        return _prepare(settings, device)
+    key = fingerprint([*named, settings.seed, str(device)])
+    if key not in _prepared:
+        _prepared.clear()
+        _prepared[key] = _prepare(settings, device)
+    return _prepared[key]
+
+
+def _prepare(settings: Settings, device: torch.device) -> Prepared:
+    log.info("model %s", settings.model.name)
+    adapter = settings.model.build(device)
+    task = ClassificationTask(adapter, settings.dataset, settings.seed, device)
+    for note in task.notes:
+        log.info(note)
+    return Prepared(adapter, task, Observer(adapter, lambda: task.calibration_images), device)
+
+
+def open_search(settings: Settings, prepared: Prepared, store: Store) -> Search:
+    """The bank, and what scores plans on D."""
+    adapter, task = prepared.adapter, prepared.task
+    bank = LayerBank(settings.base_quantizer, adapter, prepared.observer, task.identity["calibration"], store)
+    memory = int(settings.prefix_memory_gib * 2**30) // 2  # states of the base, and of a plan that may become it
+    evaluator = SampleEvaluator(QuantizedModel(adapter, bank), task, store, bank.identity, memory)
+    return Search(adapter, task, bank, evaluator, store, settings.seed)
+
+
+@contextlib.contextmanager
+def store_of(settings: Settings) -> Iterator[Store]:
+    """The shared store, or for ``bank=fresh`` an empty one that is thrown away."""
+    if settings.bank == "reuse":
+        yield Store(settings.cache)
+        return
+    with tempfile.TemporaryDirectory(prefix="lampq-fresh-") as folder:
+        yield Store(Path(folder))
