@@ -49,14 +49,14 @@ class Layout:
 
 def accuracy_table(results: Path, layout: Layout) -> Table:
     """Put the table together from the cells in a results folder."""
-    rows, printed_rows = measured(results, layout.experiment), layout.rows()
+    rows, printed_rows = [row for row in measured(results, layout.experiment) if row.method], layout.rows()
     known = {row.model for row in rows}
     models = [m for m in layout.models if m in known] + sorted(m for m in known if m and m not in layout.models)
     places: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for printed in printed_rows:
         places[printed.method, printed.bits, ""] = {}
     for row in rows:
-        places.setdefault((row.method or "", bits_of(row), row.variation), {}).setdefault(row.model, []).append(row)
+        places.setdefault((row.method, bits_of(row), row.variation), {}).setdefault(row.model, []).append(row)
 
     body, notes, records = [_full_precision_cells(layout, models, rows)], [], []
     for (method, bits, variation), by_model in places.items():

@@ -36,21 +36,32 @@ class Search:
     @property
     def name(self) -> str:
         """``deit_tiny_w3``, or ``deit_tiny_w4a8`` where the targets differ."""
-        bits = f"w{self.weight_bits:g}"
-        return f"{self.model}_{bits}" + (
-            "" if self.weight_bits == self.activation_bits else f"a{self.activation_bits:g}"
-        )
+        differ = self.weight_bits != self.activation_bits
+        return f"{self.model}_w{self.weight_bits:g}" + (f"a{self.activation_bits:g}" if differ else "")
+
+    @property
+    def target(self) -> str:
+        """The target as on the command line."""
+        if self.weight_bits == self.activation_bits:
+            return f"bits={self.weight_bits:g}"
+        return f"weight_bits={self.weight_bits:g} activation_bits={self.activation_bits:g}"
 
 
 def searches(results: Path) -> list[Search]:
-    """The grids in a results folder, one a model and target; of several sizes of D, the largest."""
+    """The grids in a results folder, one a model and target; of several sizes of D, the largest.
+
+    A run that several cells led to is one point; what names no place on the axes is none.
+    """
     groups: dict[tuple, list[Row]] = {}
+    seen = set()
     for row in measured(results, NAME):
-        if row.run is None or "sample_top1" not in row.run.metrics:
+        if row.run is None or "sample_top1" not in row.run.metrics or not row.cell.overrides.keys() >= set(AXES):
             continue
+        if row.run.fingerprint in seen:
+            continue
+        seen.add(row.run.fingerprint)
         metrics = row.run.metrics
-        model = row.model or metrics["model"]
-        key = (model, metrics["weight_bits"], metrics["activation_bits"])
+        key = (row.model, metrics["weight_bits"], metrics["activation_bits"])
         groups.setdefault(key, []).append(row)
     found = []
     for (model, weight, activation), rows in groups.items():
@@ -93,8 +104,8 @@ def grid_table(search: Search) -> Table:
         "long.",
         f"Device of the first point: {first.environment['processor']}, {first.environment['device']}, "
         f"{first.environment['threads']} threads, commit {first.environment['commit']}.",
-        f"The winner as a preset: `python run.py --config-dir results/presets lampq={search.name} "
-        f"model={search.model} bits={search.weight_bits:g}`.",
+        f"The winner as a preset: `python run.py --config-dir {runs[0].results / 'presets'} lampq={search.name} "
+        f"model={search.model} {search.target}`.",
     ]
     header = ["rank", "μ", "bit set", "γ", "β", "top-1 on D (%)", "mean loss on D", "plans scored"]
     title = (

@@ -43,6 +43,12 @@ class Run:
     def fingerprint(self) -> str:
         return self.folder.name
 
+    @property
+    def results(self) -> Path:
+        """The results folder, as one would type it: relative where it lies under the current folder."""
+        folder = self.folder.parents[1]
+        return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
     @cached_property
     def metrics(self) -> dict[str, Any]:
         return json.loads((self.folder / "metrics.json").read_text())
@@ -117,7 +123,8 @@ class Row:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("method", "model", "seed"):
-            return self.cell.overrides.get(name)
+            asked = self.cell.overrides.get(name)
+            return self.run.metrics["model"] if asked is None and name == "model" and self.run else asked
         raise AttributeError(name)
 
     @property

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from lampq.cells import NOT_AVAILABLE
 from lampq.errors import LampQError
+from lampq.limits import did_you_mean
 
 from .measured import measured
-from .report import COMPUTED, report
+from .report import COMPUTED, names, report
 from .run_table import write_run_table
 
 FILES = ("config.yaml", "environment.json", "identity.json", "images.json", "metrics.json", "outcomes.csv", "plan.json")
@@ -27,8 +28,11 @@ def publish(name: str, fingerprints: list[str], results: Path) -> Path:
         fingerprints: runs under ``results/runs``, in the order of the table's rows; beginnings suffice.
 
     Raises:
-        LampQError: no such run, or not finished.
+        LampQError: no such run, not finished, or none given.
     """
+    if not fingerprints:
+        near = did_you_mean(name, names())
+        raise LampQError(f"{name}: no such experiment{near}; to publish runs, give fingerprints after a folder's name")
     target = results / name
     folders = []
     for prefix in fingerprints:
@@ -42,7 +46,7 @@ def publish(name: str, fingerprints: list[str], results: Path) -> Path:
     return target
 
 
-def publish_experiments(names: list[str], results: Path) -> list[Path]:
+def publish_experiments(chosen: list[str], results: Path) -> list[Path]:
     """Copy the cells of experiments and their runs to ``results/published``, and build tables and figures there.
 
     What lies there already of other experiments stays; a cell that was published before is replaced.
@@ -51,10 +55,10 @@ def publish_experiments(names: list[str], results: Path) -> list[Path]:
         What the report wrote.
 
     Raises:
-        LampQError: an experiment has no cells, or a run lacks a file.
+        LampQError: an experiment has no cells.
     """
     target = results / "published"
-    for name in names:
+    for name in chosen:
         rows = measured(results, name)
         if not rows and name not in COMPUTED:
             raise LampQError(f"{name}: no cells under {results / 'experiments'}; run python run.py experiment={name}")
@@ -64,7 +68,8 @@ def publish_experiments(names: list[str], results: Path) -> list[Path]:
             elif row.state != NOT_AVAILABLE:
                 continue
             command = row.cell.command and without_machine(row.cell.command)
-            replace(row.cell, command=command, host=None, traceback=None).write(target)
+            overrides = {key: without_machine(value) for key, value in row.cell.overrides.items()}
+            replace(row.cell, overrides=overrides, command=command, host=None, traceback=None).write(target)
     return report(target)
 
 

@@ -16,7 +16,7 @@ from .accuracy_table import Layout, accuracy_table
 from .expected_errors import table2, table9
 from .figures import FIGURES, Drawing
 from .grid import grid_table, searches, write_preset
-from .measured import measured
+from .measured import NOT_A_VARIATION, measured
 from .runtime_table import runtime_table
 
 LAYOUTS = {
@@ -162,12 +162,16 @@ def _command(results: Path, name: str) -> str:
 
 
 def _plans(results: Path, name: str) -> list[str]:
-    """The bit plan of every run with one, folded."""
+    """The bit plan of every run with one, folded, with the command that applies it again."""
     parts = []
     for row in measured(results, name) if name != "grid" else []:
         figure = row.run and row.run.folder / "bit_allocation.png"
         if figure and figure.is_file():
-            label = ", ".join(f"{key}={value}" for key, value in row.cell.overrides.items())
-            plan = f"python run.py allocator=from_plan allocator.plan={row.run.folder}/plan.json"
-            parts.append(page.folded(f"Plan: {label}", page.picture(figure, label), page.command(plan)))
+            asked = [f"{key}={value}" for key, value in row.cell.overrides.items()]
+            place = [f"{k}={v}" for k, v in row.cell.overrides.items() if k in NOT_A_VARIATION and k != "method"]
+            place.append(f"base_quantizer={row.run.metrics['base_quantizer']}")
+            path = row.run.results / "runs" / row.run.fingerprint / "plan.json"
+            command = f"python run.py {' '.join(place)} allocator=from_plan allocator.plan={path}"
+            label = ", ".join(asked)
+            parts.append(page.folded(f"Plan: {label}", page.picture(figure, label), page.command(command)))
     return parts

@@ -15,7 +15,7 @@ NAME = "table10"
 
 def runtime_table(results: Path) -> Table:
     """Seconds of calibration and search, evaluation of the result left out, beside the paper's and the ratios."""
-    rows = measured(results, NAME)
+    rows = [row for row in measured(results, NAME) if row.method]
     known = {row.model for row in rows}
     models = [m for m in paper.MODELS if m in known] + sorted(m for m in known if m and m not in paper.MODELS)
     printed_rows = paper.accuracy_rows(10, paper.METHODS)
@@ -58,7 +58,7 @@ def runtime_table(results: Path) -> Table:
 
 def _place(row: Row) -> tuple[str, str, str]:
     """The row of the table that a cell belongs to."""
-    return row.method or "", bits_of(row), row.variation
+    return row.method, bits_of(row), row.variation
 
 
 def _seconds(rows: list[Row]) -> float | None:

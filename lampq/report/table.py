@@ -50,6 +50,7 @@ class Table:
         """The table in GitHub's Markdown."""
         rows = [self.header, ["---"] * len(self.header)]
         rows += [["<br>".join(cell) for cell in row] for row in self.body]
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
         lines = [f"# {self.title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
         lines += [f"<sup>{mark(i)}</sup> {note}  " for i, note in enumerate(self.notes)]
         for remark in self.remarks:
@@ -108,22 +109,32 @@ def marked(index: int) -> str:
     return f"<sup>{mark(index)}</sup>"
 
 
+GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "μ": "mu", "ρ": "rho", "Δ": "Delta", "Ω": "Omega"}
+LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    **{letter: f"$\\{name}$" for letter, name in GREEK.items()},
+    "\\": "\\textbackslash{}",
+    "^": "\\textasciicircum{}",
+    "~": "\\textasciitilde{}",
+    "<": "$<$",
+    ">": "$>$",
+    "±": "$\\pm$",
+    "−": "$-$",
+    "²": "$^2$",
+    "≤": "$\\leq$",
+    "≥": "$\\geq$",
+    "×": "$\\times$",
+    "–": "--",
+}
+"""What stands for a character that LaTeX takes for something else, or has no letter for."""
+
+
 def latex_text(text: str) -> str:
     """Plain text and <sup>marks</sup> for LaTeX."""
-    replacements = {
-        "\\": "\\textbackslash{}",
-        "±": "$\\pm$",
-        "−": "$-$",
-        "γ": "$\\gamma$",
-        "≥": "$\\geq$",
-        "×": "$\\times$",
-    }
-    for letter in "&%$#_{}":
-        replacements[letter] = f"\\{letter}"
-    pattern = re.compile("|".join(re.escape(key) for key in replacements))
+    pattern = re.compile("|".join(re.escape(key) for key in LATEX))
     parts = re.split(r"<sup>(\w+)</sup>", text)
     for i in range(0, len(parts), 2):
-        parts[i] = pattern.sub(lambda match: replacements[match[0]], parts[i])
+        parts[i] = pattern.sub(lambda match: LATEX[match[0]], parts[i])
     for i in range(1, len(parts), 2):
         parts[i] = f"\\textsuperscript{{{parts[i]}}}"
     return "".join(parts).replace("`", "")

@@ -85,6 +85,9 @@ class ResultsFolder:
         usual = {
             "fingerprint": name,
             "model": "deit_tiny",
+            "dataset": "imagenet",
+            "base_quantizer": "adalog",
+            "allocator": "lampq",
             "weight_bits": 3.0,
             "activation_bits": 3.0,
             "average_weight_bits": 2.97,

@@ -151,6 +151,12 @@ def test_another_override_is_a_row_of_its_own(results):
     assert record(table, "LampQ, lampq.gamma=2")["top1"] == 44
 
 
+def test_a_single_run_under_the_experiments_name_stands_in_no_row(results):
+    results.measured("table3", "bits=3")
+    table = table_of(results)
+    assert all(row[0][0] for row in table.body) and table.sources == []
+
+
 def test_bits_that_the_paper_does_not_have_are_a_row_of_their_own(results):
     results.measured("table3", "model=deit_tiny bits=6 method=adalog", weight_bits=6.0, activation_bits=6.0)
     results.cell("table3", "model=deit_tiny bits=2 method=adalog", PLANNED)

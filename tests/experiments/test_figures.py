@@ -169,3 +169,9 @@ def test_the_largest_sample_set_is_drawn_and_named(results, axes):
     drawing, rows = drawn(results, "figure1")
     assert rows[0]["top1"] == "75.0"
     assert any("D of 1024 training images" in remark for remark in drawing.remarks)
+
+
+def test_a_single_run_under_the_experiments_name_is_drawn_with_the_model_it_had(results, axes):
+    results.sensitivity("figure1", "sensitivity.bits=1", components(EVERYTHING), model="deit_tiny")
+    _, rows = drawn(results, "figure1")
+    assert {row["model"] for row in rows} == {"DeiT-T"}

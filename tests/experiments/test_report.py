@@ -1,0 +1,199 @@
+"""Tables, figures and the page, put together from what is there."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from experiments.__main__ import main
+from experiments.report import build, names, report
+from lampq.cells import FAILED, NOT_AVAILABLE
+from lampq.errors import LampQError
+from tests.experiments.results_folder import components
+
+ADALOG = "model=deit_tiny bits=3 method=adalog"
+
+
+class Page(HTMLParser):
+    """What a page consists of: tags with their attributes, and the text of each section."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(results):
+    return Page((results.path / "report.html").read_text())
+
+
+def written(results, only=None):
+    return sorted(str(path.relative_to(results.path)) for path in report(results.path, only))
+
+
+def files(results):
+    return sorted(str(p.relative_to(results.path)) for p in results.path.rglob("*.*") if p.parent.name in FOLDERS)
+
+
+FOLDERS = ("tables", "figures", "lampq")
+COMPUTED = [f"tables/table{number}.{ending}" for number in (2, 9) for ending in ("csv", "md", "tex")]
+
+
+def test_computed_tables_are_there_without_any_run(results):
+    results.path.mkdir()
+    assert written(results) == ["report.html", *COMPUTED]
+    assert files(results) == COMPUTED
+    assert "ρ_B" in page_of(results).text
+
+
+def test_tables_figures_and_the_page_are_written(results):
+    results.measured("table3", ADALOG)
+    results.sensitivity("figure1", "model=deit_tiny", components({"layers": ("qkv",), "blocks": ("block",)}))
+    asked = "model=deit_tiny bits=3 lampq.mu=1 bit_set=b2345 lampq.gamma=4 lampq.beta=2"
+    results.measured("grid", asked, outcomes=None)
+    expected = [
+        *(f"figures/figure1.{ending}" for ending in ("csv", "pdf", "png")),
+        "presets/lampq/deit_tiny_w3.yaml",
+        "report.html",
+        *(f"tables/grid_deit_tiny_w3.{ending}" for ending in ("csv", "md", "tex")),
+        *(f"tables/table{number}.{ending}" for number in (2, 3, 9) for ending in ("csv", "md", "tex")),
+    ]
+    assert written(results) == expected
+    assert all((results.path / name).stat().st_size for name in expected)
+    sections = [a["id"] for tag, a in page_of(results).tags if tag == "section"]
+    assert sections == ["table2", "table3", "table9", "grid", "figure1"]
+
+
+def test_only_what_is_asked_for_is_named_but_the_page_has_everything(results):
+    results.measured("table3", ADALOG)
+    results.measured("table10", ADALOG, outcomes=None)
+    assert written(results, ["table3"]) == ["report.html", *(f"tables/table3.{e}" for e in ("csv", "md", "tex"))]
+    sections = [a["id"] for tag, a in page_of(results).tags if tag == "section"]
+    assert sections == ["table2", "table3", "table9", "table10"]
+
+
+def test_the_page_needs_no_other_file_and_no_network(results):
+    run = results.measured("table3", ADALOG)
+    results.sensitivity("figure1", "model=deit_tiny", components({"layers": ("qkv",)}))
+    report(results.path)
+    html = (results.path / "report.html").read_text()
+    assert "http:" not in html and "https:" not in html and "url(" not in html and "@import" not in html
+    page = page_of(results)
+    assert page.open == [], "every tag is closed"
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
+    sources = [a["src"] for _, a in page.tags if "src" in a]
+    assert len(sources) == 2, "the figure and the plan of the run"
+    assert all(re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", source) for source in sources)
+    links = [a["href"] for _, a in page.tags if "href" in a]
+    assert links and set(links) <= {f"#{a['id']}" for _, a in page.tags if "id" in a}
+    assert run.name in page.text
+
+
+def test_a_plan_can_be_applied_again_by_a_command_that_has_what_it_needs(results, monkeypatch):
+    run = results.measured("table6", "model=deit_tiny method=lampq_without_update bits=3 lampq.gamma=2 dataset.root=/d")
+    monkeypatch.chdir(results.path.parent)
+    report(results.path)
+    command = (
+        "python run.py bits=3 dataset.root=/d model=deit_tiny base_quantizer=adalog allocator=from_plan "
+        f"allocator.plan=results/runs/{run.name}/plan.json"
+    )
+    assert command in page_of(results).text
+    assert (results.path.parent / command.rpartition("=")[2]).is_file()
+
+
+def test_text_is_escaped(results):
+    evil = "<script>alert('&')</script>"
+    results.measured("table3", f"{ADALOG} note={evil}", where={"processor": evil})
+    results.cell("table3", f"{ADALOG} other=1", NOT_AVAILABLE, reason=evil)
+    results.cell("table6", "model=deit_tiny bits=3 method=lampq", FAILED, command=f"run.py {evil}")
+    report(results.path)
+    page = page_of(results)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count(evil) >= 4, "and is still there to read"
+
+
+def test_the_command_that_fills_gaps_is_there(results):
+    results.cell("table3", ADALOG, FAILED, command="run.py experiment=table3 scale=subset model=deit_tiny")
+    report(results.path)
+    text = page_of(results).text
+    assert "python run.py experiment=table3 scale=subset model=deit_tiny" in text
+    assert "python run.py experiment=table2" in text
+
+
+def test_what_cannot_be_read_is_passed_over(results):
+    results.measured("table3", ADALOG)
+    unfinished = results.measured("table3", ADALOG.replace("adalog", "lampq"))
+    (unfinished / "metrics.json").unlink()
+    folder = results.path / "experiments" / "table3"
+    for name, text in (
+        ("torn", '{"experiment": "tab'),
+        ("other", "[1, 2]"),
+        ("newer", '{"unknown": 1}'),
+        ("empty", ""),
+    ):
+        (folder / f"{name}.json").write_text(text)
+    (folder / "bytes.json").write_bytes(b"\xff\xfe")
+    table = build("table3", results.path).tables[0]
+    first_lines = {row[0][0]: row[2][0] for row in table.body if row[1][0].startswith("3")}
+    assert first_lines["AdaLog"].startswith("44.00") and first_lines["LampQ"] == "missing"
+    assert report(results.path)[-1].is_file()
+
+
+def test_an_experiment_of_the_users_own_is_no_obstacle(results):
+    results.measured("my_grid", ADALOG)
+    assert written(results) == ["report.html", *COMPUTED]
+
+
+@pytest.mark.parametrize(("name", "hint"), [("tabel3", "did you mean table3?"), ("zzz", "there are table2, table3")])
+def test_an_unknown_name_is_one_line(results, capsys, name, hint):
+    results.path.mkdir()
+    with pytest.raises(LampQError, match=re.escape(hint)):
+        build(name, results.path)
+    assert main(["report", name, "--results", str(results.path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {name}: no such experiment; ") and hint in err and err.count("\n") == 1
+    assert list(results.path.iterdir()) == []
+
+
+def test_a_results_folder_that_is_not_there_is_one_line(results, capsys):
+    assert main(["report", "--results", str(results.path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: --results") and "no such folder" in err and err.count("\n") == 1
+
+
+def test_the_command_prints_what_it_wrote(results, capsys):
+    results.measured("table3", ADALOG)
+    assert main(["report", "table3", "--results", str(results.path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [str(results.path / f"tables/table3.{e}") for e in ("csv", "md", "tex")] + [
+        str(results.path / "report.html")
+    ]
+
+
+def test_a_report_changes_nothing_but_its_own_files_and_repeats(results):
+    results.measured("table3", ADALOG)
+    before = {p: p.read_bytes() for p in results.path.rglob("*") if p.is_file()}
+    report(results.path)
+    first = {p: p.read_bytes() for p in results.path.rglob("*") if p.is_file()}
+    assert {p: first[p] for p in before} == before
+    report(results.path)
+    assert {p: p.read_bytes() for p in results.path.rglob("*") if p.is_file()} == first
+
+
+def test_there_is_a_table_or_figure_for_every_artefact_of_the_paper():
+    assert set(names()) == {
+        *(f"table{number}" for number in (2, 3, 4, 5, 6, 9, 10)),
+        *(f"figure{number}" for number in (1, 5, 6, 7, 8)),
+        "grid",
+    }
