@@ -123,13 +123,12 @@ def figure5(results: Path, folder: Path) -> Drawing:
     figure, axes = panels(len(shown))
     numbers: Rows = []
     for each, (name, values) in zip(axes, shown, strict=True):
-        for index, layer_type in enumerate(LAYER_TYPES):
+        # The layers of a module share VT-PTQ's value: one line for both.
+        by_module = {"qkv": "MSA", "fc1": "MLP"} if "VT-PTQ" in name else {t: t for t in LAYER_TYPES}
+        for index, (layer_type, label) in enumerate(by_module.items()):
             mine = [s for s in layers if s.type == layer_type and s.name in values]
-            line(each, [s.block for s in mine], [values[s.name] for s in mine], layer_type, index)
-            numbers += [
-                {"metric": name, "layer": s.name, "type": s.type, "block": s.block, "value": values[s.name]}
-                for s in mine
-            ]
+            line(each, [s.block for s in mine], [values[s.name] for s in mine], label, index)
+            numbers += [{"metric": name, "component": label, "block": s.block, "value": values[s.name]} for s in mine]
         each.set_yscale("log")
         each.set_title(name, fontsize=10)
         each.set_xlabel("block", fontsize=9)

@@ -13,6 +13,9 @@ LAYER_TYPES = ("qkv", "proj", "fc1", "fc2")
 MATMUL_TYPES = ("qk", "pv")
 """Attention matmuls: queries times keys, and attention probabilities times values."""
 
+MODULES = {"MSA": ("qkv", "qk", "pv", "proj"), "MLP": ("fc1", "fc2")}
+"""The two modules of a block: a module is its two layers and, in the MSA, the operands of its matmuls."""
+
 OUTSIDE_TYPES = ("patch_embed", "reduction", "head")
 """Weight layers outside the 4N: kept at `fixed_site_bits`."""
 

@@ -56,7 +56,18 @@ def test_the_demo_ends_with_its_table_and_its_files(tmp_path):
 
 
 def test_every_option_of_every_group_is_in_the_readme():
-    for group in ("model", "dataset", "base_quantizer", "allocator", "bit_set", "logger", "method"):
+    for group in (
+        "model",
+        "dataset",
+        "base_quantizer",
+        "allocator",
+        "bit_set",
+        "logger",
+        "method",
+        "scale",
+        "effort",
+        "experiment",
+    ):
         for path in (ROOT / "conf" / group).glob("*.yaml"):
             assert f"`{path.stem}`" in README, f"{group}={path.stem} is not in the README"
 

@@ -9,14 +9,12 @@ from typing import Any
 from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.layers import LAYER_TYPES, MATMUL_TYPES, Site
+from lampq.layers import LAYER_TYPES, MATMUL_TYPES, MODULES, Site
 from lampq.limits import integer, optional, shown
 from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.sensitivity.type_scaling import mean_and_error
 
-MODULES = {"MSA": ("qkv", "qk", "pv", "proj"), "MLP": ("fc1", "fc2")}
-"""A module is its two layers and its operands."""
 UNITS = ("layers", "modules", "blocks")
 
 

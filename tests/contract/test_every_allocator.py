@@ -20,6 +20,8 @@ from lampq.settings import construct, resolved
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 NAMES = sorted(path.stem for path in (config_folder() / "allocator").glob("*.yaml"))
+FEW = ("max_evaluations=6",)
+"""What is tested here does not depend on how many plans a search scores."""
 MODELS = {"vit": vit_adapter, "swin": swin_adapter}
 
 
@@ -32,7 +34,7 @@ def budget(weight=3, activation=None, rule="fixed", operands="target"):
 @functools.cache
 def configuration(name):
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose("config", overrides=[f"allocator={name}", "base_quantizer=rtn"])
+        return hydra.compose("config", overrides=[f"allocator={name}", "base_quantizer=rtn", *FEW])
 
 
 class Setup:

@@ -1,0 +1,97 @@
+"""VT-PTQ's allocation: one bit-width a module, by nuclear norms and output errors, the best of a Pareto frontier."""
+
+import logging
+
+import numpy as np
+
+from lampq.allocation.base import Allocator, Search
+from lampq.allocation.greedy_start import AllocationProblem
+from lampq.allocation.k_best import k_best_plans
+from lampq.budgets import Budget
+from lampq.layers import MODULES
+from lampq.limits import choice, integer, optional
+from lampq.plan import BitPlan
+from lampq.progress import progress
+from lampq.sensitivity.nuclear_norm import Module, module_sensitivities
+
+log = logging.getLogger(__name__)
+
+
+class VTPTQ(Allocator):
+    """Module-wise mixed precision: the two layers of an MSA or MLP share their bits.
+
+    Args:
+        selection: ``frontier`` scores the plans of least total Omega on D and takes the best, as the LampQ paper says
+            that VT-PTQ does ("testing hundreds of cases"); ``knapsack`` takes the plan of least total Omega.
+        candidates: plans that are scored on D.
+        max_evaluations: plans scored on D after the first one, at most; None is no limit beyond `candidates`.
+    """
+
+    name = "vt_ptq"
+    revision = 1
+
+    def __init__(self, selection: str = "frontier", candidates: int = 200, max_evaluations: int | None = None) -> None:
+        self.selection = choice("allocator.selection", selection, ("frontier", "knapsack"))
+        self.candidates = integer("allocator.candidates", candidates, minimum=1)
+        self.max_evaluations = optional(integer, "max_evaluations", max_evaluations, minimum=0)
+
+    def settings(self) -> dict:
+        if self.selection == "knapsack":
+            return {"selection": self.selection}
+        limited = {} if self.max_evaluations is None else {"max_evaluations": self.max_evaluations}
+        return {"selection": self.selection, "candidates": self.candidates, **limited}
+
+    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+        """Choose the bits of every module.
+
+        Raises:
+            LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
+        """
+        search.bank.check_bits("bit_set", *budget.candidates)
+        omega = module_sensitivities(search, budget)
+        modules = list(omega)
+        layers = {(b, m): [s for s in search.layers if s.block == b and s.type in MODULES[m]] for b, m in modules}
+        sizes = [sum(s.parameters for s in layers[module]) for module in modules]
+        costs = np.array([[omega[module][b] for b in budget.candidates] for module in modules])
+        total = budget.total([s.parameters for s in search.layers])
+        problem = AllocationProblem.checked(costs, sizes, budget.candidates, total)
+        wanted = 1 if self.selection == "knapsack" else self.candidates
+        if self.max_evaluations is not None:
+            wanted = min(wanted, self.max_evaluations + 1)
+        found = k_best_plans(problem, wanted)
+        origin = {
+            "allocator": self.name,
+            "settings": self.settings(),
+            "omega": {f"{b} {m}": {str(bits): v for bits, v in omega[b, m].items()} for b, m in modules},
+        }
+        plans = [
+            budget.plan(
+                search.adapter.sites,
+                {s.name: bits for m, bits in zip(modules, problem.bits_of(way), strict=True) for s in layers[m]},
+                origin,
+            )
+            for way in found
+        ]
+        chosen = 0
+        if self.selection == "frontier":
+            chosen, origin["frontier"] = self._best_on_d(search, plans, [problem.objective(way) for way in found])
+        log.info("vt_ptq: plan %d of %d by total Omega is the best on D", chosen + 1, len(plans))
+        return plans[chosen].with_scores(self._scores(omega, layers, budget))
+
+    def _best_on_d(
+        self, search: Search, plans: list[BitPlan], objectives: list[float]
+    ) -> tuple[int, list[dict[str, float]]]:
+        """The plan with most images of D right (then the lowest mean loss), and what was measured."""
+        best, history, scores = 0, [], []
+        for index, plan in enumerate(progress(plans, description="plans of the frontier on D", unit="plans")):
+            search.bank.calibrate(plan)
+            scores.append(search.evaluator.score(plan))
+            history.append({"omega": objectives[index], "accuracy": scores[-1].accuracy, "loss": scores[-1].mean_loss})
+            if scores[-1].better_than(scores[best]):
+                best = index
+        return best, history
+
+    def _scores(self, omega: dict[Module, dict[int, float]], layers: dict, budget: Budget) -> dict[str, float]:
+        """Omega of each layer's module, all at one bit-width, the target or the next in the bit set: they compare."""
+        bits = min((b for b in budget.candidates if b >= budget.weight_bits), default=budget.candidates[-1])
+        return {site.name: omega[module][bits] for module, sites in layers.items() for site in sites}

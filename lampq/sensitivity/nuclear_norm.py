@@ -1,0 +1,107 @@
+"""VT-PTQ's metric: how much information a module's output holds, times how far quantization moves it.
+
+``Omega = (sum_j sigma_j(Y)) ||Y^ - Y||_F^2`` (Liu et al., NeurIPS 2021, section Mixed-precision quantization),
+``sigma_j`` being the singular values of Y: of the attention map for an MSA module, of the output features for an MLP.
+What the paper leaves open is read as follows: the map is the softmax's, each head's by itself; ``Y^`` is what the
+module gives with all its layers and operands at the bits in question, everything else in full precision; nuclear norms
+are averaged over heads (and windows), errors summed over an image, and the product averaged over images.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lampq.allocation.base import Search
+from lampq.budgets import Budget
+from lampq.layers import MODULES, Site
+from lampq.plan import BitPlan
+from lampq.progress import progress
+from lampq.quantized_model import QuantizedModel
+
+CHUNK = 8
+"""Images run at once; fixed, so that values do not depend on a user's batch size."""
+
+Module = tuple[int, str]
+"""Block and MSA or MLP."""
+
+
+def module_sensitivities(search: Search, budget: Budget) -> dict[Module, dict[int, float]]:
+    """Omega of every module at every bit-width of the bit set, over the calibration images.
+
+    Args:
+        search: the full-precision model, the bank, the calibration images.
+        budget: the bit set, and the bits of inputs and operands.
+    """
+    inner = [s for s in search.adapter.sites if any(s.type in types for types in MODULES.values())]
+    blocks = sorted({s.block for s in inner})
+    parts = {(b, m): [s for s in inner if s.block == b and s.type in MODULES[m]] for b in blocks for m in MODULES}
+    bits = list(budget.candidates)
+    key = {**search.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
+
+    def compute() -> dict[str, Tensor]:
+        return {"omega": torch.stack(_measure(search, budget, parts))}
+
+    stored = search.store.fetch("nuclear_norm", key, compute)["omega"].tolist()
+    return {part: dict(zip(bits, row, strict=True)) for part, row in zip(parts, stored, strict=True)}
+
+
+@torch.inference_mode()
+def _measure(search: Search, budget: Budget, parts: dict[Module, list[Site]]) -> list[Tensor]:
+    """``[candidates]`` float64 of every module, block by block from the full-precision model's states."""
+    full_precision = BitPlan.full_precision(search.adapter.sites)
+    wanted = [(s, *_bits(s, b, budget)) for sites in parts.values() for s in sites for b in budget.candidates]
+    search.bank.prepare(wanted)
+    original, quantized = search.adapter.clone(), QuantizedModel(search.adapter, search.bank)
+    states = [original.run_segment(0, chunk) for chunk in search.task.calibration_images.split(CHUNK)]
+    sums = {part: torch.zeros(len(budget.candidates), dtype=torch.float64) for part in parts}
+    images = 0
+    for (block, module), sites in progress(parts.items(), description="nuclear norms of modules", unit="modules"):
+        segment = block + 1
+        where = next(s.name for s in sites if s.type == ("pv" if module == "MSA" else "fc2"))
+        images = 0
+        for index, state in enumerate(states):
+            reference, after = _output(original, segment, where, module, state)
+            information = _nuclear_norm(reference, len(state), module)
+            images += len(state)
+            for column, bits in enumerate(budget.candidates):
+                plan = full_precision.with_bits({s.name: _bits(s, bits, budget) for s in sites})
+                moved, _ = _output(quantized.apply(plan).adapter, segment, where, module, state)
+                error = (moved - reference).double().square().reshape(len(state), -1).sum(1)
+                sums[block, module][column] += (information * error).sum().cpu()
+            if module == "MLP":  # the last module of its block
+                states[index] = after
+    return [total / images for total in sums.values()]
+
+
+def _bits(site: Site, bits: int, budget: Budget) -> tuple[int | None, int]:
+    """(weight bits, activation bits) of a module's site when the module has `bits`."""
+    return None if site.is_matmul else bits, budget.input_bits(bits)
+
+
+def _output(adapter, segment: int, where: str, module: str, state: Tensor) -> tuple[Tensor, Tensor]:
+    """A module's Y in one block, and the block's output: the map that enters `pv`, or what `fc2` gives."""
+    seen: list[Tensor] = []
+    site = adapter.module(where)
+    if module == "MSA":
+        handle = site.register_forward_pre_hook(lambda _, operands: seen.append(operands[0]))
+    else:
+
+        def keep(_: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append(output)
+
+        handle = site.register_forward_hook(keep)
+    try:
+        after = adapter.run_segment(segment, state)
+    finally:
+        handle.remove()
+    return seen[0], after
+
+
+def _nuclear_norm(output: Tensor, images: int, module: str) -> Tensor:
+    """Sum of singular values, ``[images]`` float64: of each head's (and window's) map, averaged, or of the features.
+
+    Args:
+        output: ``[images * windows, heads, tokens, tokens]``, or features with channels last.
+    """
+    shape = (-1, *output.shape[-2:]) if module == "MSA" else (1, -1, output.shape[-1])
+    matrices = output.reshape(images, *shape)
+    return torch.linalg.svdvals(matrices).double().sum(-1).mean(1)
