@@ -5,6 +5,7 @@
 """
 
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -22,10 +23,12 @@ from lampq import sweeper
 from lampq.cells import DONE, FAILED, Cell
 from lampq.config_folder import config_folder
 from lampq.errors import LampQError
-from lampq.failures import TRACEBACK, explain_composition, explain_failure, line
+from lampq.failures import TRACEBACK, explain_composition, explain_failure, lacking_extra, line
 from lampq.isolation import Isolated
 from lampq.job import Outcome, attempt, perform
 
+COMMAND = "LAMPQ_COMMAND"
+"""Environment variable: the command that was typed, for the processes that a launcher starts."""
 INTERRUPTED = "interrupted; run the same command again to resume"
 
 _failures: list[LampQError] = []
@@ -48,6 +51,7 @@ def command_line() -> int:
     sweeper.register()
     try:
         sys.argv[1:] = _in_order(sys.argv[1:])
+        os.environ[COMMAND] = shlex.join(sys.argv)
         try:
             _job()
         except LampQError:
@@ -70,6 +74,7 @@ def command_line() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
+        os.environ.pop(COMMAND, None)
         _failures.clear()
         _isolated.stop()
 
@@ -85,6 +90,7 @@ def _job(cfg: DictConfig) -> Any:
         return _job_of_grid(cfg)
     try:
         _one_option_each()
+        _no_launcher()
         from lampq.settings import resolved
 
         return perform(resolved(cfg), alone=True).objective
@@ -101,6 +107,8 @@ def _job_of_grid(cfg: DictConfig) -> float | None:
     Raises:
         LampQError: it failed; the reason is in the cell's file as well.
     """
+    if COMMAND in os.environ:
+        sys.argv[:] = shlex.split(os.environ[COMMAND])  # records name it, and not the command of the launcher's process
     job = HydraConfig.get().job
     overrides = list(HydraConfig.get().overrides.task)
     cell, results = Cell.of(cfg.experiment.name, overrides), Path(cfg.paths.results)
@@ -161,3 +169,13 @@ def _one_option_each() -> None:
     for folder in config_folder().iterdir():
         if any(folder.glob("*.yaml")) and folder.name not in choices:
             raise LampQError(f"{folder.name}: takes one option; for a grid write --multirun {folder.name}=A,B")
+
+
+def _no_launcher() -> None:
+    """Launchers and sweepers have no say in a single run; asked for, they would be passed over in silence."""
+    chosen = HydraConfig.get()
+    for kind, default in (("launcher", "basic"), ("sweeper", "cells")):
+        option = chosen.runtime.choices[f"hydra/{kind}"]
+        if option != default:
+            remedy = f"hydra/{kind}={option}: is for a grid; add --multirun, also for a grid of one run"
+            raise LampQError(lacking_extra(chosen[kind]._target_) or remedy)

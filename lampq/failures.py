@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException, SearchPathException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -66,7 +67,8 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
         return f"{error.override}: cannot be read; {remedy}"
     if isinstance(error, SearchPathException):
         return f"{first}; give the folder that holds your own groups"
-    if extra := _lacking_extra(str(error), getattr(error, "missing_cfg_file", None)):
+    unknown = re.search(r"Unknown plugin class : '(.+)'", str(error))
+    if extra := lacking_extra(unknown[1] if unknown else None, getattr(error, "missing_cfg_file", None)):
         return extra
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -91,11 +93,11 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     return f"{first}; {TRACEBACK}=1 shows where"
 
 
-def _lacking_extra(message: str, missing_cfg_file: str | None) -> str | None:
-    """What to install where a launcher or sweeper is asked for that is not."""
-    for option, (target, package, extra) in EXTRAS.items():
-        if missing_cfg_file == option or f"Unknown plugin class : '{target}'" in message:
-            return f"{'='.join(option.rsplit('/', 1))}: needs {package}: pip install 'lampq[{extra}]'"
+def lacking_extra(target: str | None, option: str | None = None) -> str | None:
+    """What to install for a launcher or sweeper that is not there, named by its class or as an option; else None."""
+    for name, (known, package, extra) in EXTRAS.items():
+        if name == option or (known == target and target not in Plugins.instance().class_name_to_class):
+            return f"{'='.join(name.rsplit('/', 1))}: needs {package}: pip install 'lampq[{extra}]'"
     return None
 
 

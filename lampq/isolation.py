@@ -3,9 +3,10 @@
 The process stays for the next job (imports and the model are there already) and is started anew where it has died.
 """
 
-import atexit
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -15,6 +16,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from lampq.errors import LampQError
+
+LEFT_ALONE = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGCONT")]
+"""What stops a job comes from the process that started it: Ctrl-C and a scheduler's signals reach both."""
 
 
 class Died(LampQError):
@@ -68,19 +72,29 @@ class Isolated:
 
     def _start(self) -> None:
         self.stop()
+        if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+            # A worker of joblib has a way of its own, which a process of ours would be told and not know.
+            multiprocessing.set_start_method("spawn", force=True)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True, name="lampq-job")
-        self._process.start()
+        multiprocessing.resource_tracker.ensure_running()  # now: it would unblock the signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_ALONE)  # until the process ignores them itself
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        atexit.register(self.stop)  # before the end that multiprocessing gives it, a signal that it ignores
+        # At the end of this process, also where joblib started it, and before multiprocessing ends its processes by a
+        # signal, which ours ignores, and waits for them.
+        multiprocessing.util.Finalize(None, self.stop, exitpriority=100)
 
 
 def _serve(connection: Connection) -> None:
     """Answer calls until the other side is gone."""
-    # What stops a job comes from the process that started it: Ctrl-C and a scheduler's signals reach both.
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGCONT"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in LEFT_ALONE:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_ALONE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:

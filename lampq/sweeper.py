@@ -3,6 +3,7 @@
 ``hydra/sweeper=cells``, the default. A failing job, or one whose process dies, stops none of the others.
 """
 
+import contextlib
 import importlib
 import logging
 import sys
@@ -19,9 +20,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from lampq.cells import DONE, FAILED, NOT_AVAILABLE, Cell, read_cell
+from lampq.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNING, Cell, read_cell
 from lampq.config_folder import experiments_module
 from lampq.errors import LampQError
+from lampq.failures import explain_failure, line
 from lampq.tracking.wandb import log_report
 
 log = logging.getLogger(__name__)
@@ -82,19 +84,19 @@ class CellSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         _grid.update(jobs=len(available), began=time.monotonic())
-        answers = []
+        answers: list[JobReturn] = []
         for batch in BasicSweeper.split_overrides_to_chunks(available, self.max_batch_size) if available else ():
-            try:
-                answers += self.launcher.launch(batch, initial_job_idx=len(answers))
-            except Exception as error:  # a launcher that lost a job; what became of each is in its cell
-                log.warning("the launcher gave up: %s", str(error).splitlines()[0] if str(error) else error)
-                answers += self._from_cells(batch, error)
+            answers += self._launched(batch, len(answers))
         if experiment is not None:
             self._assemble(experiment, results)
         failures = [answer._return_value for answer in answers if answer.status is JobStatus.FAILED]
         if failures:
             count = f"{len(failures)} jobs failed, the first: " if len(failures) > 1 else ""
-            raise LampQError(f"{count}{failures[0]}") from failures[0]
+            first = failures[0]
+            if not isinstance(first, LampQError):  # around the job, not in it: its cell could not be written
+                paths = [str(self.config.paths.results), str(self.config.paths.cache)]
+                first = explain_failure(first, paths, str(folder))
+            raise LampQError(f"{count}{first}") from failures[0]
         return answers
 
     def _assemble(self, experiment: str, results: Path) -> None:
@@ -135,17 +137,53 @@ class CellSweeper(Sweeper):
     def validate_batch_is_legal(self, batch: list[list[str]]) -> None:
         super().validate_batch_is_legal([job for job in batch if self._lacking(job) is None])
 
-    def _from_cells(self, batch: list[list[str]], error: Exception) -> list[JobReturn]:
-        answers = []
-        for job in batch:
-            cell = read_cell(Cell.of(self.config.experiment.name, job).path(Path(self.config.paths.results)))
-            answer = JobReturn(overrides=job, status=JobStatus.COMPLETED)
-            if cell.state != DONE:
-                answer.status = JobStatus.FAILED
-                reason = cell.reason if cell.state == FAILED else f"{error}; run the same command again to resume"
-                answer.return_value = LampQError(f"{' '.join(job)}: {reason}")
-            answers.append(answer)
+    def _launched(self, batch: list[list[str]], first: int) -> list[JobReturn]:
+        """Answers of jobs, in their order; the first has number `first`. Lost jobs are in their cells as failed.
+
+        A launcher that loses a process may give up all jobs under way (joblib does). Those not begun are launched
+        again together, then those cut off one by one, so that the one at fault takes no other down.
+        """
+        before = {tuple(job): self._cell(job) for job in batch}
+        try:
+            answers = list(self.launcher.launch(batch, initial_job_idx=first))
+        except LampQError:
+            raise
+        except Exception as error:
+            not_begun = [job for job in batch if self._cell(job) == before[tuple(job)]]
+            if len(batch) > 1 and len(not_begun) < len(batch):
+                log.warning("the launcher gave up (%s); launching again what has not ended", _first_line(error))
+                cut_off = [[job] for job in batch if job not in not_begun and self._cell(job).state == RUNNING]
+                for part in [not_begun, *cut_off] if not_begun else cut_off:
+                    self._launched(part, first + batch.index(part[0]))
+            answers = [self._from_cell(job, before[tuple(job)], error) for job in batch]
+        for job, answer in zip(batch, answers, strict=True):
+            cell = self._cell(job)
+            if answer.status is JobStatus.FAILED and cell.state_now(self._results) in (PLANNED, INTERRUPTED):
+                with contextlib.suppress(OSError):  # a full disk, perhaps the reason itself
+                    cell.end(self._results, FAILED, reason=line(answer._return_value))
         return answers
+
+    def _from_cell(self, job: list[str], before: Cell, error: Exception) -> JobReturn:
+        """The answer of a job whose launcher gave up; `before` is its cell before the launch."""
+        cell = self._cell(job)
+        answer = JobReturn(overrides=job, status=JobStatus.COMPLETED)
+        if cell.state != DONE or cell == before:
+            answer.status = JobStatus.FAILED
+            lost = f"its process was lost ({_first_line(error)}); run the same command again to resume"
+            answer.return_value = LampQError(cell.reason if cell.state == FAILED and cell != before else lost)
+        return answer
+
+    def _cell(self, job: list[str]) -> Cell:
+        """A job's cell, as it is on disk."""
+        return read_cell(Cell.of(self.config.experiment.name, job).path(self._results))
+
+    @property
+    def _results(self) -> Path:
+        return Path(self.config.paths.results)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def time_left(number: int) -> str:
@@ -158,7 +196,7 @@ def time_left(number: int) -> str:
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra, which looks for plugins in packages named ``hydra_plugins`` only."""
+    """Make our plugins known to Hydra, which looks for them in packages named ``hydra_plugins`` only."""
     CellSweeper.__module__ = "hydra_plugins.lampq"
     Plugins.instance().register(CellSweeper)
     try:
@@ -168,6 +206,12 @@ def register() -> None:
         namespace.__path__ = []
     namespace.lampq = sys.modules[CellSweeper.__module__] = ModuleType(CellSweeper.__module__)
     namespace.lampq.CellSweeper = CellSweeper
+    with contextlib.suppress(ModuleNotFoundError):  # the extra "slurm" is not installed
+        from lampq.slurm import SlurmLauncher
+
+        # Its own module's name stays: jobs on the cluster find the class by it.
+        Plugins.instance().class_name_to_class["hydra_plugins.lampq.SlurmLauncher"] = SlurmLauncher
+        namespace.lampq.SlurmLauncher = SlurmLauncher
 
 
 def _matches(values: dict[str, str], pattern: dict[str, Any]) -> bool:

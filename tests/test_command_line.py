@@ -40,7 +40,7 @@ def test_a_run_reaches_the_pipeline_and_leaves_nothing_behind(run, pipeline, tmp
         (["model=2"], "model=2: no such option; one of deit_base"),
         (["model=null"], "model=null: no such option; one of deit_base"),
         (["model=[deit_tiny,vit_small]"], "model: takes one option; for a grid write --multirun model=A,B"),
-        (["hydra/launcher=slurm"], "hydra/launcher=slurm: no such option"),
+        (["hydra/launcher=slrm"], "hydra/launcher=slrm: no such option"),
         (["modl=deit_tiny"], "modl=deit_tiny: there is no such key or group; did you mean model?"),
         (["bit=4"], "bit=4: there is no such key or group; did you mean bits?"),
         (["-m", "bit=3,4"], "bit=3,4: there is no such key or group; did you mean bits?"),
