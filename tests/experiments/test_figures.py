@@ -115,17 +115,30 @@ def test_figure_5_has_the_trace_before_and_after_type_scaling_and_names_vt_ptq(r
     drawing, rows = drawn(results, "figure5")
     assert drawing.remarks[0] == "Panel (a), VT-PTQ: not available."
     assert [panel.get_title() for panel in axes] == ["LampQ without type scaling: tr(F)", "(b) LampQ: Ω = α tr(F)"]
-    before, after = ({r["layer"]: float(r["value"]) for r in rows if r["metric"] == p.get_title()} for p in axes)
+    before, after = (
+        {(r["component"], int(r["block"])): float(r["value"]) for r in rows if r["metric"] == panel.get_title()}
+        for panel in axes
+    )
     plan = searched_plan()
-    assert before == plan.origin["fisher_traces"] and len(before) == 8
-    assert after == {site.name: site.score for site in plan.sites if site.allocated}
+    layers = [site for site in plan.sites if site.allocated]
+    assert before == {(site.type, site.block): plan.origin["fisher_traces"][site.name] for site in layers}
+    assert after == {(site.type, site.block): site.score for site in layers} and len(after) == 8
 
 
 def test_figure_5_has_a_third_panel_where_vt_ptq_was_run(results, axes):
     measured(results, "figure5")
     results.measured("figure5", "model=deit_small bits=3 method=vt_ptq")
-    drawing, _ = drawn(results, "figure5")
+    drawing, rows = drawn(results, "figure5")
     assert len(axes) == 3 and axes[0].get_title() == "(a) VT-PTQ"
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["MSA", "MLP"], "it scores modules"
+    assert [text.get_text() for text in axes[1].get_legend().get_texts()] == ["qkv", "proj", "fc1", "fc2"]
+    shown = {(r["component"], int(r["block"])): float(r["value"]) for r in rows if "VT-PTQ" in r["metric"]}
+    scores = {s.name: s.score for s in searched_plan().sites}
+    assert shown == {
+        (module, block): scores[f"blocks.{block}.{layer}"]
+        for module, layer in (("MSA", "qkv"), ("MLP", "fc1"))
+        for block in (0, 1)
+    }
     assert not any("VT-PTQ" in remark for remark in drawing.remarks)
 
 
