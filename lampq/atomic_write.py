@@ -10,6 +10,6 @@ def write_text(path: Path, text: str) -> None:
     try:
         temporary.write_text(text)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise

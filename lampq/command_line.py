@@ -19,12 +19,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lampq import sweeper
+from lampq import isolation, sweeper
 from lampq.cells import DONE, FAILED, Cell
 from lampq.config_folder import config_folder
 from lampq.errors import LampQError
 from lampq.failures import TRACEBACK, explain_composition, explain_failure, lacking_extra, line
-from lampq.isolation import Isolated
 from lampq.job import Outcome, attempt, perform
 
 COMMAND = "LAMPQ_COMMAND"
@@ -33,8 +32,6 @@ INTERRUPTED = "interrupted; run the same command again to resume"
 
 _failures: list[LampQError] = []
 """Failed jobs of this process."""
-_isolated = Isolated()
-"""Where the jobs of a grid run."""
 
 
 def main() -> None:
@@ -76,7 +73,7 @@ def command_line() -> int:
     finally:
         os.environ.pop(COMMAND, None)
         _failures.clear()
-        _isolated.stop()
+        isolation.shared.stop()
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
@@ -119,7 +116,7 @@ def _job_of_grid(cfg: DictConfig) -> float | None:
             from lampq.settings import resolved
 
             logging_config = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-            outcome = _isolated.call(attempt, resolved(cfg), logging_config, *_folders(cfg))
+            outcome = isolation.shared.call(attempt, resolved(cfg), logging_config, *_folders(cfg))
         except LampQError as error:
             outcome = error
         if isinstance(outcome, Outcome):

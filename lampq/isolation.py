@@ -90,6 +90,10 @@ class Isolated:
         multiprocessing.util.Finalize(None, self.stop, exitpriority=100)
 
 
+shared = Isolated()
+"""The process that the jobs of this process share."""
+
+
 def _serve(connection: Connection) -> None:
     """Answer calls until the other side is gone."""
     for number in LEFT_ALONE:

@@ -20,6 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from lampq import isolation
 from lampq.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNING, Cell, read_cell
 from lampq.config_folder import experiments_module
 from lampq.errors import LampQError
@@ -107,7 +108,9 @@ class CellSweeper(Sweeper):
         written = report.report(results, [experiment])
         for path in written:
             print(path)
-        log_report(OmegaConf.to_container(self.config.logger, resolve=True), experiment, written, results)
+        logger = OmegaConf.to_container(self.config.logger, resolve=True)
+        if logger["name"] == "wandb":  # where the jobs have found out whether the server can be used
+            isolation.shared.call(log_report, logger, experiment, written, results)
 
     def _distinct(self, combinations: list[list[str]]) -> Iterator[list[str]]:
         """Combinations with stand-ins put in, without those left out, each once."""

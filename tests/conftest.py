@@ -49,7 +49,7 @@ def run(monkeypatch, capsys, tmp_path, loggers_as_before):
 @pytest.fixture
 def pipeline(monkeypatch):
     """A stand-in for `lampq.pipeline.run`: keeps the settings it is given, and raises what the test asks for."""
-    import lampq.command_line
+    import lampq.isolation
     import lampq.pipeline
     import lampq.report.console
 
@@ -67,5 +67,5 @@ def pipeline(monkeypatch):
     monkeypatch.setattr(lampq.report.console, "summary_line", lambda record: "a line")
     # Jobs of a grid in this process, where the stand-in is; tests/test_isolation.py has them in their own.
     here = SimpleNamespace(call=lambda function, *arguments: function(*arguments), stop=lambda: None)
-    monkeypatch.setattr(lampq.command_line, "_isolated", here)
+    monkeypatch.setattr(lampq.isolation, "shared", here)
     return seen

@@ -4,6 +4,8 @@ import base64
 import html
 from pathlib import Path
 
+from lampq.report.table import html_text
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #777; --accent: #0072B2 }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
@@ -27,8 +29,8 @@ def section(anchor: str, title: str, *parts: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Plain text."""
-    return f"<p>{html.escape(text)}</p>"
+    """Plain text; what stands in `backticks` is code."""
+    return f"<p>{html_text(text)}</p>"
 
 
 def command(text: str) -> str:

@@ -84,15 +84,15 @@ class Table:
         """The table as an HTML fragment; further lines of a cell are in small print."""
 
         def cell(tag: str, lines: Lines) -> str:
-            first, *rest = [_html_text(line) for line in lines] or [""]
+            first, *rest = [html_text(line) for line in lines] or [""]
             return f"<{tag}>{first}{''.join(f'<small>{line}</small>' for line in rest)}</{tag}>"
 
         head = "".join(cell("th", [name]) for name in self.header)
         rows = "".join(f"<tr>{''.join(cell('td', c) for c in row)}</tr>" for row in self.body)
-        notes = "".join(f"<p class=note><sup>{mark(i)}</sup> {_html_text(n)}</p>" for i, n in enumerate(self.notes))
-        remarks = "".join(f"<p>{_html_text(remark)}</p>" for remark in self.remarks)
+        notes = "".join(f"<p class=note><sup>{mark(i)}</sup> {html_text(n)}</p>" for i, n in enumerate(self.notes))
+        remarks = "".join(f"<p>{html_text(remark)}</p>" for remark in self.remarks)
         if self.sources:
-            items = "".join(f"<li>{_html_text(source)}</li>" for source in self.sources)
+            items = "".join(f"<li>{html_text(source)}</li>" for source in self.sources)
             remarks += f"<details><summary>Runs</summary><ul>{items}</ul></details>"
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         return f"<div class=wide>{table}</div>{notes}{remarks}"
@@ -140,6 +140,7 @@ def latex_text(text: str) -> str:
     return "".join(parts).replace("`", "")
 
 
-def _html_text(text: str) -> str:
+def html_text(text: str) -> str:
+    """Plain text, <sup>marks</sup> and `code` for HTML."""
     escaped = html.escape(text, quote=False).replace("&lt;sup&gt;", "<sup>").replace("&lt;/sup&gt;", "</sup>")
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)

@@ -130,13 +130,11 @@ def log_report(logger: dict[str, Any], experiment: str, files: list[Path], resul
     """Log an experiment's tables (CSV) and figures (PNG) as a W&B run of their own; never raises.
 
     Args:
-        logger: as for `open_wandb_tracker`; nothing is logged where its `name` is not ``wandb``.
+        logger: as for `open_wandb_tracker`.
         experiment: its name, the group of its runs.
         files: what was written.
         results: W&B's files go under ``results/experiments/NAME/wandb``.
     """
-    if logger["name"] != "wandb":
-        return
     folder = results / "experiments" / experiment
     settings = {**logger, "job_type": "report"}
     tracker = open_wandb_tracker(settings, fingerprint=f"{experiment} report", config={}, folder=folder)
