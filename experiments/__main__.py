@@ -24,8 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     status = command("status", "show which cells are done, running, failed or missing, and why")
     status.add_argument("name", nargs="?", help="an experiment; all, in brief, by default")
 
-    publish = command("publish", "copy experiments or runs into the repository, beside the paper's numbers")
-    publish.add_argument("names", nargs="+", help="experiments, or a folder's name and then fingerprints of runs")
+    publish = command("publish", "copy experiments, cells and runs, into results/published")
+    publish.add_argument("names", nargs="+", help="experiments, for example table3")
 
     benchmark = command("benchmark", "time searches, Fisher traces and whole runs side by side")
     benchmark.add_argument("--only", nargs="*", default=None, help="names of measurements; all by default")
@@ -50,13 +50,9 @@ def _run(options: argparse.Namespace) -> int:
 
         return 0 if status(_existing(options.results), options.name) else 1
     elif options.command == "publish":
-        from .publish import publish, publish_experiments
-        from .report import names
+        from .publish import publish
 
-        if set(options.names) <= set(names()):
-            print(*publish_experiments(options.names, options.results), sep="\n")
-        else:
-            print(publish(options.names[0], options.names[1:], options.results))
+        print(*publish(options.names, options.results), sep="\n")
     else:
         from .benchmark import benchmark
 

@@ -1,5 +1,6 @@
 """Tables of accuracies: methods by models, our number, its error, the paper's number and the difference."""
 
+import contextlib
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +12,17 @@ from lampq.report.summary import duration
 from lampq.report.table import Lines, Table, marked
 
 from . import paper
-from .measured import Row, Run, measured, widest
+from .measured import Row, Run, measured, paired_difference, widest
 
 TOLERANCE = 3.0
 """Points by which a drop may be worse than published before the table says that it is not reproduced."""
 
 ACCURACY = (
     "Top-1 in percent, simulated quantization. ±: standard error over images, or, of several seeds, standard deviation "
-    "over seeds. In brackets: ours minus the paper's. Drop: to full precision on the same images, its error paired by "
-    "image. Reweighted: our images weighed so that full precision is as often right as the paper prints; this is what "
-    "to hold against the paper where only part of the validation images was used. Nothing is filled in from the paper."
+    "over seeds. In brackets: ours minus the paper's. Against equal bits: the same base quantizer without a search, "
+    "paired by image. Drop: to full precision on the same images, its error paired by image. Reweighted: our images "
+    "weighed so that full precision is as often right as the paper prints; this is what to hold against the paper "
+    "where only part of the validation images was used. Nothing is filled in from the paper."
 )
 
 
@@ -66,6 +68,11 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
         for model in models:
             chosen = widest(by_model.get(model, []))
             lines, cell_records = _cell(layout, chosen, model, printed, notes)
+            for run, record in zip([row.run for row in chosen if row.run], cell_records, strict=False):
+                record |= _against_uniform(run, rows)
+            if len(chosen) == 1 and "uniform_difference" in cell_records[0]:
+                ahead, error = (cell_records[0][f"uniform_difference{s}"] for s in ("", "_standard_error"))
+                lines.insert(1, f"against equal bits {signed(ahead)} ± {error:.2f}")
             cells.append(lines)
             records += [
                 {"method": label, "w/a": bits, "model": layout.models.get(model, model), **r} for r in cell_records
@@ -144,6 +151,20 @@ def _published(layout: Layout, model: str, printed: paper.PaperRow | None) -> tu
         return (value if isinstance(value, float) else None), [f"paper {value}"]
     drop = value - layout.full_precision()[layout.paper_column]
     return None, [f"paper, {paper.MODELS[layout.paper_column]}: {value:.2f}, drop {signed(drop)}"]
+
+
+def _against_uniform(run: Run, rows: list[Row]) -> dict[str, float]:
+    """Points by which a searched plan is ahead of equal bits, paired by image, where both were measured alike."""
+    asked = ("model", "weights", "base_quantizer", "seed")
+    for other in (row.run for row in rows if row.run is not None and row.run.fingerprint != run.fingerprint):
+        alike = all(other.identity.get(key) == run.identity.get(key) for key in asked)
+        bits = [(r.metrics["weight_bits"], r.metrics["activation_bits"]) for r in (run, other)]
+        uniform = [r.metrics["allocator"] == "uniform" for r in (run, other)]
+        if alike and bits[0] == bits[1] and uniform == [False, True] and "top1" in other.metrics:
+            with contextlib.suppress(ValueError):  # on other images
+                difference, error = paired_difference(run, other)
+                return {"uniform_difference": difference, "uniform_difference_standard_error": error}
+    return {}
 
 
 def _record(run: Run, published: float | None, full: float | None) -> dict[str, Any]:

@@ -121,25 +121,6 @@ def ablation_rows() -> list[PaperRow]:
     ]
 
 
-def published_top1(model: str, base_quantizer: str, allocator: str, weight_bits: float) -> float | None:
-    """Top-1 of table 3 (percent, full validation set) for a run, or None where the paper has no such cell.
-
-    Args:
-        model: timm's name, with or without weight tag.
-        base_quantizer, allocator: names of the parts; ``full_precision`` is the table's first row.
-        weight_bits: b_t; weights and activations alike.
-    """
-    architecture = model.partition(".")[0]
-    name = next((m for m in MODELS if architecture.startswith(f"{m}_patch")), None)
-    if base_quantizer == "full_precision":
-        return full_precision(3).get(name)
-    searched = {("adalog", "lampq"): "lampq", ("adalog", "vt_ptq"): "vt_ptq"}
-    method = base_quantizer if allocator == "uniform" else searched.get((base_quantizer, allocator))
-    bits = f"{weight_bits:g}/{weight_bits:g}"
-    found = [row.values.get(name) for row in accuracy_rows(3, METHODS) if (row.method, row.bits) == (method, bits)]
-    return found[0] if found else None
-
-
 def _number(text: str) -> float | str:
     try:
         return float(text)

@@ -1,4 +1,4 @@
-"""Copy chosen runs into the repository, with a table that has the paper's figures in columns of their own.
+"""Copy the runs of experiments into the repository, with their tables and figures beside the paper's.
 
 Roots of data are written as ${LAMPQ_DATA}; nothing of a machine's paths remains, and no image of a data set.
 """
@@ -11,42 +11,14 @@ from pathlib import Path
 
 from lampq.cells import NOT_AVAILABLE
 from lampq.errors import LampQError
-from lampq.limits import did_you_mean
 
 from .measured import measured
-from .report import COMPUTED, names, report
-from .run_table import write_run_table
+from .report import COMPUTED, check_name, report
 
 FILES = ("config.yaml", "environment.json", "identity.json", "images.json", "metrics.json", "outcomes.csv", "plan.json")
 
 
-def publish(name: str, fingerprints: list[str], results: Path) -> Path:
-    """Copy finished runs to ``results/NAME/`` and write ``table.csv`` and ``table.md`` there.
-
-    Args:
-        name: folder, for example ``deit_tiny``.
-        fingerprints: runs under ``results/runs``, in the order of the table's rows; beginnings suffice.
-
-    Raises:
-        LampQError: no such run, not finished, or none given.
-    """
-    if not fingerprints:
-        near = did_you_mean(name, names())
-        raise LampQError(f"{name}: no such experiment{near}; to publish runs, give fingerprints after a folder's name")
-    target = results / name
-    folders = []
-    for prefix in fingerprints:
-        source = _find(results / "runs", prefix)
-        folder = target / source.name
-        for file in FILES:
-            _read(source / file)  # all there, before anything is written
-        _copy(source, folder)
-        folders.append(folder)
-    write_run_table(target, folders)
-    return target
-
-
-def publish_experiments(chosen: list[str], results: Path) -> list[Path]:
+def publish(chosen: list[str], results: Path) -> list[Path]:
     """Copy the cells of experiments and their runs to ``results/published``, and build tables and figures there.
 
     What lies there already of other experiments stays; a cell that was published before is replaced.
@@ -55,10 +27,10 @@ def publish_experiments(chosen: list[str], results: Path) -> list[Path]:
         What the report wrote.
 
     Raises:
-        LampQError: an experiment has no cells.
+        LampQError: there is no such experiment, or it has no cells.
     """
     target = results / "published"
-    for name in chosen:
+    for name in map(check_name, chosen):
         rows = measured(results, name)
         if not rows and name not in COMPUTED:
             raise LampQError(f"{name}: no cells under {results / 'experiments'}; run python run.py experiment={name}")
@@ -91,18 +63,3 @@ def without_machine(text: str) -> str:
             for spelling in {root, os.path.relpath(root), os.path.realpath(root)} - {"."}:
                 text = text.replace(spelling.rstrip("/") + "/", name + "/")
     return re.sub(r"(?<![\w.~}])/(?:[\w.+-]+/)+([\w.+-]+)", r"\1", text)
-
-
-def _find(runs: Path, prefix: str) -> Path:
-    found = sorted(runs.glob(f"{prefix}*/metrics.json"))
-    if len(found) != 1:
-        what = "no finished run" if not found else f"{len(found)} runs"
-        raise LampQError(f"{prefix}: {what} under {runs} begins like this; give a fingerprint from results/runs.csv")
-    return found[0].parent
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError as error:
-        raise LampQError(f"{path}: {error.strerror}; run it again with force=true") from error

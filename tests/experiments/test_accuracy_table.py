@@ -266,3 +266,21 @@ def test_runs_on_the_same_images_are_compared_in_pairs(results):
     assert paired_difference(other, one)[0] == pytest.approx(-50)
     with pytest.raises(ValueError, match="different validation images"):
         paired_difference(one, Run(results.run(validation="others")))
+
+
+def test_a_search_stands_against_equal_bits_paired_by_image(results):
+    results.measured("table3", ADALOG, allocator="uniform")  # 44 of 100 right
+    results.measured("table3", LAMPQ, allocator="lampq", outcomes=(60, 20, 4, 16))  # 20 more of them
+    table = table_of(results)
+    assert place(table, "LampQ", "3MP/3MP")[1].startswith("against equal bits +20.00 ± ")
+    found = record(table, "LampQ", "3/3")
+    assert found["uniform_difference"] == pytest.approx(20)
+    assert 3 < found["uniform_difference_standard_error"] < 5  # of single shares of 44 and 64 % it would be 7
+    assert "uniform_difference" not in record(table, "AdaLog")
+
+
+def test_other_images_another_seed_or_other_bits_are_no_pair(results):
+    results.measured("table3", ADALOG, allocator="uniform", validation="others")
+    results.measured("table3", ADALOG.replace("bits=3", "bits=4"), allocator="uniform")
+    results.measured("table3", LAMPQ, allocator="lampq")
+    assert not any("against" in line for line in place(table_of(results), "LampQ", "3MP/3MP"))

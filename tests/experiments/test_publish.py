@@ -1,110 +1,133 @@
-import csv
+"""Experiments copied into the repository: cells, runs and tables, nothing of a machine."""
+
 import json
 
 import pytest
 
 from experiments.__main__ import main
-from experiments.paper import published_top1, table
+from experiments.measured import measured
 from experiments.publish import publish, without_machine
-from lampq.errors import LampQError
+from lampq.cells import FAILED, NOT_AVAILABLE, read_cells
+from tests.experiments.results_folder import PIXEL, components
+
+ADALOG = "model=deit_tiny bits=3 method=adalog"
+LAMPQ = "model=deit_tiny bits=3 method=lampq"
 
 
-def make_run(results, fingerprint, **changes):
-    folder = results / "runs" / fingerprint
-    folder.mkdir(parents=True)
-    metrics = {
-        "fingerprint": fingerprint,
-        "model": "deit_tiny_patch16_224.fb_in1k",
-        "dataset": "imagenet",
-        "base_quantizer": "adalog",
-        "allocator": "uniform",
-        "weight_bits": 3.0,
-        "activation_bits": 3.0,
-        "seed": 0,
-        "top1": 35.0,
-        "top1_standard_error": 1.5,
-        "top1_full_precision": 81.25,
-        "top1_full_precision_standard_error": 1.4,
-        "top1_difference": -46.25,
-        "top1_difference_standard_error": 1.7,
-        "images": 800,
-        "average_weight_bits": 3.0,
-        "average_activation_bits": 3.0,
-        "packed_bytes": 2_500_000,
-        "seconds_total": 100.0,
-        "seconds_cold": 200.0,
-    } | changes
-    environment = {"command": "run.py dataset.root=/data/x/imagenet", "commit": "abc", "device": "cpu", "threads": 2}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "identity.json").write_text(json.dumps({"base_quantizer": ["adalog", changes.get("revision", 1), {}]}))
-    (folder / "plan.json").write_text(json.dumps({"origin": {}}))
-    for name in ("config.yaml", "images.json"):
-        (folder / name).write_text("root: /data/x/imagenet/train\n")
-    quantized = changes.get("quantized", [1, 0, 0, 0])
-    rows = [f"{image},{full},{own}" for image, (full, own) in enumerate(zip([1, 1, 1, 0], quantized, strict=True))]
-    (folder / "outcomes.csv").write_text("\n".join(["image,full_precision_top1,top1", *rows]) + "\n")
-    (folder / "bit_allocation.png").write_bytes(b"figure")
-    return folder
+def texts(folder):
+    """Everything that can be read in a folder."""
+    return {p: p.read_text() for p in folder.rglob("*") if p.is_file() and p.suffix not in (".png", ".pdf")}
 
 
-def test_a_run_is_copied_with_the_paper_beside_it(tmp_path, monkeypatch):
+def states(results, name="table3"):
+    return {row.method: row.state for row in measured(results.path / "published", name)}
+
+
+def test_cells_and_runs_are_copied_and_tables_rebuilt_there(results):
+    run = results.measured("table3", ADALOG)
+    results.measured("table6", ADALOG)
+    target = results.path / "published"
+    written = publish(["table3"], results.path)
+    assert states(results) == {"adalog": "done"} and states(results, "table6") == {}
+    (copied,) = (target / "runs").iterdir()
+    assert copied.name == run.name
+    for file in ("metrics.json", "identity.json", "images.json", "outcomes.csv", "plan.json"):
+        assert (copied / file).read_text() == (run / file).read_text(), file
+    assert (copied / "bit_allocation.png").read_bytes() == PIXEL
+    assert {p.name for p in written} >= {"table3.csv", "table3.md", "table3.tex", "report.html"}
+    assert all(p.is_file() and p.is_relative_to(target) for p in written)
+    assert "44.00 ± 4.99" in (target / "tables" / "table3.md").read_text()
+
+
+def test_a_figures_numbers_are_copied_and_the_figure_drawn_there(results):
+    results.sensitivity("figure1", "model=deit_tiny", components({"layers": ("qkv",), "blocks": ("block",)}))
+    written = publish(["figure1"], results.path)
+    assert results.path / "published" / "figures" / "figure1.png" in written
+
+
+def test_nothing_of_the_machine_is_left(results, monkeypatch):
     monkeypatch.setenv("LAMPQ_DATA", "/data/x")
-    make_run(tmp_path, "aaaa")
-    make_run(tmp_path, "bbbb", allocator="lampq", top1=41.0, top1_difference=-40.25, quantized=[1, 1, 0, 1])
-    target = publish("deit_tiny", ["aa", "bb"], tmp_path)
-    rows = list(csv.DictReader((target / "table.csv").open()))
-    assert [row["paper_top1"] for row in rows] == ["31.56", "37.54"]
-    assert [row["top1"] for row in rows] == ["35.0", "41.0"]
-    assert float(rows[0]["paper_top1_difference"]) == pytest.approx(31.56 - 72.13)
-    assert [row["uniform_difference"] for row in rows] == ["", "50.0"]
-    assert float(rows[1]["uniform_difference_standard_error"]) == pytest.approx(100 * (1 / 3) ** 0.5 / 2)
-    assert float(rows[0]["top1_at_paper_full_precision"]) == pytest.approx(72.13 / 3)
-    assert float(rows[1]["top1_at_paper_full_precision"]) == pytest.approx(72.13 * 2 / 3 + 27.87)
-    text = "".join(path.read_text() for path in target.rglob("*") if path.suffix in (".md", ".json", ".yaml", ".csv"))
-    assert "/data/x" not in text
-    assert "${LAMPQ_DATA}/imagenet" in text
+    monkeypatch.chdir(results.path.parent)  # as in a checkout, where results/ is
+    paths = "dataset.root=/data/x/imagenet model.checkpoint=/home/someone/weights/deit.pth"
+    command = f"run.py experiment=table3 {paths}"
+    run = results.run(where={"command": command})
+    (run / "config.yaml").write_text("root: /data/x/imagenet\ncheckpoint: /home/someone/weights/deit.pth\n")
+    (run / "log.txt").write_text("read /home/someone/weights/deit.pth")
+    results.cell("table3", f"{ADALOG} {paths}", run=run.name, command=command, traceback="/home/someone/x.py")
+    publish(["table3"], results.path)
+    found = texts(results.path / "published")
+    assert len(found) > 12
+    for path, text in found.items():
+        for secret in ("/home/someone", "/data/x", "laboratory", "4711", str(results.path.parent)):
+            assert secret not in text, f"{secret} in {path}"
+    (cell,) = read_cells(results.path / "published", "table3")
+    assert (cell.host, cell.traceback) == (None, None)
+    assert (
+        cell.overrides["dataset.root"] == "${LAMPQ_DATA}/imagenet" and cell.overrides["model.checkpoint"] == "deit.pth"
+    )
+    assert cell.command.startswith("run.py experiment=table3 dataset.root=${LAMPQ_DATA}/imagenet")
+    assert "log.txt" not in {path.name for path in found}
 
 
-def test_runs_are_compared_within_one_revision_of_the_base_quantizer(tmp_path):
-    make_run(tmp_path, "aaaa")
-    make_run(tmp_path, "bbbb", allocator="lampq", revision=2)
-    rows = list(csv.DictReader((publish("x", ["aa", "bb"], tmp_path) / "table.csv").open()))
-    assert [row["uniform_difference"] for row in rows] == ["", ""]
+def test_the_original_is_left_as_it_is(results):
+    results.measured("table3", ADALOG)
+    before = texts(results.path)
+    publish(["table3"], results.path)
+    assert {path: text for path, text in texts(results.path).items() if path in before} == before
 
 
-def test_what_the_paper_did_not_print_stays_empty(tmp_path):
-    make_run(tmp_path, "aaaa", base_quantizer="rtn")
-    row = next(csv.DictReader((publish("x", ["aaaa"], tmp_path) / "table.csv").open()))
-    assert row["paper_top1"] == ""
+def test_what_does_not_exist_is_published_as_such_but_no_failure(results):
+    results.cell("table3", ADALOG, NOT_AVAILABLE, reason="method=adalog does not exist")
+    results.cell("table3", LAMPQ, FAILED, reason="no card")
+    publish(["table3"], results.path)
+    assert states(results) == {"adalog": "not available"}
 
 
-def test_a_missing_or_ambiguous_run_is_named(tmp_path, capsys):
-    make_run(tmp_path, "aaaa")
-    make_run(tmp_path, "aabb")
-    with pytest.raises(LampQError, match="aa: 2 runs"):
-        publish("x", ["aa"], tmp_path)
-    assert main(["publish", "x", "cc", "--results", str(tmp_path)]) == 1
-    assert "error: cc: no finished run" in capsys.readouterr().err
+def test_what_was_published_before_stays_and_its_cells_are_replaced(results):
+    results.measured("table3", ADALOG)
+    results.measured("table6", ADALOG)
+    publish(["table3", "table6"], results.path)
+    again = results.measured("table3", ADALOG, outcomes=(60, 20, 0, 20))
+    publish(["table3"], results.path)
+    (cell,) = read_cells(results.path / "published", "table3")
+    assert cell.fingerprints == [again.name]
+    assert states(results, "table6") == {"adalog": "done"}
+    tables = {path.name for path in (results.path / "published" / "tables").glob("*.md")}
+    assert tables == {"table2.md", "table3.md", "table6.md", "table9.md"}
+    assert "60.00 ±" in (results.path / "published" / "tables" / "table3.md").read_text()
+
+
+def test_an_experiment_without_cells_is_refused_in_one_line(results, capsys):
+    results.measured("table6", ADALOG)
+    assert main(["publish", "table3", "--results", str(results.path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: table3: no cells under") and err.endswith("run python run.py experiment=table3\n")
+    assert err.count("\n") == 1 and not (results.path / "published").exists()
+
+
+@pytest.mark.parametrize(("name", "hint"), [("tabel3", "did you mean table3?"), ("zzz", "there are table2,")])
+def test_an_unknown_name_is_one_line(results, capsys, name, hint):
+    results.path.mkdir()
+    assert main(["publish", name, "--results", str(results.path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {name}: no such experiment; ") and hint in err and err.count("\n") == 1
+    assert list(results.path.iterdir()) == []
+
+
+def test_computed_tables_can_be_published_without_cells(results, capsys):
+    results.path.mkdir()
+    assert main(["publish", "table2", "--results", str(results.path)]) == 0
+    assert str(results.path / "published" / "tables" / "table2.md") in capsys.readouterr().out.splitlines()
+
+
+def test_published_cells_are_read_like_any_other(results, capsys):
+    results.measured("table3", ADALOG)
+    assert main(["publish", "table3", "--results", str(results.path)]) == 0
+    published = str(results.path / "published")
+    assert main(["status", "--results", published]) == 0 and main(["report", "--results", published]) == 0
+    (cell,) = (results.path / "published" / "experiments" / "table3").iterdir()
+    assert json.loads(cell.read_text())["state"] == "done"
 
 
 def test_no_path_of_a_machine_is_left():
     assert without_machine("at /usr/lib/somewhere/file.py and a/b, 3/4") == "at file.py and a/b, 3/4"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("deit_small_patch16_224.fb_in1k", "adalog", "lampq", 3), 45.38),
-        (("deit_small_patch16_224.fb_in1k", "adalog", "uniform", 4), 72.06),
-        (("vit_base_patch16_224", "full_precision", "", 32), 84.53),
-        (("deit_small_patch16_224", "adalog", "lampq", 5), None),
-        (("shapes_vit", "adalog", "lampq", 3), None),
-    ],
-)
-def test_published_cells(arguments, expected):
-    assert published_top1(*arguments) == expected
-
-
-def test_all_printed_tables_are_there():
-    assert [len(table(number)) for number in (2, 3, 4, 5, 6, 8, 9, 10)] == [8, 16, 9, 7, 5, 4, 8, 3]
