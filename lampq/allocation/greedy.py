@@ -1,0 +1,182 @@
+"""Greedy descent: from the most bits down, always the layer whose bits cost least loss for what they save."""
+
+import logging
+import math
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lampq.allocation.base import Allocator, Search
+from lampq.allocation.greedy_start import AllocationProblem
+from lampq.allocation.least_score import at_the_target
+from lampq.budgets import Budget
+from lampq.layers import Site
+from lampq.limits import choice, integer, optional
+from lampq.plan import BitPlan
+from lampq.progress import progress
+from lampq.sensitivity.output_fisher import falling, output_fisher
+from lampq.sensitivity.reconstruction_error import reconstruction_errors
+
+log = logging.getLogger(__name__)
+
+LayerScores = dict[str, dict[int, float]]
+"""By layer and bits."""
+
+
+def ranked_steps(layers: list[Site], bits: dict[str, int], lower: dict[int, int], scores: LayerScores) -> list[Site]:
+    """The layers that can go down, those first whose score rises least for a weight bit saved.
+
+    Args:
+        bits: of each layer now.
+        lower: the next smaller bit-width of each but the smallest.
+        scores: the screen's, by layer and bits.
+    """
+
+    def price(site: Site) -> float:
+        now = bits[site.name]
+        rise = scores[site.name][lower[now]] - scores[site.name][now]
+        return per_bit(rise, site.parameters * (now - lower[now]))
+
+    return sorted((s for s in layers if bits[s.name] in lower), key=price)
+
+
+def per_bit(rise: float, saved: int) -> float:
+    """A rise for each weight bit saved; the rise of a plan whose loss is not a number is infinite."""
+    return math.inf if math.isnan(rise) else rise / saved
+
+
+def output_fisher_screen(search: Search, budget: Budget) -> LayerScores:
+    """Squared gradients times squared output errors over D; see `lampq.sensitivity.output_fisher`."""
+    return {name: falling(row) for name, row in output_fisher(search, budget, "dataset").items()}
+
+
+def reconstruction_screen(search: Search, budget: Budget) -> LayerScores:
+    """``||W^ X^ - W X||^2 / ||W X||^2`` with the full-precision model's X on the calibration images."""
+    layers, bits = search.layers, list(budget.candidates)
+    wanted = [(s, b, budget.input_bits(b)) for s in layers for b in bits]
+    key = {**search.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
+
+    def compute() -> dict[str, Tensor]:
+        search.bank.prepare(wanted)
+        modules = {s.name: [search.bank.module(s, b, budget.input_bits(b)) for b in bits] for s in layers}
+        images = search.task.calibration_images
+        errors = reconstruction_errors(search.adapter, search.adapter, layers, images, modules)
+        # The first is that of the full-precision layer itself.
+        return {"error": torch.tensor([errors[s.name][1:] for s in layers], dtype=torch.float64)}
+
+    stored = search.store.fetch("reconstruction_screen", key, compute)["error"].tolist()
+    return {s.name: falling(dict(zip(bits, row, strict=True))) for s, row in zip(layers, stored, strict=True)}
+
+
+SCREENS = {"output_fisher": output_fisher_screen, "reconstruction": reconstruction_screen}
+
+
+class Greedy(Allocator):
+    """Lower one layer after another until the budget holds.
+
+    All layers start at the most bits of the bit set. In each step every layer that can goes down to its next smaller
+    bit-width on trial, and the one with the least ``(loss increase) / (weight bits saved)`` keeps it. To measure the
+    loss increase of every layer in every step takes thousands of passes over D, so a screen that was measured once
+    puts the layers in order, and only the first few are tried on D.
+
+    MPTQ-ViT (Tai & Wu 2024) allocates by such a descent, "Greedy MP", under a measure of performance and
+    compressibility; its abstract says no more, the ratio, the screen and the steps are our reading of it.
+
+    Args:
+        screen: what puts the layers in order, by its increase per weight bit saved: ``output_fisher`` (squared
+            gradients times squared output errors, over D) or ``reconstruction`` (relative output errors on the
+            calibration images). Both are taken in the full-precision model, one layer quantized.
+        evaluate: layers of the screen that are tried on D in each step; 1 leaves the choice to the screen.
+        max_evaluations: plans scored on D after the first one, at most; None is no limit. When they are used up, the
+            descent goes on by the screen alone.
+    """
+
+    name = "greedy"
+    revision = 1
+
+    def __init__(self, screen: str = "output_fisher", evaluate: int = 3, max_evaluations: int | None = None) -> None:
+        self.screen = choice("allocator.screen", screen, tuple(SCREENS))
+        self.evaluate = integer("allocator.evaluate", evaluate, minimum=1)
+        self.max_evaluations = optional(integer, "max_evaluations", max_evaluations, minimum=0)
+
+    def settings(self) -> dict:
+        settings = {"screen": self.screen, "evaluate": self.evaluate}
+        if self.evaluate > 1 and self.max_evaluations is not None:
+            settings["max_evaluations"] = self.max_evaluations
+        return settings
+
+    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+        """Descend from the most bits.
+
+        Raises:
+            LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
+        """
+        search.bank.check_bits("bit_set", *budget.candidates)
+        sizes = [s.parameters for s in search.layers]
+        total = budget.total(sizes)
+        nothing = np.zeros((len(sizes), len(budget.candidates)))
+        AllocationProblem.checked(nothing, sizes, budget.candidates, total)  # refuses a budget that cannot be met
+        scores = SCREENS[self.screen](search, budget)
+
+        lower = {high: low for low, high in pairwise(sorted(budget.candidates))}
+        bits = {s.name: max(budget.candidates) for s in search.layers}
+        spent, steps = max(budget.candidates) * sum(sizes), []
+        bar = progress(description="greedy descent", total=max(spent - total, 0), unit="weight bits")
+        while spent > total:
+            ranked = ranked_steps(search.layers, bits, lower, scores)
+            site, losses = self._choose(search, budget, bits, lower, ranked, steps)
+            saved = site.parameters * (bits[site.name] - lower[bits[site.name]])
+            bits[site.name] = lower[bits[site.name]]
+            spent -= saved
+            steps.append({"layer": site.name, "bits": bits[site.name], "saved": saved, "losses": losses})
+            bar.update(saved)
+        bar.close()
+        alone = sum(not step["losses"] for step in steps)
+        log.info("greedy: %d steps, %d of them by the screen alone", len(steps), alone)
+        by_bits = {name: {str(b): value for b, value in row.items()} for name, row in scores.items()}
+        origin = {"allocator": self.name, "settings": self.settings(), "screen": by_bits}
+        origin |= {"steps": steps, "steps_by_the_screen_alone": alone}
+        return budget.plan(search.adapter.sites, bits, origin).with_scores(at_the_target(scores, budget))
+
+    def _choose(
+        self,
+        search: Search,
+        budget: Budget,
+        bits: dict[str, int],
+        lower: dict[int, int],
+        ranked: list[Site],
+        steps: list[dict],
+    ) -> tuple[Site, dict[str, float]]:
+        """The layer of the next step, and the mean losses on D (nats) of those that were tried, if any."""
+        count = min(self.evaluate, len(ranked))
+        if self.max_evaluations is not None:
+            count = min(count, self.max_evaluations - sum(len(step["losses"]) for step in steps))
+        if count < 2:  # nothing to compare
+            return ranked[0], {}
+        if steps:
+            now = steps[-1]["losses"][steps[-1]["layer"]]
+        else:
+            (now,) = self._losses(search, budget, bits, [{}])
+        # The screen's favourite last: the evaluator holds on to what the last plan scored left behind.
+        tried = ranked[:count][::-1]
+        after = self._losses(search, budget, bits, [{s.name: lower[bits[s.name]]} for s in tried])
+        losses = {s.name: loss for s, loss in zip(tried, after, strict=True)}
+
+        def price(site: Site) -> float:
+            return per_bit(losses[site.name] - now, site.parameters * (bits[site.name] - lower[bits[site.name]]))
+
+        return min(ranked[:count], key=price), losses
+
+    def _losses(
+        self, search: Search, budget: Budget, bits: dict[str, int], changes: list[dict[str, int]]
+    ) -> list[float]:
+        """Mean loss on D, in nats, of plans that differ from `bits` by each of the changes."""
+        sites, losses = search.adapter.sites, []
+        search.evaluator.set_base(budget.plan(sites, bits))
+        for change in changes:
+            plan = budget.plan(sites, {**bits, **change})
+            search.bank.calibrate(plan)
+            losses.append(search.evaluator.score(plan, keep=True).mean_loss)
+        return losses

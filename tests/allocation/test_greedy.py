@@ -1,0 +1,205 @@
+"""Greedy descent: each step is the cheapest of those tried, D is asked no more than allowed, the budget is kept."""
+
+import json
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+
+from lampq.allocation.greedy import Greedy, per_bit, ranked_steps, reconstruction_screen
+from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.budgets import Budget
+from lampq.errors import LampQError
+from lampq.layers import Site
+from lampq.plan import BitPlan
+from lampq.quantized_model import QuantizedModel
+from lampq.sensitivity.output_fisher import falling, output_fisher
+from lampq.sensitivity.reconstruction_error import reconstruction_errors
+from tests.small_models import search_over, swin_adapter, vit_adapter
+
+
+def budget(target=3, candidates=(2, 3, 4, 5)):
+    target = Fraction(str(target))
+    return Budget(target, target, candidates, "fixed", (3, 3), "target")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def search(store):
+    return search_over(vit_adapter(), store)
+
+
+def replayed(search, plan, target):
+    """Every step of a plan: (bits before it, the step)."""
+    bits = {s.name: max(target.candidates) for s in search.layers}
+    for step in plan.origin["steps"]:
+        yield dict(bits), step
+        bits[step["layer"]] = step["bits"]
+    assert bits == plan.layer_bits()
+
+
+def spent(search, bits):
+    return sum(s.parameters * bits[s.name] for s in search.layers)
+
+
+@pytest.mark.parametrize("candidates", [(2, 3, 4, 5), (2, 4, 6)], ids=str)
+def test_each_step_is_the_cheapest_of_those_tried(store, candidates):
+    search, target = search_over(vit_adapter(), store), budget(3, candidates)
+    plan = Greedy().allocate(search, target)
+    sites, sizes = search.adapter.sites, {s.name: s.parameters for s in search.layers}
+    limit = target.total(list(sizes.values()))
+    lower = dict(zip(candidates[1:], candidates, strict=False))
+    screen = {name: {int(b): v for b, v in row.items()} for name, row in plan.origin["screen"].items()}
+    for bits, step in replayed(search, plan, target):
+        assert spent(search, bits) > limit, "no step once the budget holds"
+        ranked = [s.name for s in ranked_steps(search.layers, bits, lower, screen)]
+        assert set(step["losses"]) == (set(ranked[:3]) if len(ranked) > 1 else set())
+        assert step["bits"] == lower[bits[step["layer"]]]
+        assert step["saved"] == sizes[step["layer"]] * (bits[step["layer"]] - step["bits"])
+        now = search.evaluator.score(target.plan(sites, bits)).mean_loss
+        ratios = {}
+        for name, loss in step["losses"].items():
+            after = target.plan(sites, {**bits, name: lower[bits[name]]})
+            assert search.evaluator.score(after).mean_loss == loss
+            ratios[name] = (loss - now) / (sizes[name] * (bits[name] - lower[bits[name]]))
+        assert not ratios or ratios[step["layer"]] == min(ratios.values())
+    assert spent(search, plan.layer_bits()) <= limit
+    assert any(list(step["losses"])[-1] != step["layer"] for step in plan.origin["steps"] if step["losses"]), (
+        "D never overruled the screen, so nothing was tested"
+    )
+
+
+def test_by_the_screen_alone(store):
+    search = search_over(vit_adapter(), store)
+    plan = Greedy(evaluate=1).allocate(search, budget())
+    assert search.evaluator.scored == 0
+    screen = {n: falling(row) for n, row in output_fisher(search, budget(), "dataset").items()}
+    for bits, step in replayed(search, plan, budget()):
+        price = {
+            s.name: (screen[s.name][bits[s.name] - 1] - screen[s.name][bits[s.name]]) / s.parameters
+            for s in search.layers
+            if bits[s.name] > 2
+        }
+        assert price[step["layer"]] == min(price.values()) and step["losses"] == {}
+    assert plan.origin["steps_by_the_screen_alone"] == len(plan.origin["steps"]) > 3
+    assert {s.name: plan[s.name].score for s in search.layers} == {n: row[3] for n, row in screen.items()}
+
+
+@pytest.mark.parametrize(("limit", "tried"), [(0, []), (1, []), (5, [3, 2]), (6, [3, 3]), (7, [3, 3])])
+def test_evaluations_are_limited_and_the_screen_goes_on(store, limit, tried):
+    search = search_over(vit_adapter(), store)
+    plan = Greedy(max_evaluations=limit).allocate(search, budget())
+    counts = [len(step["losses"]) for step in plan.origin["steps"]]
+    assert counts[: len(tried)] == tried and not any(counts[len(tried) :])
+    assert search.evaluator.scored == (1 + sum(tried) if tried else 0)
+    assert plan.origin["steps_by_the_screen_alone"] == len(counts) - len(tried) > 0
+    budget().check_feasible(search.adapter.sites, plan)
+    # Its first steps are those of the unlimited descent.
+    free = Greedy().allocate(search, budget())
+    assert plan.origin["steps"][: len([n for n in tried if n == 3])] == free.origin["steps"][: tried.count(3)]
+
+
+def test_every_option_changes_the_plan(search):
+    usual = Greedy().allocate(search, budget())
+    for option in ({"screen": "reconstruction"}, {"evaluate": 1}, {"evaluate": 6}, {"max_evaluations": 0}):
+        other = Greedy(**option)
+        assert other.allocate(search, budget()).layer_bits() != usual.layer_bits(), option
+        assert other.settings() != Greedy().settings()
+    assert Greedy(evaluate=1, max_evaluations=5).settings() == Greedy(evaluate=1).settings()
+
+
+@pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
+def test_the_reconstruction_screen_is_the_error_of_single_layers(build, tmp_path):
+    search = search_over(build(), tmp_path)
+    found = reconstruction_screen(search, budget())
+    full_precision = BitPlan.full_precision(search.adapter.sites)
+    for site in (search.layers[0], search.layers[3], search.layers[-2]):
+        plan = full_precision.with_bits({site.name: (3, 3)})
+        adapter = QuantizedModel(search.adapter, search.bank).apply(plan).adapter
+        (error,) = reconstruction_errors(adapter, search.adapter, [site], search.task.calibration_images)[site.name]
+        assert found[site.name][3] == pytest.approx(error, rel=1e-6)
+    assert all(list(row.values()) == sorted(row.values(), reverse=True) for row in found.values())
+
+
+@pytest.mark.parametrize("target", ["2", "2.5", "3.3", "5"])
+def test_fractional_and_extreme_budgets(store, target):
+    search = search_over(swin_adapter(), store)
+    plan = Greedy(max_evaluations=9).allocate(search, budget(target))
+    budget(target).check_feasible(search.adapter.sites, plan)
+    assert json.loads(json.dumps(plan.origin)) == plan.origin
+    if target in ("2", "5"):
+        assert set(plan.layer_bits().values()) == {int(target)}
+    if target == "5":
+        assert plan.origin["steps"] == [] and search.evaluator.scored == 0
+
+
+def test_the_same_from_an_interrupted_search(tmp_path):
+    whole = Greedy().allocate(search_over(vit_adapter(), tmp_path / "whole"), budget())
+    search = search_over(vit_adapter(), tmp_path / "parts")
+    score, calls = search.evaluator.score, []
+
+    def until_the_tenth(plan, keep=False):
+        calls.append(plan)
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+        return score(plan, keep)
+
+    search.evaluator.score = until_the_tenth
+    with pytest.raises(KeyboardInterrupt):
+        Greedy().allocate(search, budget())
+    again = search_over(vit_adapter(), tmp_path / "parts")
+    assert Greedy().allocate(again, budget()) == whole
+    assert again.evaluator.evaluations == again.evaluator.scored - 10
+
+
+def test_a_collapsed_plan_is_never_the_cheapest(store):
+    search = search_over(vit_adapter(), store)
+    score, spoilt = search.evaluator.score, search.layers[0].name
+
+    def collapses(plan, keep=False):
+        found = score(plan, keep)
+        return replace(found, loss=torch.full_like(found.loss, math.nan)) if plan[spoilt].weight_bits < 5 else found
+
+    search.evaluator.score = collapses
+    plan = Greedy(evaluate=len(search.layers)).allocate(search, budget(4))
+    assert plan[spoilt].weight_bits == 5 and len(plan.origin["steps"]) > 3
+
+
+def test_prices_by_hand():
+    sites = [Site(name, "fc1", 0, size, size, 1) for name, size in (("a", 4), ("b", 1), ("c", 1))]
+    scores = {"a": {2: 8.0, 4: 0.0}, "b": {2: 3.0, 4: 0.0}, "c": {2: 1.0, 4: 0.5}}
+    ranked = ranked_steps(sites, {"a": 4, "b": 4, "c": 4}, {4: 2}, scores)
+    assert [s.name for s in ranked] == ["c", "a", "b"]  # 0.25, 1, 1.5 for a bit of a weight
+    assert [s.name for s in ranked_steps(sites, {"a": 4, "b": 4, "c": 2}, {4: 2}, scores)] == ["a", "b"]
+    assert per_bit(3.0, 2) == 1.5 and per_bit(math.nan, 2) == math.inf
+
+
+def test_what_cannot_be_met_is_one_line(search):
+    class FromThreeBits(RoundToNearest):
+        minimum_bits = 3
+
+    with pytest.raises(LampQError, match="below the smallest achievable average, 3;"):
+        Greedy().allocate(search, budget(2, (3, 4)))
+    with pytest.raises(LampQError, match="not defined at 2 bits"):
+        limited = search_over(vit_adapter(), search.store.root, base_quantizer=FromThreeBits())
+        Greedy().allocate(limited, budget())
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"screen": "loss"}, "allocator.screen=loss: must be one of output_fisher, reconstruction"),
+        ({"evaluate": 0}, "allocator.evaluate=0: must be an integer of at least 1"),
+        ({"max_evaluations": -1}, "max_evaluations=-1: must be an integer of at least 0, or null"),
+    ],
+)
+def test_wrong_values_are_one_line(options, line):
+    with pytest.raises(LampQError) as caught:
+        Greedy(**options)
+    assert line in str(caught.value)
