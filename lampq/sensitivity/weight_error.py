@@ -1,0 +1,42 @@
+"""How far quantization moves the weights of a layer, whatever becomes of its output."""
+
+import torch
+from torch import Tensor, nn
+
+from lampq.allocation.base import Search
+from lampq.budgets import Budget
+from lampq.errors import LampQError
+from lampq.quantized_modules.linear import QuantizedLinear
+
+
+def weight_errors(search: Search, budget: Budget) -> dict[str, dict[int, float]]:
+    """``|| Q_b(W) - W ||^2`` of every layer at every bit-width of the bit set, in the units of the original weights."""
+    layers, bits = search.layers, budget.candidates
+    search.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in bits])
+    errors: dict[str, dict[int, float]] = {}
+    for site in layers:
+        original = search.adapter.module(site.name).weight.detach().double()
+        modules = {b: search.bank.module(site, b, budget.input_bits(b)) for b in bits}
+        errors[site.name] = {
+            b: (effective_weight(module, site.name).double() - original).square().sum().item()
+            for b, module in modules.items()
+        }
+    return errors
+
+
+@torch.no_grad()
+def effective_weight(module: nn.Module, name: str) -> Tensor:
+    """What the layer's own input is multiplied with in the end, ``[out channels, in channels]``.
+
+    After a reparameterized LayerNorm the module multiplies ``x / r - t`` with the quantized ``W diag(r)``: x itself
+    meets that weight divided by r, and only this compares with W, whose Hessian it is. What t adds is a bias.
+
+    Raises:
+        LampQError: a module that does not tell its weights.
+    """
+    if not isinstance(module, QuantizedLinear):
+        raise LampQError(
+            f"base_quantizer: {type(module).__name__} at {name} does not tell its quantized weights, which "
+            "the allocator needs; choose another allocator"
+        )
+    return module.weight if module.channel_scale is None else module.weight / module.channel_scale
