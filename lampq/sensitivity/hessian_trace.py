@@ -1,7 +1,8 @@
 """Traces of the loss's second derivatives in each layer's weights, from products with random signs (Hutchinson).
 
 ``tr(H_i) = E z^T H_i z`` for z of independent random signs. The products H z are exact: the gradient's derivative in
-the direction z, by a second backward pass through the first. HAWQ-V2 (Dong et al., NeurIPS 2020) weighs each layer by it.
+the direction z, by a second backward pass through the first. HAWQ-V2 (Dong et al., NeurIPS 2020) weighs each
+layer by it.
 """
 
 from collections.abc import Callable, Sequence
