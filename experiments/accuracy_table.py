@@ -82,8 +82,8 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
     remarks = [layout.legend]
     if layout.paper_column:
         remarks.append(
-            f"The paper prints this table for {paper.MODELS[layout.paper_column]} alone; beside other models they "
-            "stand for orientation."
+            f"The paper prints this table for {paper.MODELS[layout.paper_column]} alone; beside other models its "
+            "numbers stand for orientation."
         )
     if missing:
         remarks.append(f"Not available: {', '.join(missing)}.")
