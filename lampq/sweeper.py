@@ -25,6 +25,7 @@ from lampq.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNI
 from lampq.config_folder import experiments_module
 from lampq.errors import LampQError
 from lampq.failures import explain_failure, line
+from lampq.settings import resolved
 from lampq.tracking.wandb import log_report
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,16 @@ class CellSweeper(Sweeper):
         return None
 
     def validate_batch_is_legal(self, batch: list[list[str]]) -> None:
-        super().validate_batch_is_legal([job for job in batch if self._lacking(job) is None])
+        """Compose jobs, and see that no value is missing in them, before the first one runs.
+
+        Raises:
+            LampQError: a value that has to be given is not.
+            HydraException: a job cannot be composed.
+        """
+        for job in batch:
+            if self._lacking(job) is None:
+                cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))
+                resolved(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
 
     def _launched(self, batch: list[list[str]], first: int) -> list[JobReturn]:
         """Answers of jobs, in their order; the first has number `first`. Lost jobs are in their cells as failed.

@@ -59,6 +59,12 @@ def test_what_does_not_exist_yet_is_listed_by_name_and_stops_nothing(run, pipeli
     assert all(reason.endswith("does not exist") and "=" in reason for reason in reasons)
 
 
+def test_a_missing_value_is_named_once_before_any_job(run, pipeline, tmp_path):
+    status, _, err = run("experiment=table3", "base_quantizer=rtn")
+    assert (status, pipeline.settings, cells(tmp_path)) == (1, [], [])
+    assert err == ["error: dataset.root is missing: add dataset.root=the folder that holds train/ and val/"]
+
+
 def test_a_computed_table_runs_nothing(run, pipeline, tmp_path):
     status, _, err = run("experiment=table2", "scale=smoke")
     assert (status, err, pipeline.settings, cells(tmp_path, "table2")) == (0, [], [], [])

@@ -9,6 +9,7 @@ from lampq.allocation.ilp import penalized_costs, solve_ilp
 from lampq.allocation.iterative_update import iterative_update
 from lampq.allocation.uniform import Uniform
 from lampq.budgets import Budget
+from lampq.errors import LampQError
 from lampq.limits import boolean, choice, fraction, integer, number, optional
 from lampq.plan import BitPlan
 from lampq.progress import progress
@@ -104,6 +105,12 @@ class LampQ(Allocator):
         if self.start == "ilp":
             plan, omega = self.initial_assignment(search, budget)
         else:
+            if budget.weight_bits not in budget.candidates:
+                bits = f"{float(budget.weight_bits):g}"
+                raise LampQError(
+                    f"allocator.start=uniform: weight_bits={bits} is not in bit_set.bits={list(budget.candidates)}; "
+                    "choose a target that is, or allocator.start=ilp"
+                )
             plan, omega = Uniform().allocate(search, budget), {}
             plan.origin.update(allocator=self.name, settings=self.settings(), initial_bits=plan.layer_bits())
         search.bank.calibrate(plan)

@@ -229,3 +229,23 @@ def test_wrong_options_are_refused(option):
         LampQ(**option)
     (name,) = option
     assert f".{name}=" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_uniform_start_scores_nothing_before_its_first_plan(search):
+    plan = LampQ(start="uniform").allocate(search, budget())
+    assert set(plan.origin["initial_bits"].values()) == {3} and "fisher_traces" not in plan.origin
+    assert search.evaluator.scored == 1 + len(plan.origin["swaps"])
+    budget().check_feasible(search.adapter.sites, plan)
+
+
+@pytest.mark.parametrize("target", [budget("3.5"), budget(3, (2, 4))], ids=["fractional", "not in the set"])
+def test_a_uniform_start_needs_a_target_of_the_bit_set(search, target):
+    with pytest.raises(LampQError, match=r"allocator.start=uniform: weight_bits=3.* is not in bit_set.bits=\[2"):
+        LampQ(start="uniform").allocate(search, target)
+
+
+def test_no_more_plans_are_scored_than_allowed(search):
+    unlimited = LampQ(start="uniform", try_next_pairs=3).allocate(search, budget()).origin["swaps"]
+    assert len(unlimited) > 2
+    limited = LampQ(start="uniform", try_next_pairs=3, max_evaluations=2).allocate(search, budget()).origin["swaps"]
+    assert limited == unlimited[:2]
