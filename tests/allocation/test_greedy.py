@@ -3,36 +3,20 @@
 import json
 import math
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 import torch
 
 from lampq.allocation.greedy import Greedy, per_bit, ranked_steps, reconstruction_screen
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.layers import Site
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
 from lampq.sensitivity.output_fisher import falling, output_fisher
 from lampq.sensitivity.reconstruction_error import reconstruction_errors
+from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
-
-
-def budget(target=3, candidates=(2, 3, 4, 5)):
-    target = Fraction(str(target))
-    return Budget(target, target, candidates, "fixed", (3, 3), "target")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture
-def search(store):
-    return search_over(vit_adapter(), store)
 
 
 def replayed(search, plan, target):

@@ -2,36 +2,20 @@
 
 import json
 import math
-from fractions import Fraction
 
 import pytest
 import torch
 
 from lampq.allocation.hawq_v2 import HAWQV2, warn_of_noise
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.sensitivity.hessian_trace import hessian_traces
 from lampq.sensitivity.labels import labels_of
 from lampq.sensitivity.weight_error import weight_errors
+from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 FEW = {"hessian_images": 16, "probes": 4}
-
-
-def budget(target=3, candidates=(2, 3, 4, 5)):
-    target = Fraction(str(target))
-    return Budget(target, target, candidates, "fixed", (3, 3), "target")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture
-def search(store):
-    return search_over(vit_adapter(), store)
 
 
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])

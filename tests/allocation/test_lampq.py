@@ -2,33 +2,16 @@
 
 import json
 import math
-from fractions import Fraction
 
 import pytest
 
 from lampq.allocation.lampq import LampQ
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.layers import LAYER_TYPES
 from lampq.plan import BitPlan
+from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
-
-
-def budget(target=3, candidates=(2, 3, 4, 5)):
-    target = Fraction(str(target))
-    return Budget(target, target, candidates, "fixed", (int(target), int(target)), "target")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """One store for the file: allocators that share work read it."""
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture
-def search(store):
-    return search_over(vit_adapter(), store)
 
 
 def record_of(plan):

@@ -2,32 +2,16 @@
 
 import itertools
 import math
-from fractions import Fraction
 
 import pytest
 
 from lampq.allocation.least_score import at_the_target, least_score_plan
 from lampq.allocation.output_fisher import OutputFisher
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.sensitivity.output_fisher import falling, output_fisher
+from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
-
-
-def budget(target=3, candidates=(2, 3, 4, 5)):
-    target = Fraction(str(target))
-    return Budget(target, target, candidates, "fixed", (3, 3), "target")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture
-def search(store):
-    return search_over(vit_adapter(), store)
 
 
 def test_the_plan_is_the_best_of_all_by_its_scores(tmp_path):

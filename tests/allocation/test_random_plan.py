@@ -1,7 +1,6 @@
 """The random control: within the budget, nothing left to spend, and each draw a plan of its own."""
 
 from collections import Counter
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,23 +8,13 @@ import pytest
 from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.random_plan import RandomPlan, generator_of, random_choice
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
 from lampq.errors import LampQError
+from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
-
-
-def budget(target=3, candidates=(2, 3, 4, 5)):
-    target = Fraction(str(target))
-    return Budget(target, target, candidates, "fixed", (3, 3), "target")
 
 
 def problem(sizes, total, candidates=(2, 3, 4, 5)):
     return AllocationProblem.checked(np.zeros((len(sizes), len(candidates))), sizes, candidates, total)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
 
 
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])

@@ -13,11 +13,6 @@ from tests.small_models import search_over, swin_adapter, vit_adapter
 BUDGET = Budget(Fraction(3), Fraction(3), (2, 3, 4, 5), "fixed", (3, 3), "target")
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
 def test_the_layers_of_a_module_share_their_bits(build, tmp_path):
     search = search_over(build(), tmp_path)
