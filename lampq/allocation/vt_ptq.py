@@ -7,12 +7,13 @@ import numpy as np
 from lampq.allocation.base import Allocator, Search
 from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.k_best import k_best_plans
+from lampq.allocation.least_score import at_the_target
 from lampq.budgets import Budget
 from lampq.layers import MODULES
 from lampq.limits import choice, integer, optional
 from lampq.plan import BitPlan
 from lampq.progress import progress
-from lampq.sensitivity.nuclear_norm import Module, module_sensitivities
+from lampq.sensitivity.nuclear_norm import module_sensitivities
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,9 @@ class VTPTQ(Allocator):
         chosen = 0
         if self.selection == "frontier":
             chosen, origin["frontier"] = self._best_on_d(search, plans, [problem.objective(way) for way in found])
+        of_layers = {s.name: omega[module] for module, sites in layers.items() for s in sites}
         log.info("vt_ptq: plan %d of %d by total Omega is the best on D", chosen + 1, len(plans))
-        return plans[chosen].with_scores(self._scores(omega, layers, budget))
+        return plans[chosen].with_scores(at_the_target(of_layers, budget))
 
     def _best_on_d(
         self, search: Search, plans: list[BitPlan], objectives: list[float]
@@ -90,8 +92,3 @@ class VTPTQ(Allocator):
             if scores[-1].better_than(scores[best]):
                 best = index
         return best, history
-
-    def _scores(self, omega: dict[Module, dict[int, float]], layers: dict, budget: Budget) -> dict[str, float]:
-        """Omega of each layer's module, all at one bit-width, the target or the next in the bit set: they compare."""
-        bits = min((b for b in budget.candidates if b >= budget.weight_bits), default=budget.candidates[-1])
-        return {site.name: omega[module][bits] for module, sites in layers.items() for site in sites}
