@@ -9,9 +9,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from lampq.atomic_write import write_text
 from lampq.cells import NOT_AVAILABLE
 from lampq.errors import LampQError
 
+from . import grid
 from .measured import measured
 from .report import COMPUTED, check_name, report
 
@@ -31,6 +33,9 @@ def publish(chosen: list[str], results: Path) -> list[Path]:
     """
     target = results / "published"
     for name in map(check_name, chosen):
+        if name == grid.NAME:
+            _publish_grid(results, target)
+            continue
         rows = measured(results, name)
         if not rows and name not in COMPUTED:
             raise LampQError(f"{name}: no cells under {results / 'experiments'}; run python run.py experiment={name}")
@@ -43,6 +48,20 @@ def publish(chosen: list[str], results: Path) -> list[Path]:
             overrides = {key: without_machine(value) for key, value in row.cell.overrides.items()}
             replace(row.cell, overrides=overrides, command=command, host=None, traceback=None).write(target)
     return report(target)
+
+
+def _publish_grid(results: Path, target: Path) -> None:
+    """The tables of all points, the presets and the winners' runs: hundreds of runs are too much for a repository."""
+    searches = grid.searches(results)
+    if not searches:
+        raise LampQError(f"grid: no cells under {results / 'experiments'}; run python run.py experiment=grid")
+    for search in searches:
+        grid.grid_table(search).write(target / "tables")
+        grid.write_preset(search, target)
+        best = search.rows[0].run
+        _copy(best.folder, target / "runs" / best.fingerprint)
+    for path in (target / "tables").glob("grid_*"):
+        write_text(path, without_machine(path.read_text()))
 
 
 def _copy(source: Path, folder: Path) -> None:

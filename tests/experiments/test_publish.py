@@ -131,3 +131,17 @@ def test_published_cells_are_read_like_any_other(results, capsys):
 
 def test_no_path_of_a_machine_is_left():
     assert without_machine("at /usr/lib/somewhere/file.py and a/b, 3/4") == "at file.py and a/b, 3/4"
+
+
+def test_of_a_grid_the_table_the_preset_and_the_winners_run_are_published(results):
+    axes = "lampq.mu=0.5 lampq.beta=2 bit_set=b2345 model=deit_tiny bits=3"
+    runs = [
+        results.measured("grid", f"{axes} lampq.gamma={gamma}", outcomes=None, sample_top1=top1, seconds_plans=1.0)
+        for gamma, top1 in ((2, 40.0), (4, 50.0), (8, 45.0))
+    ]
+    publish(["grid"], results.path)
+    target = results.path / "published"
+    assert [path.name for path in (target / "runs").iterdir()] == [runs[1].name]
+    assert (target / "presets" / "lampq" / "deit_tiny_w3.yaml").is_file()
+    table = (target / "tables" / "grid_deit_tiny_w3.csv").read_text()
+    assert all(run.name in table for run in runs) and "/home/" not in table
