@@ -121,24 +121,27 @@ class Row:
     state: str
     run: Run | None
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("method", "model", "seed"):
-            asked = self.cell.overrides.get(name)
-            return self.run.metrics["model"] if asked is None and name == "model" and self.run else asked
-        raise AttributeError(name)
+    @property
+    def method(self) -> str | None:
+        """As in ``method=NAME``."""
+        return self.cell.overrides.get("method")
+
+    @property
+    def model(self) -> str | None:
+        """As in ``model=NAME``; where none was asked for, the run's own."""
+        asked = self.cell.overrides.get("model")
+        return self.run.metrics["model"] if asked is None and self.run else asked
+
+    @property
+    def seed(self) -> str | None:
+        """As in ``seed=NUMBER``."""
+        return self.cell.overrides.get("seed")
 
     @property
     def variation(self) -> str:
         """Overrides that place it in no row of the paper, for example ``lampq.gamma=2``."""
         rest = {k: v for k, v in self.cell.overrides.items() if k not in NOT_A_VARIATION}
         return ", ".join(f"{key}={value}" for key, value in rest.items())
-
-    @property
-    def bits(self) -> str | None:
-        """b_t as asked, or the run's."""
-        if self.run is not None:
-            return f"{self.run.metrics['weight_bits']:g}"
-        return self.cell.overrides.get("bits")
 
 
 def measured(results: Path, experiment: str) -> list[Row]:

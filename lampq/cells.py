@@ -88,7 +88,11 @@ class Cell:
 
     def plan(self, results: Path) -> None:
         """Write that the cell is to be computed, unless something is known of it already."""
-        if not self.path(results).is_file() or read_cell(self.path(results)).state == NOT_AVAILABLE:
+        try:
+            known = read_cell(self.path(results)).state
+        except (OSError, ValueError, TypeError):  # none, or one that cannot be read
+            known = None
+        if known in (None, NOT_AVAILABLE):
             self.write(results)
 
     @contextmanager

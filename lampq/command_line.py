@@ -108,7 +108,7 @@ def _job_of_grid(cfg: DictConfig) -> float | None:
         sys.argv[:] = shlex.split(os.environ[COMMAND])  # records name it, and not the command of the launcher's process
     job = HydraConfig.get().job
     overrides = list(HydraConfig.get().overrides.task)
-    cell, results = Cell.of(cfg.experiment.name, overrides), Path(cfg.paths.results)
+    cell, results = Cell.of(cfg.experiment.name, overrides), Path(cfg.paths.results).expanduser()
     with cell.running(results) as begun:
         started = time.monotonic()
         try:

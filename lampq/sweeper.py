@@ -71,7 +71,7 @@ class CellSweeper(Sweeper):
         every = BasicSweeper.split_arguments(parsed, None)[0]
         jobs = list(self._distinct(every))
         self.validate_batch_is_legal(_each_value_once(jobs))
-        results, experiment = Path(self.config.paths.results), self.config.experiment.name
+        results, experiment = self._results, self.config.experiment.name
         available = []
         for job in jobs:
             cell, lacking = Cell.of(experiment, job), self._lacking(job)
@@ -192,7 +192,7 @@ class CellSweeper(Sweeper):
 
     @property
     def _results(self) -> Path:
-        return Path(self.config.paths.results)
+        return Path(self.config.paths.results).expanduser()
 
 
 def _first_line(error: Exception) -> str:

@@ -35,8 +35,13 @@ def run(monkeypatch, capsys, tmp_path, loggers_as_before):
     """Run the command line in this process: (exit status, standard output, lines of standard error)."""
     from lampq.command_line import command_line
 
-    def run(*arguments):
-        results = [] if {"--help", "-sc", "--cfg"} & set(arguments) else [f"paths.results={tmp_path / 'results'}"]
+    def run(*arguments, results_here=True):
+        """With `results_here`, results go under `tmp_path`."""
+        results = (
+            []
+            if not results_here or {"--help", "-sc", "--cfg"} & set(arguments)
+            else [f"paths.results={tmp_path / 'results'}"]
+        )
         monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *results])
         monkeypatch.chdir(tmp_path)
         status = command_line()

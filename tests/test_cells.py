@@ -96,6 +96,13 @@ def test_a_file_that_cannot_be_read_hides_no_other(tmp_path):
     assert only(tmp_path).overrides == cell().overrides
 
 
+def test_a_cell_that_cannot_be_read_is_planned_anew(tmp_path):
+    cell().plan(tmp_path)
+    cell().path(tmp_path).write_text("{")
+    cell().plan(tmp_path)
+    assert only(tmp_path).state == PLANNED
+
+
 def test_a_grid_without_a_name_has_cells_too(tmp_path):
     Cell.of(None, ["bits=3"]).plan(tmp_path)
     assert [c.overrides for c in read_cells(tmp_path, "unnamed")] == [{"bits": "3"}]

@@ -106,6 +106,15 @@ def test_cells_are_small_readable_files(run, pipeline, tmp_path):
     assert stored["overrides"]["method"] == "adalog" and stored["command"].startswith("run.py experiment=table3")
 
 
+def test_cells_lie_with_their_runs_under_the_home_folder_too(run, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    places = ("paths.results='~/elsewhere'", "hydra.sweep.dir=sweep")
+    status, _, err = run("-m", "base_quantizer=rtn", "seed=1,2", *places, results_here=False)
+    assert (status, err) == (0, [])
+    assert [s.results for s in pipeline.settings] == [tmp_path / "home" / "elsewhere"] * 2
+    assert [c.state for c in read_cells(tmp_path / "home" / "elsewhere", "unnamed")] == [DONE, DONE]
+
+
 def test_a_pattern_matches_one_value_or_one_of_several():
     values = {"bits": "3", "method": "optq"}
     assert _matches(values, {"bits": 3, "method": ["optq", "erq"]}) and _matches(values, {})
