@@ -134,6 +134,16 @@ class Relaxation:
                 closed.add(layer)
         return choice
 
+    @property
+    def price(self) -> float:
+        """What one unit more of room would save: the budget's Lagrange multiplier; 0 where all steps fit."""
+        room = self._problem.room
+        for slope, _, _, units, _, _ in self._steps:
+            if units > room:
+                return -slope
+            room -= units
+        return 0.0
+
     def lower_bound(self, layers: int, room: np.ndarray) -> np.ndarray:
         """Least excess cost that the first `layers` layers can have within `room` units (any shape)."""
         steps = [(units, cost) for _, layer, _, units, cost, _ in self._steps if layer < layers]

@@ -23,6 +23,7 @@ class Swap:
         gain: estimated reduction of reconstruction error of `up`.
         cost: estimated increase of reconstruction error of `down`.
         accuracy, loss: on D after the swap.
+        accuracy_before: of the plan that it was tried on.
         accepted: whether the swapped plan was kept.
     """
 
@@ -32,6 +33,7 @@ class Swap:
     cost: float
     accuracy: float
     loss: float
+    accuracy_before: float
     accepted: bool
 
 
@@ -112,7 +114,8 @@ def iterative_update(
             score = search.evaluator.score(candidate, keep=True)
             improved = score.better_than(best)
             gain, cost = gains[up.name], costs[down.name]
-            swap = Swap(up.name, down.name, gain, cost, score.accuracy, score.mean_loss, improved)
+            after = score.accuracy, score.mean_loss
+            swap = Swap(up.name, down.name, gain, cost, *after, best.accuracy, improved)
             history.append(asdict(swap))
             if improved:
                 current, bits, best = candidate, swapped, score

@@ -131,6 +131,7 @@ def test_accepted_plans_are_never_worse_and_never_above_the_budget(tmp_path, bui
         target.check_feasible(search.adapter.sites, candidate)
         score = search.evaluator.score(candidate)
         assert (score.accuracy, score.mean_loss) == (swap["accuracy"], swap["loss"])
+        assert swap["accuracy_before"] == best.accuracy
         better = (score.accuracy, -score.mean_loss) > (best.accuracy, -best.mean_loss)
         assert swap["accepted"] == better
         if better:
