@@ -20,6 +20,9 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
         budget.pop("candidates")
     if single or not settings.validate:
         images.pop("validation")
+    quantizer = settings.base_quantizer
+    if quantizer.sequential and quantizer.training_images is not None:
+        images["training"] = prepared.task.training_identity(quantizer.training_images)
     if single:
         budget = {key: budget[key] for key in ("weight_bits", "activation_bits", "activation_rule")}
     if not work.uses_budget:
@@ -28,7 +31,7 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
         budget.pop("activation_rule")
         if single:
             budget.clear()  # its inputs have the component's bits, whatever the target
-    quantizer = settings.base_quantizer
+    limited = settings.evaluation_images is not None and work.searches and not single
     return {
         "model": prepared.adapter.name,
         "weights": prepared.adapter.weights_hash(),
@@ -37,6 +40,8 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
         "sensitivity" if single else "allocator": [work.name, work.revision, work.settings()],
         "budget": budget,
         "seed": settings.seed,
+        **({"search": quantizer.search} if quantizer.sequential and work.searches else {}),
+        **({"evaluation_images": settings.evaluation_images} if limited else {}),
         # Where the time of a cold run is what was asked for, a run that read the bank does not stand for it.
         **({"fresh_bank": [str(prepared.device), torch.get_num_threads()]} if settings.bank == "fresh" else {}),
     }

@@ -30,6 +30,13 @@ GATE = 0.3
 """Points of top-1 by which a full validation set may disagree with the published full-precision accuracy."""
 
 
+SEARCHED_WITH = {
+    "surrogate": "plans are scored with the independent states of %s: the surrogate of what is built in the end",
+    "exact": "every plan that is scored is realised by %s",
+}
+"""What the log says of a search with a sequential base quantizer."""
+
+
 def run(settings: Settings) -> list[RunRecord]:
     """Quantize and evaluate; first at uniform bits for comparison (``baseline=uniform``), then as chosen.
 
@@ -72,11 +79,12 @@ def _compute(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
     failed = True
     try:
         with store_of(settings) as store:
-            search = open_search(settings, prepared, store)
             if isinstance(work, SingleComponents):
+                search = open_search(settings, prepared, store)
                 metrics, plan = measure(settings, work, search, record), None
                 draw_sensitivity(read_sensitivity(record.folder), record.figure)
             else:
+                search = open_search(settings, prepared, store, settings.evaluation_images)
                 metrics, plan = execute(settings, prepared, work, search, record, tracker)
                 if settings.validate:
                     draw_bit_allocation(plan, record.figure)
@@ -123,10 +131,18 @@ def execute(
     started = time.perf_counter()
     adapter, task, bank, store = search.adapter, search.task, search.bank, search.store
 
+    if search.realisation is not None and allocator.searches:
+        log.info(SEARCHED_WITH[settings.base_quantizer.search], settings.base_quantizer.name)
     plan = allocator.allocate(search, settings.budget)
+    if allocator.searches and settings.evaluation_images is not None:
+        plan.origin["evaluation_images"] = settings.evaluation_images
     record.write_plan(plan)
-    bank.calibrate(plan)
-    seconds_calibrate = store.seconds_computed.get("bank", 0.0)
+    realisation = search.realisation
+    if realisation is None:
+        bank.calibrate(plan)
+    else:
+        realisation.states(plan)
+    seconds_calibrate = sum(store.seconds_computed.get(kind, 0.0) for kind in ("bank", "realisation"))
     seconds_allocate = time.perf_counter() - started - seconds_calibrate
     tracker.log_stage("calibrate", {"seconds": seconds_calibrate})
     tracker.log_stage("allocate", {"seconds": seconds_allocate})
@@ -134,13 +150,13 @@ def execute(
     metrics: dict = {}
     seconds_evaluate = 0.0
     if settings.validate:
-        quantized = QuantizedModel(adapter, bank)
+        quantized = QuantizedModel(adapter, bank, realisation)
         full_precision_identity = {key: bank.identity[key] for key in ("model", "weights")}
         full_precision = validate(
             quantized, BitPlan.full_precision(adapter.sites), task, store, full_precision_identity
         )
         started_evaluation = time.perf_counter()
-        results = validate(quantized, plan, task, store, bank.identity)
+        results = validate(quantized, plan, task, store, (realisation or bank).identity)
         seconds_evaluate = time.perf_counter() - started_evaluation
         metrics |= accuracy_metrics(results, full_precision)
         tracker.log_stage("evaluate", {"seconds": seconds_evaluate, "top1": metrics["top1"]})
@@ -148,12 +164,16 @@ def execute(
         check_gate(adapter, task, metrics)
         metrics["full_validation_images"] = task.full_validation_images
     metrics |= realised_costs(adapter.sites, plan)
-    metrics["packed_bytes"] = packed_bytes(adapter.sites, plan, adapter.parameters(), bank.quantizer_parameters(plan))
+    quantizer_parameters = (realisation or bank).quantizer_parameters(plan)
+    metrics["packed_bytes"] = packed_bytes(adapter.sites, plan, adapter.parameters(), quantizer_parameters)
     metrics["full_precision_bytes"] = 4 * adapter.parameters()
     if allocator.searches:
-        score = search.evaluator.score(plan)
+        score = search.evaluator.score_on_all(plan)
         metrics |= {"sample_top1": 100 * score.accuracy, "sample_loss": score.mean_loss}
-        metrics |= {"sample_images": len(score.loss), "evaluations": search.evaluator.scored}
+        metrics |= {"sample_images": len(score.loss), "evaluation_images": search.evaluator.images}
+        metrics["evaluations"] = search.evaluator.scored
+        if realisation is not None:
+            metrics["search"] = settings.base_quantizer.search
         computed = store.seconds_computed
         metrics["seconds_plans"] = sum(computed.get(kind, 0.0) for kind in ("scores", "reconstruction_errors"))
     total = time.perf_counter() - started

@@ -12,9 +12,11 @@ import torch
 from lampq.allocation.base import Search
 from lampq.bank import LayerBank
 from lampq.calibration.observation import Observer
+from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.quantized_model import QuantizedModel
+from lampq.realisation import Realisation
 from lampq.settings import Settings
 from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
@@ -40,7 +42,18 @@ def prepare(settings: Settings, device: torch.device) -> Prepared:
     """Build the model and name the images; nothing is run yet.
 
     The jobs of a grid that share model and images get the same ones, unless time is what is measured.
+
+    Raises:
+        LampQError: plans are to be scored on more images than D has.
     """
+    prepared = _shared(settings, device)
+    asked, images = settings.evaluation_images, prepared.task.identity["sample"]["images"]
+    if asked is not None and asked > images:
+        raise LampQError(f"evaluation_images={asked}: D has {images} images; give at most as many, or null for all")
+    return prepared
+
+
+def _shared(settings: Settings, device: torch.device) -> Prepared:
     named = [settings.resolved.get(part) for part in ("model", "dataset")]
     if settings.bank == "fresh" or None in named:
         return _prepare(settings, device)
@@ -60,13 +73,29 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     return Prepared(adapter, task, Observer(adapter, lambda: task.calibration_images), device)
 
 
-def open_search(settings: Settings, prepared: Prepared, store: Store) -> Search:
-    """The bank, and what scores plans on D."""
+def open_search(settings: Settings, prepared: Prepared, store: Store, images: int | None = None) -> Search:
+    """The bank, what a sequential method makes of whole plans, and what scores plans on D.
+
+    Args:
+        images: the first so many images of D that plans are scored on; None is all of them.
+    """
     adapter, task = prepared.adapter, prepared.task
     bank = LayerBank(settings.base_quantizer, adapter, prepared.observer, task.identity["calibration"], store)
     memory = int(settings.prefix_memory_gib * 2**30) // 2  # states of the base, and of a plan that may become it
-    evaluator = SampleEvaluator(QuantizedModel(adapter, bank), task, store, bank.identity, memory)
-    return Search(adapter, task, bank, evaluator, store, settings.seed)
+    realisation = open_realisation(settings, prepared, bank)
+    scored = realisation if realisation is not None and realisation.exact else None
+    identity = bank.identity if scored is None else scored.identity
+    evaluator = SampleEvaluator(QuantizedModel(adapter, bank, scored), task, store, identity, memory, images)
+    return Search(adapter, task, bank, evaluator, store, settings.seed, realisation)
+
+
+def open_realisation(settings: Settings, prepared: Prepared, bank: LayerBank) -> Realisation | None:
+    """What a sequential base quantizer makes of whole plans; None for a method that sees one site at a time."""
+    method, task = settings.base_quantizer, prepared.task
+    if not method.sequential:
+        return None
+    count = method.training_images
+    return Realisation(bank, lambda: task.training_images(count), task.training_identity(count), settings.seed)
 
 
 @contextlib.contextmanager

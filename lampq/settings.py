@@ -42,6 +42,7 @@ KEYS = (
     "bank",
     "force",
     "max_evaluations",
+    "evaluation_images",
     "validate",
     "baseline",
     "prefix_memory_gib",
@@ -77,6 +78,7 @@ class Settings:
         results, cache: folders.
         logger: `name` and what that logger takes.
         sensitivity: what to measure instead of quantizing the model, constructed; or None.
+        evaluation_images: the first so many images of D that a search scores plans on; None is all of them.
         resolved: the whole configuration without interpolations, paths as given, for the record.
     """
 
@@ -98,6 +100,7 @@ class Settings:
     resolved: dict[str, Any]
     validate: bool = True
     sensitivity: Any = None
+    evaluation_images: int | None = None
 
 
 def check(cfg: DictConfig) -> Settings:
@@ -127,6 +130,7 @@ def check(cfg: DictConfig) -> Settings:
     plain = {
         "seed": integer("seed", values["seed"], minimum=0, maximum=2**32 - 1),
         "threads": optional(integer, "threads", values["threads"], minimum=1),
+        "evaluation_images": optional(integer, "evaluation_images", values["evaluation_images"], minimum=1),
         "bank": choice("bank", values["bank"], ("reuse", "fresh")),
         "force": boolean("force", values["force"]),
         "validate": boolean("validate", values["validate"]),

@@ -58,7 +58,7 @@ METRICS = {
     "seconds_total",
     "seconds_cold",
 }
-OF_A_SEARCH = {"sample_top1", "sample_loss", "sample_images", "evaluations", "seconds_plans"}
+OF_A_SEARCH = {"sample_top1", "sample_loss", "sample_images", "evaluation_images", "evaluations", "seconds_plans"}
 FILES = {
     "config.yaml",
     "identity.json",
@@ -188,6 +188,25 @@ def test_the_numbers_are_those_of_the_plan(settings):
     assert metrics["average_weight_bits"] <= 3
     score = search.evaluator.score(record.plan)
     assert metrics["sample_top1"] == 100 * score.accuracy and metrics["sample_loss"] == pytest.approx(score.mean_loss)
+
+
+def test_a_search_may_score_its_plans_on_the_first_images_of_d(settings):
+    (whole,), (part,) = run(settings), run(replace(settings, evaluation_images=16))
+    assert whole.fingerprint != part.fingerprint and "evaluation_images" not in whole.plan.origin
+    assert part.plan.origin["evaluation_images"] == part.identity["evaluation_images"] == 16
+    assert (whole.metrics["evaluation_images"], part.metrics["evaluation_images"]) == (64, 16)
+    for swap in part.plan.origin["swaps"]:
+        assert (16 * swap["accuracy"]).is_integer()
+    assert part.plan.origin["swaps"] != whole.plan.origin["swaps"]
+    assert part.plan.origin["type_scaling"]["drop"] != whole.plan.origin["type_scaling"]["drop"]
+    # The metric and what is reported of the plan that was chosen are those of all of D.
+    assert part.plan.origin["fisher_traces"] == whole.plan.origin["fisher_traces"]
+    score = search_over(vit_adapter(), settings.cache / "other").evaluator.score(part.plan)
+    assert part.metrics["sample_top1"] == 100 * score.accuracy and part.metrics["sample_images"] == 64
+    equal = [run(replace(settings, allocator=Uniform(), evaluation_images=n))[0] for n in (None, 16)]
+    assert equal[0].fingerprint == equal[1].fingerprint, "nothing is searched"
+    with pytest.raises(LampQError, match=r"^evaluation_images=65: D has 64 images; give at most as many, or null"):
+        run(replace(settings, evaluation_images=65))
 
 
 def test_a_search_is_compared_with_equal_bits_first(settings):

@@ -43,13 +43,14 @@ class Score:
 
 
 class SampleEvaluator:
-    """Scores of plans on D, each computed once.
+    """Scores of plans on D, or on its first images, each computed once.
 
     The states before the blocks of one *base* plan are kept (as many as the memory limit allows), so that a plan that
     differs from it in a late block runs only from there. Results are kept in the store: an interrupted search, or
     another search over the same plans, reads them.
 
     Attributes:
+        images: how many images of D, the first ones, a plan is scored on.
         evaluations: plans that were computed here and not read.
 
     Args:
@@ -57,17 +58,29 @@ class SampleEvaluator:
         task: images, labels and what is measured.
         store: where scores are kept.
         memory_limit: bytes that the kept states of one plan may take.
+        images: the first so many images of D that plans are scored on; None is all of them.
     """
 
     def __init__(
-        self, quantized: QuantizedModel, task: ClassificationTask, store: Store, identity: dict, memory_limit: int
+        self,
+        quantized: QuantizedModel,
+        task: ClassificationTask,
+        store: Store,
+        identity: dict,
+        memory_limit: int,
+        images: int | None = None,
     ) -> None:
+        sample = task.identity["sample"]
+        limited = images is not None and images < sample["images"]
+        self.images = images if limited else sample["images"]
         self.quantized = quantized
         self.task = task
         self.store = store
         self.evaluations = 0
         self._asked: set[str] = set()
-        self._identity = identity
+        self._key = {**identity, "sample": sample, **({"first_images": images} if limited else {})}
+        # Nothing is kept for all of D where searches look at a part of it: it is asked once or twice.
+        self._all_of_d = SampleEvaluator(quantized, task, store, identity, 0) if limited else self
         self._memory_limit = memory_limit
         self._base: BitPlan = BitPlan.full_precision(quantized.adapter.sites)
         self._states: dict[int, Tensor] | None = None
@@ -82,15 +95,20 @@ class SampleEvaluator:
         self._scored = ("", None)
 
     def score(self, plan: BitPlan, keep: bool = False) -> Score:
-        """Per-image loss and correctness of a plan on D.
+        """Per-image loss and correctness of a plan on the images that plans are scored on.
 
         Args:
             keep: hold on to the plan's states, since it may become the base; takes the memory limit once more.
         """
         self._asked.add(plan.key())
-        key = {**self._identity, "plan": plan.key(), "sample": self.task.identity["sample"]}
+        key = {**self._key, "plan": plan.key()}
         stored = self.store.fetch("scores", key, lambda: self._evaluate(plan, keep))
         return Score(stored["loss"], stored["top1"])
+
+    def score_on_all(self, plan: BitPlan) -> Score:
+        """The same on all images of D: what is reported of the plan that a search has chosen."""
+        self._asked.add(plan.key())
+        return self._all_of_d.score(plan)
 
     @property
     def scored(self) -> int:
@@ -98,9 +116,9 @@ class SampleEvaluator:
         return len(self._asked)
 
     def full_precision_logits(self) -> Tensor:
-        """Logits of the full-precision model on D, ``[images, classes]``; runs only what is not kept already."""
-        plan = BitPlan.full_precision(self.quantized.adapter.sites)
-        return self._run(plan, *self._start(plan), "full precision on D")[0]
+        """Logits of the full-precision model on all of D, ``[images, classes]``; runs only what is not kept already."""
+        plan, evaluator = BitPlan.full_precision(self.quantized.adapter.sites), self._all_of_d
+        return evaluator._run(plan, *evaluator._start(plan), "full precision on D")[0]
 
     def _evaluate(self, plan: BitPlan, keep: bool) -> dict[str, Tensor]:
         self.evaluations += 1
@@ -109,7 +127,7 @@ class SampleEvaluator:
         if keep:
             earlier = {index: state for index, state in self._base_states().items() if index <= start}
             self._scored = (plan.key(), earlier | states)
-        outcome = self.task.outcome(logits, self.task.sample_labels)
+        outcome = self.task.outcome(logits, self.task.sample_labels[: self.images])
         return {name: outcome[name] for name in ("loss", "top1")}
 
     def _start(self, plan: BitPlan) -> tuple[int, Tensor]:
@@ -122,9 +140,10 @@ class SampleEvaluator:
     def _base_states(self) -> dict[int, Tensor]:
         """Inputs of segments under the base plan, by segment; segment 0 (the images) is always there."""
         if self._states is None:
-            images = self.task.sample_images
-            states = self._run(self._base, 0, images, "running D up to each block", True)[1]
-            self._states = {0: images} | states
+            states = {0: self.task.sample_images[: self.images]}
+            if self._memory_limit:
+                states |= self._run(self._base, 0, states[0], "running D up to each block", True)[1]
+            self._states = states
         return self._states
 
     @torch.inference_mode()
@@ -151,7 +170,7 @@ class SampleEvaluator:
         """
         segments = self.quantized.adapter.segments
         if index == 1 or self._spacing is None:
-            size = state.element_size() * state[0].numel() * len(self.task.sample_images)
+            size = state.element_size() * state[0].numel() * self.images
             room = self._memory_limit // size
             self._spacing = math.ceil((segments - 1) / room) if room else segments
         return range(self._spacing, segments, self._spacing)

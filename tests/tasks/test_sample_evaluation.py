@@ -14,9 +14,9 @@ from tests.small_models import distilled_adapter, search_over, swin_adapter, vit
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
 
 
-def evaluator_of(search, root, limit):
+def evaluator_of(search, root, limit, images=None):
     quantized = QuantizedModel(search.adapter, search.bank)
-    return SampleEvaluator(quantized, search.task, Store(root), search.bank.identity, limit)
+    return SampleEvaluator(quantized, search.task, Store(root), search.bank.identity, limit, images)
 
 
 def plans_of(search):
@@ -123,10 +123,42 @@ def test_other_images_are_scored_anew(tmp_path, change):
     assert other.evaluations == 1
 
 
-def test_full_precision_logits(tmp_path):
+@pytest.mark.parametrize("limit", [0, 2**40], ids=["nothing kept", "all kept"])
+def test_the_first_images_of_d_are_enough_for_a_search(tmp_path, limit):
+    """Their scores are the first entries of the scores on D, and are kept apart from them."""
+    search, count = search_over(vit_adapter(), tmp_path / "bank"), 24
+    evaluator = evaluator_of(search, tmp_path / "scores", limit, count)
+    base, *others = plans_of(search)
+    evaluator.set_base(base)
+    for plan in (base, *others):
+        expected, score = directly(search, plan), evaluator.score(plan)
+        # In chunks of other sizes the same image comes out to within rounding.
+        torch.testing.assert_close(score.loss, expected["loss"][:count], rtol=1e-4, atol=1e-5)
+        assert torch.equal(score.correct, expected["top1"][:count])
+    kept = evaluator._states
+    for plan in (base, *others):
+        assert torch.equal(evaluator.score_on_all(plan).loss, directly(search, plan)["loss"])
+    assert evaluator._states is kept and all(len(state) == count for state in kept.values())
+    assert (evaluator.images, evaluator.evaluations, evaluator.scored) == (count, 1 + len(others), 1 + len(others))
+    again = evaluator_of(search, tmp_path / "scores", limit, count)
+    assert len(again.score(base).loss) == count and len(again.score_on_all(base).loss) == 64
+    assert again.evaluations == 0 and len(evaluator_of(search, tmp_path / "scores", limit, 12).score(base).loss) == 12
+
+
+def test_as_many_images_as_d_has_are_all_of_d(tmp_path):
+    search = search_over(vit_adapter(), tmp_path)
+    plan = BitPlan.full_precision(search.adapter.sites)
+    unlimited, limited = evaluator_of(search, tmp_path, 0), evaluator_of(search, tmp_path, 0, 64)
+    assert torch.equal(unlimited.score(plan).loss, limited.score(plan).loss)
+    assert torch.equal(unlimited.score_on_all(plan).loss, limited.score_on_all(plan).loss)
+    assert (unlimited.evaluations, limited.evaluations, limited.images) == (1, 0, 64)
+
+
+@pytest.mark.parametrize("images", [None, 20])
+def test_full_precision_logits(tmp_path, images):
     search = search_over(swin_adapter(), tmp_path)
     for limit in (0, 2**40):
-        evaluator = evaluator_of(search, tmp_path, limit)
+        evaluator = evaluator_of(search, tmp_path, limit, images)
         evaluator.set_base(plans_of(search)[0])
         evaluator.quantized.apply(plans_of(search)[0])
         with torch.inference_mode():
