@@ -2,7 +2,8 @@
 
 AdaLog and its kin calibrate every site on full-precision inputs, so a site's state depends on that site and its bits
 alone. That makes every later plan a look-up: a swap of the iterative update, a point of a grid, another budget,
-another process.
+another process. Of a sequential method these are the independent states; what it makes of a whole plan is in
+`lampq.realisation`.
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -41,15 +42,16 @@ class LayerBank:
         store: Store,
     ) -> None:
         self.base_quantizer = base_quantizer
+        self.independent = base_quantizer.independent
         self.adapter = adapter
         self.store = store
         self.identity = {
             "model": adapter.name,
             "weights": adapter.weights_hash(),
             "calibration": calibration_identity,
-            "base_quantizer": base_quantizer.name,
-            "revision": base_quantizer.revision,
-            "settings": base_quantizer.settings(),
+            "base_quantizer": self.independent.name,
+            "revision": self.independent.revision,
+            "settings": self.independent.settings(),
         }
         self._observer = observer
         self._observing = Lock()
@@ -72,7 +74,7 @@ class LayerBank:
         def calibrate() -> dict[str, Tensor]:
             with self._observing:
                 inputs = self._observer.inputs(site)
-            return self.base_quantizer.calibrate(site, layer, inputs, weight_bits, activation_bits)
+            return self.independent.calibrate(site, layer, inputs, weight_bits, activation_bits)
 
         return self.store.fetch("bank", self._key(site, weight_bits, activation_bits), calibrate, concurrency)
 
@@ -86,7 +88,7 @@ class LayerBank:
             state = self.entry(site, weight_bits, activation_bits)
             device = next(self.adapter.network.parameters()).device
             state = {name: tensor.to(device) for name, tensor in state.items()}
-            module = self.base_quantizer.quantized_module(site, layer, state, weight_bits, activation_bits)
+            module = self.independent.quantized_module(site, layer, state, weight_bits, activation_bits)
             self._modules[key] = module.eval().requires_grad_(False).to(device)
         return self._modules[key]
 
@@ -111,7 +113,7 @@ class LayerBank:
         threads = torch.get_num_threads()
         on_cpu = next(self.adapter.network.parameters()).device.type == "cpu"
         workers = min(threads, len(missing)) if on_cpu else 1
-        bar = progress(description=f"calibrating {self.base_quantizer.name}", total=len(missing), unit="sites")
+        bar = progress(description=f"calibrating {self.independent.name}", total=len(missing), unit="sites")
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
         try:
             for done in as_completed([pool.submit(self.entry, *item, workers) for item in missing]):
@@ -125,7 +127,7 @@ class LayerBank:
     def quantizer_parameters(self, plan: BitPlan) -> int:
         """Number of scales, zero points and log bases that a plan's entries add to the model."""
         return sum(
-            self.base_quantizer.stored_parameters(self.entry(self.adapter.site(s.name), *s.bits))
+            self.independent.stored_parameters(self.entry(self.adapter.site(s.name), *s.bits))
             for s in plan.sites
             if s.bits != (None, None)
         )

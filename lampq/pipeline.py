@@ -72,7 +72,8 @@ def run_one(settings: Settings, prepared: Prepared, work: Allocator | SingleComp
 
 def _compute(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents, record: RunRecord) -> None:
     """Choose the bits, quantize, evaluate, record."""
-    record.start(str(prepared.device), torch.get_num_threads(), prepared.task.dataset.listing(settings.seed))
+    images = prepared.task.listing(settings.base_quantizer.training_images)
+    record.start(str(prepared.device), torch.get_num_threads(), images)
     tracker = open_tracker(
         settings.logger, fingerprint=record.fingerprint, config=settings.resolved, folder=record.folder
     )
@@ -169,6 +170,7 @@ def execute(
     metrics["full_precision_bytes"] = 4 * adapter.parameters()
     if allocator.searches:
         score = search.evaluator.score_on_all(plan)
+        record.write_sample_outcomes(score.correct.int().tolist())
         metrics |= {"sample_top1": 100 * score.accuracy, "sample_loss": score.mean_loss}
         metrics |= {"sample_images": len(score.loss), "evaluation_images": search.evaluator.images}
         metrics["evaluations"] = search.evaluator.scored

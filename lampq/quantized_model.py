@@ -3,6 +3,7 @@
 from lampq.bank import LayerBank
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
+from lampq.realisation import Realisation
 
 
 class QuantizedModel:
@@ -13,20 +14,26 @@ class QuantizedModel:
     Args:
         adapter: the full-precision model.
         bank: where quantized modules come from.
+        realisation: where they come from instead, with a sequential base quantizer: modules of a whole plan. Without
+            one, such a method is seen by its independent states.
 
     Attributes:
         adapter: the model at the bits of the last plan applied.
         plan: that plan; full precision at first.
     """
 
-    def __init__(self, adapter: ModelAdapter, bank: LayerBank) -> None:
+    def __init__(self, adapter: ModelAdapter, bank: LayerBank, realisation: Realisation | None = None) -> None:
+        self._original = adapter
         self.adapter = adapter.clone()
         self.plan = BitPlan.full_precision(adapter.sites)
         self._bank = bank
+        self._realisation = realisation
 
     def apply(self, plan: BitPlan) -> "QuantizedModel":
         """Change the sites whose bits differ from the plan before, and only those."""
         plan.check_fits(self.adapter.sites)
+        if self._realisation is not None:
+            return self._apply_whole(plan, self._realisation)
         # All modules first: where one cannot be had, the model stays at the plan it says it has.
         modules = {
             site.name: self._bank.module(site, *new.bits)
@@ -35,6 +42,17 @@ class QuantizedModel:
         }
         for name, module in modules.items():
             self.adapter.replace_module(name, module)
+        self.plan = plan
+        return self
+
+    def _apply_whole(self, plan: BitPlan, realisation: Realisation) -> "QuantizedModel":
+        """Put in what a sequential method makes of the whole plan."""
+        if plan.key() != self.plan.key():
+            modules = realisation.modules(plan)
+            # From the original on: a realised plan may have changed more than sites.
+            self.adapter = self._original.clone()
+            for name, module in modules.items():
+                self.adapter.replace_module(name, module)
         self.plan = plan
         return self
 

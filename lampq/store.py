@@ -43,10 +43,13 @@ class Store:
         self.seconds_read: dict[str, float] = {}
         self.seconds_computed: dict[str, float] = {}
         self._memory: dict[tuple[str, str], Tensors] = {}
+        self._counted: set[tuple[str, str]] = set()
         self._nested = threading.local()
         self._lock = threading.Lock()
 
-    def fetch(self, kind: str, key: dict, compute: Callable[[], Tensors], concurrency: int = 1) -> Tensors:
+    def fetch(
+        self, kind: str, key: dict, compute: Callable[[], Tensors], concurrency: int = 1, remember: bool = True
+    ) -> Tensors:
         """Read an entry, or compute and keep it.
 
         Args:
@@ -55,6 +58,8 @@ class Store:
             compute: called on a miss; returns tensors by name.
             concurrency: how many entries are being computed at once; the time of each counts by this fraction, so
                 that sums of seconds are wall time.
+            remember: hold the tensors in memory too; False for what is large, which is read again when it is asked
+                for again.
         """
         name = fingerprint(key)
         if (kind, name) not in self._memory:
@@ -66,10 +71,16 @@ class Store:
                     found = self._read(path, key)  # another process may have computed it meanwhile
                     if found is None:
                         found = self._compute(kind, path, key, compute, concurrency)
-                        self._memory[kind, name] = found
+                        self._counted.add((kind, name))
+                        if remember:
+                            self._memory[kind, name] = found
                         return found
             tensors, seconds = found
-            self.seconds_read[kind] = self.seconds_read.get(kind, 0.0) + seconds
+            if (kind, name) not in self._counted:
+                self._counted.add((kind, name))
+                self.seconds_read[kind] = self.seconds_read.get(kind, 0.0) + seconds
+            if not remember:
+                return tensors
             self._memory[kind, name] = tensors
         return self._memory[kind, name]
 
@@ -81,6 +92,7 @@ class Store:
     def forget(self) -> None:
         """Drop what is held in memory (files stay)."""
         self._memory.clear()
+        self._counted.clear()
 
     def _compute(self, kind: str, path: Path, key: dict, compute: Callable[[], Tensors], concurrency: int) -> Tensors:
         # Entries may need other entries; what those cost is counted there, not here again.

@@ -17,6 +17,7 @@ from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.models.timm_adapters import adapt
 from lampq.quantized_model import QuantizedModel
+from lampq.realisation import Realisation
 from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.sample_evaluation import SampleEvaluator
@@ -113,6 +114,15 @@ class MadeUpImages:
         self.reads["calibration"] += 1
         return self._training(seed, self.counts["calibration"])
 
+    def training(self, seed: int, count: int) -> Tensor:
+        return self._training(seed, count)
+
+    def training_listing(self, seed: int, count: int) -> list[str]:
+        return [f"{seed}/{i}" for i in range(count)]
+
+    def training_identity(self, seed: int, count: int) -> dict:
+        return {"images": count, "list": fingerprint(self.training_listing(seed, count))}
+
     def sample(self, seed: int) -> tuple[Tensor, Tensor]:
         self.reads["sample"] += 1
         pictures = self._training(seed, self.counts["sample"])
@@ -140,7 +150,7 @@ class MadeUpImages:
         return []
 
     def _training(self, seed: int, count: int) -> Tensor:
-        most = max(self.counts["calibration"], self.counts["sample"])
+        most = max(self.counts["calibration"], self.counts["sample"], count)
         return images(self._adapter, most, seed=10_000 + seed)[:count]
 
     @torch.no_grad()
@@ -156,5 +166,11 @@ def search_over(adapter: ModelAdapter, root: Path, *, seed: int = 0, base_quanti
     task = ClassificationTask(adapter, MadeUpImages(**counts), seed, torch.device("cpu"))
     observer = Observer(adapter, lambda: task.calibration_images)
     bank = LayerBank(base_quantizer or RoundToNearest(), adapter, observer, task.identity["calibration"], store)
-    evaluator = SampleEvaluator(QuantizedModel(adapter, bank), task, store, bank.identity, 2**30)
-    return Search(adapter, task, bank, evaluator, store, seed)
+    realisation = None
+    if bank.base_quantizer.sequential:
+        count = bank.base_quantizer.training_images
+        realisation = Realisation(bank, lambda: task.training_images(count), task.training_identity(count), seed)
+    scored = realisation if realisation is not None and realisation.exact else None
+    identity = (scored or bank).identity
+    evaluator = SampleEvaluator(QuantizedModel(adapter, bank, scored), task, store, identity, 2**30)
+    return Search(adapter, task, bank, evaluator, store, seed, realisation)

@@ -8,6 +8,7 @@ from lampq.budgets import Budget
 from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
+from lampq.realisation import Realisation
 from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.sample_evaluation import SampleEvaluator
@@ -24,6 +25,7 @@ class Search:
         evaluator: scores plans on D.
         store: keeps whatever is expensive.
         seed: for everything random.
+        realisation: with a sequential base quantizer, what becomes of a whole plan; else None.
     """
 
     adapter: ModelAdapter
@@ -32,6 +34,7 @@ class Search:
     evaluator: SampleEvaluator
     store: Store
     seed: int
+    realisation: Realisation | None = None
 
     @property
     def layers(self) -> list[Site]:

@@ -1,10 +1,15 @@
 """What every base quantizer offers: calibrate one site at given bits, and build its quantized module."""
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lampq.layers import Site
+
+if TYPE_CHECKING:
+    from lampq.models.adapter import ModelAdapter
+    from lampq.realisation import Segment
 
 
 class BaseQuantizer(ABC):
@@ -18,7 +23,17 @@ class BaseQuantizer(ABC):
         name: the method's name, as in ``base_quantizer=NAME``.
         revision: raised whenever the method's numbers change, so that stored entries are not used again.
         minimum_bits, maximum_bits: the bit-widths at which the method is defined.
-        sequential: whether a site's state depends on the sites quantized before it.
+        sequential: whether a site's state depends on the sites quantized before it. Such a method realises a plan
+            segment by segment (`realise_segment`, `lampq.realisation`); what `calibrate` finds is then its
+            *independent* state, which stands in for the realised one while plans are searched.
+        search: for a sequential method, what plans are scored with: ``surrogate`` (independent states) or ``exact``
+            (every plan that is scored is realised). Not among `settings`: it changes searches only.
+        training_images: how many training images a sequential method realises plans on; None for the calibration
+            images.
+        starts_from_bank: whether realising a segment begins with its independent states.
+        realisation_steps: how many steps a segment counts in progress (`Segment.step`).
+        stores_weights: whether states hold weights or their codes, because rounding is no function of weights and
+            quantizer parameters alone.
     """
 
     name: str
@@ -26,6 +41,16 @@ class BaseQuantizer(ABC):
     minimum_bits: int = 1
     maximum_bits: int = 16
     sequential: bool = False
+    search: str = "surrogate"
+    training_images: int | None = None
+    starts_from_bank: bool = True
+    realisation_steps: int = 1
+    stores_weights: bool = False
+
+    @property
+    def independent(self) -> "BaseQuantizer":
+        """The method that finds the independent states; methods that share one share its entries and scores."""
+        return self
 
     @abstractmethod
     def settings(self) -> dict:
@@ -71,7 +96,28 @@ class BaseQuantizer(ABC):
         Fake-quantized weights are computed here, once, not in every forward.
         """
 
+    def realise_segment(self, segment: "Segment") -> dict[str, dict[str, Tensor]]:
+        """Sequential methods: states of the segment's sites, by the site's name.
+
+        A state may hold, beside quantizer parameters, ``weight_codes`` ``[out channels, ...]`` (integers) and what
+        else the method has changed of the layer (``weight``, ``bias``); `quantized_module` is built from it alone
+        and from the full-precision layer.
+        """
+        raise NotImplementedError
+
+    def surrounding_modules(
+        self, adapter: "ModelAdapter", site: Site, state: dict[str, Tensor]
+    ) -> dict[str, nn.Module]:
+        """Modules beside the site's own that a realised state changes, by their names in the network."""
+        return {}
+
     def stored_parameters(self, state: dict[str, Tensor]) -> int:
-        """How many numbers of an entry a packed model has to store: all but a LayerNorm's reparameterization
-        (``channel_...``), which is folded into the LayerNorm and into the layer's weights and bias."""
-        return sum(tensor.numel() for name, tensor in state.items() if not name.startswith("channel_"))
+        """How many numbers of an entry a packed model has to store beside its weights and biases: all but a
+        LayerNorm's reparameterization (``channel_...``), which is folded into the LayerNorm and into the layer's
+        weights and bias."""
+        own = ("channel_", "weight_codes")
+        return sum(
+            tensor.numel()
+            for name, tensor in state.items()
+            if not name.startswith(own) and name not in ("weight", "bias")
+        )

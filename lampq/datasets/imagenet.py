@@ -129,6 +129,24 @@ class ImageNet:
         """Calibration images ``[images, 3, height, width]``."""
         return self._load(self._training(seed)[0], "reading calibration images")[0]
 
+    def training(self, seed: int, count: int) -> Tensor:
+        """The first so many training images ``[images, 3, height, width]``, which begin with the calibration images
+        (unless these are listed).
+
+        Raises:
+            LampQError: there are not so many.
+        """
+        return self._load(self._first(seed, count), "reading training images")[0]
+
+    def training_listing(self, seed: int, count: int) -> list[str]:
+        """Paths of these images, relative to the root."""
+        return [str(path.relative_to(self.root)) for path in self._first(seed, count)]
+
+    def training_identity(self, seed: int, count: int) -> dict:
+        """What identifies these images: a hash of their list, and the preprocessing."""
+        paths = self.training_listing(seed, count)
+        return {"images": count, "list": fingerprint(paths), "preprocessing": self.preprocessing}
+
     def sample(self, seed: int) -> tuple[Tensor, Tensor]:
         """The sample set D: images ``[images, 3, height, width]`` and dataset labels ``[images]``."""
         return self._load(self._training(seed)[1], "reading the sample set D")
@@ -177,10 +195,22 @@ class ImageNet:
             notes.append(f"{found} validation images are there, all are used, instead of {self.validation_images}")
         return notes
 
-    def _training(self, seed: int) -> tuple[list[Path], list[Path]]:
+    def _first(self, seed: int, count: int) -> list[Path]:
+        shuffled = self._shuffled(seed)
+        if count > len(shuffled):
+            raise LampQError(
+                f"base_quantizer.images={count}: {self.root / 'train'} holds {len(shuffled)} images; give at most as "
+                "many, or more images"
+            )
+        return shuffled[:count]
+
+    def _shuffled(self, seed: int) -> list[Path]:
         files = self._files("train")
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
-        shuffled = [files[i] for i in order]
+        return [files[i] for i in order]
+
+    def _training(self, seed: int) -> tuple[list[Path], list[Path]]:
+        shuffled = self._shuffled(seed)
         calibration = shuffled[: self.calibration_images]
         if self.calibration_list is not None:
             calibration = self._listed(Path(self.calibration_list).expanduser())

@@ -218,6 +218,15 @@ class Shapes:
         images, _ = generate_shapes(self.calibration_images, CALIBRATION_SEED, first=seed * IMAGES_PER_RUN_SEED)
         return normalize(images)
 
+    def training(self, seed: int, count: int) -> Tensor:
+        """The first so many training images, which begin with the calibration images; as `calibration`."""
+        images, _ = generate_shapes(count, CALIBRATION_SEED, first=seed * IMAGES_PER_RUN_SEED)
+        return normalize(images)
+
+    def training_listing(self, seed: int, count: int) -> list[str]:
+        """Names of the first so many training images."""
+        return [f"calibration/seed{seed}/{index}" for index in range(count)]
+
     def sample(self, seed: int) -> tuple[Tensor, Tensor]:
         """D of a run's seed: normalised images float32 ``[images, 3, size, size]``, labels int64 ``[images]``."""
         images, labels = generate_shapes(self.sample_images, SAMPLE_SEED, first=seed * IMAGES_PER_RUN_SEED)
@@ -234,6 +243,16 @@ class Shapes:
     def validation_count(self) -> int:
         return self.validation_images
 
+    def training_identity(self, seed: int, count: int) -> dict:
+        """What identifies the first so many training images.
+
+        Raises:
+            LampQError: there are not so many.
+        """
+        if count > IMAGES_PER_RUN_SEED:
+            raise LampQError(f"base_quantizer.images={count}: must be at most {IMAGES_PER_RUN_SEED}")
+        return self._drawn(CALIBRATION_SEED, seed * IMAGES_PER_RUN_SEED, count)
+
     def listing(self, seed: int) -> dict[str, list[str]]:
         """Names of the images that a run with this seed uses: set, seed and number."""
         return {
@@ -245,15 +264,14 @@ class Shapes:
     def identity(self, seed: int) -> dict:
         """What identifies the three image sets: the drawing's revision, the streams' keys, where and how many."""
         first = seed * IMAGES_PER_RUN_SEED
-
-        def drawn(stream: int, first: int, count: int) -> dict:
-            return {"dataset": self.name, "revision": REVISION, "stream": stream, "first": first, "images": count}
-
         return {
-            "calibration": drawn(CALIBRATION_SEED, first, self.calibration_images),
-            "sample": drawn(SAMPLE_SEED, first, self.sample_images),
-            "validation": drawn(TEST_SEED, 0, self.validation_images),
+            "calibration": self._drawn(CALIBRATION_SEED, first, self.calibration_images),
+            "sample": self._drawn(SAMPLE_SEED, first, self.sample_images),
+            "validation": self._drawn(TEST_SEED, 0, self.validation_images),
         }
+
+    def _drawn(self, stream: int, first: int, count: int) -> dict:
+        return {"dataset": self.name, "revision": REVISION, "stream": stream, "first": first, "images": count}
 
     def notes(self) -> list[str]:
         """What a reader of a result should know about the images: nothing beyond their number."""

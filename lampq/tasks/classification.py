@@ -32,6 +32,25 @@ class ClassificationTask:
         """``[images, channels, height, width]``"""
         return self.dataset.calibration(self.seed).to(self.device)
 
+    def training_images(self, count: int | None) -> Tensor:
+        """The first so many training images ``[images, channels, height, width]``; None: the calibration images."""
+        if count is None:
+            return self.calibration_images
+        return self.dataset.training(self.seed, count).to(self.device)
+
+    def listing(self, count: int | None) -> dict[str, list[str]]:
+        """Names of the images used, by set; with the first `count` training images where these are used as well."""
+        listing = self.dataset.listing(self.seed)
+        return listing if count is None else {**listing, "training": self.dataset.training_listing(self.seed, count)}
+
+    def training_identity(self, count: int | None) -> dict:
+        """What identifies these images (JSON-able).
+
+        Raises:
+            LampQError: there are not so many.
+        """
+        return self.identity["calibration"] if count is None else self.dataset.training_identity(self.seed, count)
+
     @property
     def sample_images(self) -> Tensor:
         """Images of D, ``[images, channels, height, width]``."""

@@ -1,0 +1,299 @@
+"""Realising a plan with a method that looks at more than one site: states segment by segment, in order.
+
+RepQ-ViT initialises a layer on what the already quantized network feeds it, OPTQ rounds a layer on inputs from
+quantized earlier layers, block reconstruction trains a block at once. What such a method finds for a segment depends
+on the bits of all sites up to there, so a plan is not a look-up any more. It is a chain: segment after segment, each
+one an entry of the store, keyed by the bits so far. An interrupted run goes on at the first segment that is missing,
+and a plan that differs from another one in a late block shares what lies before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lampq.bank import LayerBank
+from lampq.base_quantizers.base import BaseQuantizer
+from lampq.calibration.observation import CHUNK
+from lampq.fingerprint import fingerprint
+from lampq.layers import Site
+from lampq.models.adapter import ModelAdapter
+from lampq.plan import BitPlan
+from lampq.progress import progress
+from lampq.store import Store
+
+States = dict[str, dict[str, Tensor]]
+"""State of every quantized site, by the site's name."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a plan, and everything that a sequential method may look at to realise it.
+
+    Attributes:
+        index: which of the adapter's segments: 0 is the stem, then the blocks, the last one is the tail.
+        sites: (site, weight bits, activation bits) of its quantized sites in the order of execution; a site with
+            both in full precision is not among them.
+        quantized: an adapter in which all earlier segments are realised, this one and the later ones are in full
+            precision. It belongs to the method: modules may be replaced freely.
+        full_precision: the original; never changed.
+        inputs: what the quantized network feeds this segment, ``[images, ...]``.
+        full_precision_inputs: the same in the full-precision network.
+        images: the images behind both, ``[images, channels, height, width]``.
+        base_quantizer: the method itself.
+        bank: independent states, by site and bits, found on the calibration images.
+        store: for what has to survive an interruption inside a segment; its keys begin with `identity`.
+        identity: everything that this segment's states depend on (JSON-able).
+        seed: for everything random.
+        step: says that steps of work were done (`BaseQuantizer.realisation_steps` a segment), for the time left.
+    """
+
+    index: int
+    sites: tuple[tuple[Site, int | None, int | None], ...]
+    quantized: ModelAdapter
+    full_precision: ModelAdapter
+    inputs: Tensor
+    full_precision_inputs: Tensor
+    images: Tensor
+    base_quantizer: BaseQuantizer
+    bank: LayerBank
+    store: Store
+    identity: dict
+    seed: int
+    step: Callable[[int], object] = field(default=lambda count: None)
+
+    def independent_states(self) -> States:
+        """What the bank holds for the sites of this segment, calibrated side by side where it is missing."""
+        self.bank.prepare(list(self.sites))
+        device = self.inputs.device
+        return {
+            site.name: {key: value.to(device).clone() for key, value in self.bank.entry(site, *bits).items()}
+            for site, *bits in self.sites
+        }
+
+    @torch.no_grad()
+    def observe(self, name: str, images: int | None = None, full_precision: bool = False) -> tuple[Tensor, ...]:
+        """What reaches one of the segment's sites as `quantized` stands now.
+
+        Args:
+            name: the site's name.
+            images: of how many images, the first ones; None for all.
+            full_precision: what reaches it in the full-precision network instead.
+
+        Returns:
+            the operands, one tensor for a layer, two for a matmul; images (times windows) on the first axis.
+        """
+        adapter = self.full_precision.clone() if full_precision else self.quantized
+        inputs = self.full_precision_inputs if full_precision else self.inputs
+        seen: list[tuple[Tensor, ...]] = []
+        hook = adapter.module(name).register_forward_pre_hook(lambda _, operands: seen.append(operands))
+        try:
+            for chunk in inputs[:images].split(CHUNK):
+                adapter.run_segment(self.index, chunk)
+        finally:
+            hook.remove()
+        return tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
+
+    def place(self, name: str, state: dict[str, Tensor]) -> None:
+        """Put the quantized module of a state into `quantized`."""
+        for path, module in _modules_of(self.base_quantizer, self.full_precision, self.sites, {name: state}).items():
+            self.quantized.replace_module(path, module)
+
+
+class Realisation:
+    """States and modules of whole plans, for a sequential base quantizer.
+
+    At any time the inputs of one segment are in memory, twice: those of the quantized and of the full-precision
+    network.
+
+    Args:
+        bank: independent states; knows the method, the full-precision model and the store.
+        images: gives the images that the method works on ``[images, channels, height, width]``; asked only on a miss.
+        images_identity: what identifies these images (JSON-able).
+        seed: for everything random.
+    """
+
+    def __init__(self, bank: LayerBank, images: Callable[[], Tensor], images_identity: object, seed: int) -> None:
+        method = bank.base_quantizer
+        self.base_quantizer = method
+        self.adapter = bank.adapter
+        self.bank = bank
+        self.identity = {
+            **bank.identity,
+            "sequential": [method.name, method.revision, method.settings()],
+            "images": images_identity,
+            "seed": seed,
+        }
+        self._images = images
+        self._seed = seed
+        self._modules: dict[str, dict[str, nn.Module]] = {}
+
+    @property
+    def exact(self) -> bool:
+        """Whether searches score realised plans, and not the surrogate: independent states."""
+        return self.base_quantizer.search == "exact"
+
+    def states(self, plan: BitPlan) -> States:
+        """States of all quantized sites of a plan, computed on a miss, with progress.
+
+        Raises:
+            LampQError: the method is not defined at some bits of the plan.
+        """
+        return {name: state for part in self._parts(plan) for name, state in part.items()}
+
+    def modules(self, plan: BitPlan) -> dict[str, nn.Module]:
+        """Every module in which the realised model differs from the full-precision one, by its name."""
+        parts, keys = self._parts(plan), [fingerprint(key) for key in self._keys(plan)]
+        made = {}
+        for index, (key, states) in enumerate(zip(keys, parts, strict=True)):
+            sites = self._sites(plan, index)
+            made[key] = self._modules.get(key) or _modules_of(self.base_quantizer, self.adapter, sites, states)
+        self._modules = made
+        return {name: module for part in made.values() for name, module in part.items()}
+
+    def quantizer_parameters(self, plan: BitPlan) -> int:
+        """Number of scales, zero points and the like that a plan adds to the model."""
+        return sum(self.base_quantizer.stored_parameters(state) for state in self.states(plan).values())
+
+    def _sites(self, plan: BitPlan, index: int) -> tuple[tuple[Site, int | None, int | None], ...]:
+        pairs = zip(self.adapter.sites, plan.sites, strict=True)
+        return tuple(
+            (site, *planned.bits)
+            for site, planned in pairs
+            if planned.bits != (None, None) and self.adapter.segment_of(site) == index
+        )
+
+    def _keys(self, plan: BitPlan) -> list[dict]:
+        """Key of every segment: the method, the images and the bits up to and including the segment."""
+        keys, bits = [], []
+        for index in range(self.adapter.segments):
+            bits = bits + [[site.name, *site_bits] for site, *site_bits in self._sites(plan, index)]
+            keys.append({**self.identity, "segment": index, "bits": bits})
+        return keys
+
+    @torch.inference_mode(False)
+    def _parts(self, plan: BitPlan) -> list[States]:
+        """States of every segment; one without quantized sites has none."""
+        plan.check_fits(self.adapter.sites)
+        for site in plan.sites:
+            self.bank.check_bits(site.name, *site.bits)
+        store = self.bank.store
+        wanted = [bool(self._sites(plan, index)) for index in range(self.adapter.segments)]
+        keys = self._keys(plan)
+        missing = sum(want and not store.holds("realisation", key) for want, key in zip(wanted, keys, strict=True))
+        steps = self.base_quantizer.realisation_steps
+        bar = None
+        if missing:
+            if self.base_quantizer.starts_from_bank:
+                self.bank.calibrate(plan)
+            bar = progress(description=f"realising {self.base_quantizer.name}", total=missing * steps, unit="steps")
+        walk = _Walk(self, plan)
+        parts: list[States] = []
+        for index, (want, key) in enumerate(zip(wanted, keys, strict=True)):
+            if not want:
+                parts.append({})
+                continue
+            before = bar.n if bar is not None else 0
+
+            def realise(index: int = index, key: dict = key) -> dict[str, Tensor]:
+                segment = walk.segment(index, parts, key, bar.update if bar is not None else lambda count: None)
+                return _flat(self.base_quantizer.realise_segment(segment))
+
+            held = store.holds("realisation", key)
+            entry = store.fetch("realisation", key, realise, remember=False)
+            if bar is not None and not held:
+                bar.update(before + steps - bar.n)
+            device = next(self.adapter.network.parameters()).device
+            parts.append(_nested({name: tensor.to(device) for name, tensor in entry.items()}))
+        if bar is not None:
+            bar.close()
+        return parts
+
+
+class _Walk:
+    """The inputs of one segment after another, under a plan and in full precision; moved on only when asked."""
+
+    def __init__(self, realisation: Realisation, plan: BitPlan) -> None:
+        self._realisation = realisation
+        self._plan = plan
+        self._index = 0
+        self._images: Tensor | None = None
+        self._inputs: Tensor | None = None
+        self._full_precision_inputs: Tensor | None = None
+
+    def segment(self, index: int, parts: list[States], identity: dict, step: Callable[[int], object]) -> Segment:
+        """The segment `index`, all before it realised by `parts`."""
+        whole = self._realisation
+        if self._images is None:
+            # Whoever asked for them first may have been in inference mode; a method may need gradients.
+            images = whole._images()
+            images = images.clone() if images.is_inference() else images
+            self._images = self._inputs = self._full_precision_inputs = images
+        quantized = whole.adapter.clone()
+        for earlier, states in enumerate(parts[:index]):
+            sites = whole._sites(self._plan, earlier)
+            for name, module in _modules_of(whole.base_quantizer, whole.adapter, sites, states).items():
+                quantized.replace_module(name, module)
+        while self._index < index:
+            # Until something is quantized, both are the very same tensor.
+            same = self._inputs is self._full_precision_inputs and not any(parts[: self._index + 1])
+            self._full_precision_inputs, before = (
+                run_in_chunks(whole.adapter, self._index, self._full_precision_inputs),
+                self._inputs,
+            )
+            self._inputs = self._full_precision_inputs if same else run_in_chunks(quantized, self._index, before)
+            self._index += 1
+        return Segment(
+            index=index,
+            sites=whole._sites(self._plan, index),
+            quantized=quantized,
+            full_precision=whole.adapter,
+            inputs=self._inputs,
+            full_precision_inputs=self._full_precision_inputs,
+            images=self._images,
+            base_quantizer=whole.base_quantizer,
+            bank=whole.bank,
+            store=whole.bank.store,
+            identity=identity,
+            seed=whole._seed,
+            step=step,
+        )
+
+
+@torch.no_grad()
+def run_in_chunks(adapter: ModelAdapter, index: int, inputs: Tensor) -> Tensor:
+    """Output of a segment for all images, a fixed number of images at a time, ``[images, ...]``."""
+    output = None
+    for start in range(0, len(inputs), CHUNK):
+        part = adapter.run_segment(index, inputs[start : start + CHUNK])
+        if output is None:
+            output = part.new_empty(len(inputs), *part.shape[1:])
+        output[start : start + CHUNK] = part
+    return output
+
+
+def _modules_of(
+    method: BaseQuantizer, adapter: ModelAdapter, sites: tuple[tuple[Site, int | None, int | None], ...], states: States
+) -> dict[str, nn.Module]:
+    """Quantized modules of those sites that have a state, and what else these states change."""
+    device = next(adapter.network.parameters()).device
+    modules = {}
+    for site, *bits in sites:
+        if site.name in states:
+            layer, state = adapter.module(site.name), states[site.name]
+            modules[site.name] = method.quantized_module(site, layer, state, *bits)
+            modules |= method.surrounding_modules(adapter, site, state)
+    return {name: module.eval().requires_grad_(False).to(device) for name, module in modules.items()}
+
+
+def _flat(states: States) -> dict[str, Tensor]:
+    return {f"{site}/{name}": tensor for site, state in states.items() for name, tensor in state.items()}
+
+
+def _nested(entry: dict[str, Tensor]) -> States:
+    states: States = {}
+    for path, tensor in entry.items():
+        site, name = path.split("/")
+        states.setdefault(site, {})[name] = tensor
+    return states
