@@ -72,6 +72,15 @@ class Run:
             rows = list(csv.DictReader(file))
         return [int(row["full_precision_top1"]) for row in rows], [int(row["top1"]) for row in rows]
 
+    @cached_property
+    def sample_outcomes(self) -> list[int] | None:
+        """Which images of D the quantized model gets right: 1 or 0 an image; None where nothing was searched on D."""
+        path = self.folder / "sample_outcomes.csv"
+        if not path.is_file():
+            return None
+        with path.open(newline="") as file:
+            return [int(row["top1"]) for row in csv.DictReader(file)]
+
     @property
     def on_a_subset(self) -> bool:
         """Whether fewer validation images were used than there are, or it is not known that all were."""
@@ -102,7 +111,12 @@ def paired_difference(one: Run, other: Run) -> tuple[float, float]:
     """
     if one.identity["images"]["validation"] != other.identity["images"]["validation"]:
         raise ValueError("different validation images")
-    differences = [a - b for a, b in zip(one.outcomes[1], other.outcomes[1], strict=True)]
+    return mean_difference(one.outcomes[1], other.outcomes[1])
+
+
+def mean_difference(one: list[int], other: list[int]) -> tuple[float, float]:
+    """Points by which `one` is ahead of `other`, image by image, and the paired standard error."""
+    differences = [a - b for a, b in zip(one, other, strict=True)]
     error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
     return 100 * statistics.fmean(differences), 100 * error
 

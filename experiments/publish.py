@@ -17,7 +17,17 @@ from . import grid
 from .measured import measured
 from .report import COMPUTED, check_name, report
 
-FILES = ("config.yaml", "environment.json", "identity.json", "images.json", "metrics.json", "outcomes.csv", "plan.json")
+FILES = (
+    "config.yaml",
+    "environment.json",
+    "identity.json",
+    "images.json",
+    "metrics.json",
+    "outcomes.csv",
+    "sample_outcomes.csv",
+    "sensitivity.csv",
+    "plan.json",
+)
 
 
 def publish(chosen: list[str], results: Path) -> list[Path]:
@@ -67,7 +77,7 @@ def _publish_grid(results: Path, target: Path) -> None:
 def _copy(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
-        if path.name in (*FILES, "sensitivity.csv"):
+        if path.name in FILES:
             (folder / path.name).write_text(without_machine(path.read_text()))
         elif path.suffix == ".png":
             shutil.copyfile(path, folder / path.name)

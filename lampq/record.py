@@ -112,6 +112,11 @@ class RunRecord:
         rows = (f"{image},{a},{b}" for image, (a, b) in enumerate(zip(full_precision, quantized, strict=True)))
         self._write_text("outcomes.csv", "\n".join(["image,full_precision_top1,top1", *rows]) + "\n")
 
+    def write_sample_outcomes(self, quantized: list[int]) -> None:
+        """Write which images of D (in the order of images.json) the quantized model gets right: 1 or 0 an image."""
+        rows = (f"{image},{right}" for image, right in enumerate(quantized))
+        self._write_text("sample_outcomes.csv", "\n".join(["image,top1", *rows]) + "\n")
+
     def finish(self, metrics: dict) -> None:
         """Write the metrics; their presence is what makes a run finished, so they are written last."""
         self._write("metrics.json", metrics)

@@ -150,7 +150,8 @@ def test_a_run_writes_its_whole_record(settings, tmp_path, allocator):
     settings = replace(settings, allocator=allocators(tmp_path)[allocator])
     (record,) = run(settings)
     folder = tmp_path / "results" / "runs" / record.fingerprint
-    assert {path.name for path in folder.iterdir()} == FILES
+    searched = {"sample_outcomes.csv"} if settings.allocator.searches else set()
+    assert {path.name for path in folder.iterdir()} == FILES | searched
     assert (folder / "bit_allocation.png").read_bytes().startswith(b"\x89PNG")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) == LABELS | METRICS | (OF_A_SEARCH if settings.allocator.searches else set())
@@ -162,6 +163,9 @@ def test_a_run_writes_its_whole_record(settings, tmp_path, allocator):
     plan = BitPlan.read(folder / "plan.json")
     plan.check_fits(vit_adapter().sites)
     assert {len(v) for v in json.loads((folder / "images.json").read_text()).values()} == {8, 64, 60}
+    if searched:
+        right = [int(line.rpartition(",")[2]) for line in (folder / "sample_outcomes.csv").read_text().split()[1:]]
+        assert len(right) == 64 and 100 * sum(right) / 64 == pytest.approx(metrics["sample_top1"])
     with open(tmp_path / "results" / "runs.csv") as file:
         (row,) = csv.DictReader(file)
     assert row["fingerprint"] == folder.name and float(row["top1"]) == metrics["top1"]
