@@ -32,8 +32,11 @@ class BaseQuantizer(ABC):
             images.
         starts_from_bank: whether realising a segment begins with its independent states.
         realisation_steps: how many steps a segment counts in progress (`Segment.step`).
+        image_bits: bits of the image that enters the patch embedding, whatever the budget; None for full precision.
         stores_weights: whether states hold weights or their codes, because rounding is no function of weights and
             quantizer parameters alone.
+        quantizes_tensors: whether tensors that are no operand of a product are sites too
+            (`ModelAdapter.with_tensors`).
     """
 
     name: str
@@ -45,7 +48,9 @@ class BaseQuantizer(ABC):
     training_images: int | None = None
     starts_from_bank: bool = True
     realisation_steps: int = 1
+    image_bits: int | None = None
     stores_weights: bool = False
+    quantizes_tensors: bool = False
 
     @property
     def independent(self) -> "BaseQuantizer":
