@@ -2,7 +2,8 @@
 
 A *site* is one place where a multiplication with low-bit operands happens: the four linear layers of a block
 (the 4N *layers* of the paper, the only ones whose bits are allocated), the two attention matmuls of a block,
-and, outside the blocks, patch embedding, classifier head and Swin's patch-merging reductions.
+and, outside the blocks, patch embedding, classifier head and Swin's patch-merging reductions. Where a base quantizer
+quantizes other tensors too (the image, residual sums, outputs of layers), each of them is a site as well.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,29 @@ MODULES = {"MSA": ("qkv", "qk", "pv", "proj"), "MLP": ("fc1", "fc2")}
 OUTSIDE_TYPES = ("patch_embed", "reduction", "head")
 """Weight layers outside the 4N: kept at `fixed_site_bits`."""
 
+STEM_TENSORS = ("image", "patches", "tokens", "position_embedding", "embedding")
+"""Tensors of the stem: the image, the patch embedding's output, the same with the class token, the position embedding,
+and their sum (Swin: the patch embedding's output after its LayerNorm)."""
+
+BLOCK_TENSORS = (
+    "reduction_output",
+    "qkv_output",
+    "position_bias",
+    "biased_scores",
+    "proj_output",
+    "attention_sum",
+    "fc2_output",
+    "mlp_sum",
+)
+"""Tensors of a block: outputs of its layers (and of the patch merging before it), Swin's table of relative position
+biases and the attention scores after adding them, and the two residual sums."""
+
+TAIL_TENSORS = ("features", "logits")
+"""Tensors behind the blocks: the last LayerNorm's output where it is pooled afterwards (Swin), and the logits."""
+
+TENSOR_TYPES = (*STEM_TENSORS, *BLOCK_TENSORS, *TAIL_TENSORS)
+"""Tensors that no product reads as they are. Sites of a model only where the base quantizer quantizes them."""
+
 AFTER_LAYERNORM = ("qkv", "fc1", "reduction")
 """Types whose input comes straight from a LayerNorm, so that its scale can be reparameterized into the layer."""
 
@@ -29,9 +53,9 @@ class Site:
 
     Attributes:
         name: module path inside the network, for example ``blocks.0.attn.qkv``.
-        type: one of `LAYER_TYPES`, `MATMUL_TYPES`, `OUTSIDE_TYPES`.
+        type: one of `LAYER_TYPES`, `MATMUL_TYPES`, `OUTSIDE_TYPES`, `TENSOR_TYPES`.
         block: index of the block that runs it (a reduction runs with the block after it); None for stem and head.
-        parameters: number of weights (biases not counted), c_i of the paper; 0 for a matmul.
+        parameters: number of weights (biases not counted), c_i of the paper; 0 for a matmul or a tensor.
         macs: multiply-accumulate operations for one image.
         input_elements: elements of the (first) input operand for one image.
         second_input_elements: elements of the second operand of a matmul for one image, else 0.
@@ -53,6 +77,11 @@ class Site:
     @property
     def is_matmul(self) -> bool:
         return self.type in MATMUL_TYPES
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether the site is a tensor by itself, which is quantized and passed on."""
+        return self.type in TENSOR_TYPES
 
     @property
     def after_layernorm(self) -> bool:

@@ -57,7 +57,7 @@ def _shared(settings: Settings, device: torch.device) -> Prepared:
     named = [settings.resolved.get(part) for part in ("model", "dataset")]
     if settings.bank == "fresh" or None in named:
         return _prepare(settings, device)
-    key = fingerprint([*named, settings.seed, str(device)])
+    key = fingerprint([*named, settings.seed, str(device), settings.base_quantizer.quantizes_tensors])
     if key not in _prepared:
         _prepared.clear()
         _prepared[key] = _prepare(settings, device)
@@ -67,6 +67,8 @@ def _shared(settings: Settings, device: torch.device) -> Prepared:
 def _prepare(settings: Settings, device: torch.device) -> Prepared:
     log.info("model %s", settings.model.name)
     adapter = settings.model.build(device)
+    if settings.base_quantizer.quantizes_tensors:
+        adapter = adapter.with_tensors()
     task = ClassificationTask(adapter, settings.dataset, settings.seed, device)
     for note in task.notes:
         log.info(note)

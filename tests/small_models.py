@@ -162,6 +162,8 @@ class MadeUpImages:
 
 def search_over(adapter: ModelAdapter, root: Path, *, seed: int = 0, base_quantizer=None, **counts) -> Search:
     """Everything an allocator works with, on made-up images, the store under `root`."""
+    if base_quantizer is not None and base_quantizer.quantizes_tensors:
+        adapter = adapter.with_tensors()
     store = Store(root)
     task = ClassificationTask(adapter, MadeUpImages(**counts), seed, torch.device("cpu"))
     observer = Observer(adapter, lambda: task.calibration_images)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lampq.layers import Site
+from lampq.errors import LampQError
+from lampq.layers import STEM_TENSORS, Site
 
 
 class ModelAdapter(ABC):
@@ -21,10 +22,13 @@ class ModelAdapter(ABC):
         name: the architecture's name.
         network: the model in evaluation mode, attention matmuls as modules.
         sites: quantized sites in the order of execution.
+        tensors: whether these include tensors that are no operand of a product (see `with_tensors`).
         input_size: (channels, height, width) of one image.
         data_config: the model's own preprocessing (timm's keys), or an empty dictionary.
         published_top1: published full-precision top-1 in percent, or None.
     """
+
+    tensors = False
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class ModelAdapter(ABC):
         """Which segment runs the site."""
         if site.block is not None:
             return site.block + 1
-        return 0 if site.type == "patch_embed" else self.blocks + 1
+        return 0 if site.type in ("patch_embed", *STEM_TENSORS) else self.blocks + 1
 
     def run(self, state: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run segments start, ..., stop - 1 (default: to the end, which gives logits ``[images, classes]``)."""
@@ -90,6 +94,26 @@ class ModelAdapter(ABC):
         twin.network = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors})
         return twin
 
+    def with_tensors(self) -> "ModelAdapter":
+        """The same model, as `clone`, in which tensors that are no operand of a product are sites too: the image,
+        embeddings, residual sums, outputs of layers (`lampq.layers.TENSOR_TYPES`).
+
+        Raises:
+            LampQError: an architecture that has no points for them.
+        """
+        twin = self.clone()
+        twin.tensors = True
+        twin.add_points()
+        twin.sites = twin._measure(twin.declare_sites())
+        return twin
+
+    def add_points(self) -> None:
+        """Give the network a point for each of these tensors; `declare_sites` names them from then on."""
+        raise LampQError(
+            f"model.name={self.name}: only products can be quantized in it, no tensors by themselves; choose another "
+            "base_quantizer"
+        )
+
     def weights_hash(self) -> str:
         """Hash over names and values of all parameters and persistent buffers."""
         digest = hashlib.sha256()
@@ -113,6 +137,9 @@ class ModelAdapter(ABC):
                     a, b = inputs
                     counts = {"macs": a.numel() * b.shape[-1], "second_input_elements": b.numel()}
                     measured[site.name] = replace(site, parameters=0, input_elements=a.numel(), **counts)
+                    return
+                if site.is_tensor:
+                    measured[site.name] = replace(site, input_elements=inputs[0].numel())
                     return
                 weights = module.weight.numel()
                 positions = output.numel() // module.weight.shape[0]

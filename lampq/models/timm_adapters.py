@@ -1,18 +1,41 @@
 """timm's VisionTransformer and SwinTransformer as segments with typed sites."""
 
+from itertools import chain
+
 from torch import Tensor, nn
 
 from lampq.errors import LampQError
-from lampq.layers import Site
+from lampq.layers import STEM_TENSORS, Site
 from lampq.models.adapter import ModelAdapter, declared
 from lampq.quantized_modules.attention import ExplicitAttention, ExplicitWindowAttention
 
 
-def block_sites(prefix: str, block: int) -> list[Site]:
-    """Sites of one transformer block in timm's names, in the order of execution."""
-    names = [("attn.qkv", "qkv"), ("attn.qk", "qk"), ("attn.pv", "pv"), ("attn.proj", "proj")]
-    names += [("mlp.fc1", "fc1"), ("mlp.fc2", "fc2")]
-    return [declared(f"{prefix}.{name}", type, block) for name, type in names]
+def block_sites(prefix: str, block: int, window: bool, tensors: bool) -> list[Site]:
+    """Sites of one transformer block in timm's names, in the order of execution.
+
+    Args:
+        prefix: the block's module path.
+        block: its index.
+        window: whether its attention adds relative position biases to the scores.
+        tensors: whether tensors are sites too.
+    """
+    biases = ["attn.position_bias", "attn.biased_scores"] if window else []
+    names = ["attn.qkv", "attn.qkv_output", "attn.qk", *biases, "attn.pv", "attn.proj", "attn.proj_output"]
+    names += ["attention_sum", "mlp.fc1", "mlp.fc2", "fc2_output", "mlp_sum"]
+    sites = [declared(f"{prefix}.{name}", name.rpartition(".")[2], block) for name in names]
+    return [site for site in sites if tensors or not site.is_tensor]
+
+
+def outside_sites(network: nn.Module, inner: list[Site]) -> list[Site]:
+    """All sites in the order of execution: those of the blocks, `inner`, between those of stem and tail; tensors among
+    them where the network has points for them."""
+    points = list(getattr(network, "tensors", {}))
+
+    def tensors(*types: str) -> list[Site]:
+        return [declared(f"tensors.{type}", type) for type in points if type in types]
+
+    stem = [*tensors("image"), declared("patch_embed.proj", "patch_embed"), *tensors(*STEM_TENSORS[1:])]
+    return [*stem, *inner, *tensors("features"), *head_sites(network), *tensors("logits")]
 
 
 def head_sites(network: nn.Module) -> list[Site]:
@@ -54,18 +77,28 @@ class VisionTransformerAdapter(ModelAdapter):
         return len(self.network.blocks)
 
     def declare_sites(self) -> list[Site]:
-        sites = [declared("patch_embed.proj", "patch_embed")]
-        for index in range(self.blocks):
-            sites += block_sites(f"blocks.{index}", index)
-        return sites + head_sites(self.network)
+        blocks = [block_sites(f"blocks.{index}", index, False, self.tensors) for index in range(self.blocks)]
+        return outside_sites(self.network, list(chain.from_iterable(blocks)))
+
+    def add_points(self) -> None:
+        from lampq.models.tensor_points import add_points
+
+        add_points(self.name, self.network)
 
     def run_segment(self, index: int, state: Tensor) -> Tensor:
         network = self.network
         if index == 0:
-            return network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(state))))
+            embedded = self._embed(state) if self.tensors else network._pos_embed(network.patch_embed(state))
+            return network.norm_pre(network.patch_drop(embedded))
         if index <= self.blocks:
             return network.blocks[index - 1](state)
-        return network.forward_head(network.norm(state))
+        logits = network.forward_head(network.norm(state))
+        return network.tensors["logits"](logits) if self.tensors else logits
+
+    def _embed(self, images: Tensor) -> Tensor:
+        from lampq.models.tensor_points import embed_patches, embed_positions
+
+        return embed_positions(self.network, embed_patches(self.network, images))
 
 
 class SwinTransformerAdapter(ModelAdapter):
@@ -83,24 +116,42 @@ class SwinTransformerAdapter(ModelAdapter):
         return len(self._places)
 
     def declare_sites(self) -> list[Site]:
-        sites = [declared("patch_embed.proj", "patch_embed")]
+        sites = []
         for index, (stage, block) in enumerate(self._places):
             if block == 0 and hasattr(self.network.layers[stage].downsample, "reduction"):
                 sites.append(declared(f"layers.{stage}.downsample.reduction", "reduction", index))
-            sites += block_sites(f"layers.{stage}.blocks.{block}", index)
-        return sites + head_sites(self.network)
+                if self.tensors:
+                    sites.append(declared(f"layers.{stage}.reduction_output", "reduction_output", index))
+            sites += block_sites(f"layers.{stage}.blocks.{block}", index, True, self.tensors)
+        return outside_sites(self.network, sites)
+
+    def add_points(self) -> None:
+        from lampq.models.tensor_points import add_points
+
+        add_points(self.name, self.network)
 
     def run_segment(self, index: int, state: Tensor) -> Tensor:
         network = self.network
         if index == 0:
-            return network.patch_embed(state)
+            return self._embed(state) if self.tensors else network.patch_embed(state)
         if index > self.blocks:
-            return network.forward_head(network.norm(state))
+            return self._classify(state) if self.tensors else network.forward_head(network.norm(state))
         stage, block = self._places[index - 1]
         layer = network.layers[stage]
         if block == 0:
             state = layer.downsample(state)
+            if hasattr(layer, "reduction_output"):
+                state = layer.reduction_output(state)
         return layer.blocks[block](state)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        from lampq.models.tensor_points import embed_patches
+
+        return self.network.tensors["embedding"](embed_patches(self.network, images))
+
+    def _classify(self, state: Tensor) -> Tensor:
+        points = self.network.tensors
+        return points["logits"](self.network.forward_head(points["features"](self.network.norm(state))))
 
 
 def adapt(name: str, network: nn.Module, **kwargs) -> ModelAdapter:

@@ -2,7 +2,8 @@
 
 timm computes attention either by a fused kernel, in which softmax and both products are out of reach, or by inline
 products. These modules take over the weights of timm's attention, keep its attribute names (so site names are
-timm's) and compute the same function with the products as sub-modules `qk` and `pv`.
+timm's) and compute the same function with the products as sub-modules `qk` and `pv`. What the layers give passes
+through `qkv_output` and `proj_output`, which hand it on: points at which these tensors can be quantized by themselves.
 """
 
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class ExplicitAttention(nn.Module):
         self.norm = attention.norm
         self.gate = getattr(attention, "gate", None)
         self.qk, self.pv = MatMul(), MatMul()
+        self.qkv_output, self.proj_output = nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """``[images, tokens, channels] -> [images, tokens, channels]``; timm's block passes mask and causality by name.
@@ -38,14 +40,18 @@ class ExplicitAttention(nn.Module):
         if attn_mask is not None or is_causal:
             raise LampQError("masked attention is not supported; choose an image classifier without attention masks")
         images, tokens, _ = x.shape
-        heads = self.qkv(x).reshape(images, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        heads = (
+            self.qkv_output(self.qkv(x))
+            .reshape(images, tokens, 3, self.num_heads, self.head_dim)
+            .permute(2, 0, 3, 1, 4)
+        )
         q, k, v = heads.unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         attention = (self.qk(q, k.transpose(-2, -1)) * self.scale).softmax(dim=-1)
         out = self.norm(self.pv(attention, v).transpose(1, 2).reshape(images, tokens, -1))
         if self.gate is not None:
             out = out * self.gate(x).sigmoid()
-        return self.proj(out)
+        return self.proj_output(self.proj(out))
 
 
 class ExplicitWindowAttention(nn.Module):
@@ -65,6 +71,8 @@ class ExplicitWindowAttention(nn.Module):
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.register_buffer("relative_position_index", attention.relative_position_index, persistent=False)
         self.qk, self.pv = MatMul(), MatMul()
+        self.qkv_output, self.proj_output = nn.Identity(), nn.Identity()
+        self.position_bias, self.biased_scores = nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``[images * windows, tokens, channels] -> [images * windows, tokens, channels]``
@@ -73,16 +81,17 @@ class ExplicitWindowAttention(nn.Module):
             mask: ``[windows, tokens, tokens]``, 0 or a large negative number, or None.
         """
         windows, tokens, _ = x.shape
-        heads = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        heads = self.qkv_output(self.qkv(x)).reshape(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = heads.unbind(0)
         scores = self.qk(q * self.scale, k.transpose(-2, -1)) + self.relative_position_bias()
+        scores = self.biased_scores(scores)
         if mask is not None:
             scores = scores.view(-1, mask.shape[0], self.num_heads, tokens, tokens) + mask.unsqueeze(1).unsqueeze(0)
             scores = scores.view(-1, self.num_heads, tokens, tokens)
         out = self.pv(scores.softmax(dim=-1), v)
-        return self.proj(out.transpose(1, 2).reshape(windows, tokens, -1))
+        return self.proj_output(self.proj(out.transpose(1, 2).reshape(windows, tokens, -1)))
 
     def relative_position_bias(self) -> Tensor:
         """``[1, heads, tokens, tokens]``"""
-        bias = self.relative_position_bias_table[self.relative_position_index.reshape(-1)]
+        bias = self.position_bias(self.relative_position_bias_table)[self.relative_position_index.reshape(-1)]
         return bias.view(self.window_area, self.window_area, -1).permute(2, 0, 1).unsqueeze(0)

@@ -16,12 +16,19 @@ class QuantizedMatMul(nn.Module):
 
     Args:
         quantize_a, quantize_b: number formats applied to the operands; None leaves an operand in full precision.
+        quantize_output: number format of the product, or None for full precision.
     """
 
-    def __init__(self, quantize_a: nn.Module | None, quantize_b: nn.Module | None) -> None:
+    def __init__(
+        self,
+        quantize_a: nn.Module | None,
+        quantize_b: nn.Module | None,
+        quantize_output: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.quantize_a = quantize_a
         self.quantize_b = quantize_b
+        self.quantize_output = quantize_output
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """``[..., rows, inner] @ [..., inner, columns] -> [..., rows, columns]``"""
@@ -29,4 +36,5 @@ class QuantizedMatMul(nn.Module):
             a = self.quantize_a(a)
         if self.quantize_b is not None:
             b = self.quantize_b(b)
-        return a @ b
+        product = a @ b
+        return product if self.quantize_output is None else self.quantize_output(product)
