@@ -26,7 +26,8 @@ class Budget:
         candidates: the bit set B.
         activation_rule: when the two targets differ: ``fixed`` keeps all inputs at `activation_bits`, ``follow``
             adds the difference of the targets to the layer's weight bits.
-        fixed_site_bits: (weight bits, activation bits) of patch embedding, reduction, head and attention operands.
+        fixed_site_bits: (weight bits, activation bits) of patch embedding, reduction, head, attention operands
+            and, where they are quantized by themselves, other tensors.
         operand_bits: ``target`` keeps attention operands at `fixed_site_bits`; ``follow_qkv`` gives the operands of
             both attention matmuls the input bits of their block's qkv layer.
     """
@@ -60,6 +61,8 @@ class Budget:
                 bits = layer_bits[site.name], self.input_bits(layer_bits[site.name])
             elif site.is_matmul:
                 bits = None, qkv_bits[site.block] if self.operand_bits == "follow_qkv" else fixed_activation
+            elif site.is_tensor:
+                bits = None, fixed_activation
             elif site.type == "patch_embed":
                 bits = fixed_weight, None  # the image stays in full precision (AdaLog's convention)
             else:
@@ -117,7 +120,7 @@ def realised_costs(sites: tuple[Site, ...], plan: BitPlan) -> dict[str, float]:
         total = sum(count for count, _ in pairs)
         return sum(count * value for count, value in pairs) / total if total else float("nan")
 
-    weights = [s for s in sites if not s.is_matmul]
+    weights = [s for s in sites if s.parameters]
     linears = [s for s in weights if s.type != "patch_embed"]
     matmuls = [s for s in sites if s.is_matmul]
     bops = 0
