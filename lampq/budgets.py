@@ -1,18 +1,23 @@
 """Budgets: what is asked of an allocator, and what a plan really costs.
 
 The paper's budget is the average bit-width over the parameters of the 4N layers (Problem 1, and the constraint of
-the integer linear program): sum c_i B_i <= b_t sum c_i.
+the integer linear program): sum c_i B_i <= b_t sum c_i. Bytes and bit operations may be limited instead.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from lampq.bindings import Pins, Ties
 from lampq.errors import LampQError
 from lampq.layers import Site
 from lampq.plan import BitPlan, SitePlan
 
 FULL_PRECISION_BITS = 32
+
+UNITS = {"average_bits": "weight bits", "packed_bytes": "bytes", "bops": "bit operations"}
+"""What a budget can limit, and what that is counted in."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,19 @@ class Budget:
             layer's bits).
         candidates: the bit set B.
         activation_rule: when the two targets differ: ``fixed`` keeps all inputs at `activation_bits`, ``follow``
-            adds the difference of the targets to the layer's weight bits.
+            adds the difference of the targets to the layer's weight bits. ``independent``: an allocator chooses the
+            bits of inputs by themselves, `activation_bits` being their average over the 4N layers' input elements.
         fixed_site_bits: (weight bits, activation bits) of patch embedding, reduction, head, attention operands
             and, where they are quantized by themselves, other tensors.
         operand_bits: ``target`` keeps attention operands at `fixed_site_bits`; ``follow_qkv`` gives the operands of
             both attention matmuls the input bits of their block's qkv layer.
+        unit: what is limited: ``average_bits`` (the paper's), ``packed_bytes`` of the whole model (see `packed_bytes`)
+            or ``bops``, the bit operations of one image (see `realised_costs`).
+        limit: how many bytes or bit operations; None is what equal bits at the target cost.
+        ties: layers that share their bits.
+        pins: layers whose bits are given, inside the bit set or not; they count in the budget.
+        input_candidates: the bit set of inputs where they are independent; empty is B.
+        image_bits: bits of the image that enters the patch embedding, the base quantizer's own; None is full precision.
     """
 
     weight_bits: Fraction
@@ -38,12 +51,29 @@ class Budget:
     activation_rule: str
     fixed_site_bits: tuple[int, int]
     operand_bits: str
+    unit: str = "average_bits"
+    limit: int | None = None
+    ties: Ties = "none"
+    pins: Pins = ()
+    input_candidates: tuple[int, ...] = ()
+    image_bits: int | None = None
+
+    @property
+    def independent(self) -> bool:
+        """Whether inputs have bits of their own."""
+        return self.activation_rule == "independent"
+
+    def unbound(self) -> "Budget":
+        """The budget of a plan that nobody searches: only targets and rules are left."""
+        rule = "fixed" if self.independent else self.activation_rule
+        plain = {"unit": "average_bits", "limit": None, "ties": "none", "pins": (), "input_candidates": ()}
+        return replace(self, activation_rule=rule, **plain)
 
     def input_bits(self, weight_bits: int) -> int:
-        """Bits of a layer's input when its weights have `weight_bits`."""
-        if self.weight_bits == self.activation_bits:
+        """Bits of a layer's input when its weights have `weight_bits`, where it is not chosen by itself."""
+        if self.weight_bits == self.activation_bits and not self.independent:
             return weight_bits
-        if self.activation_rule == "fixed":
+        if self.activation_rule != "follow":
             return int(self.activation_bits)
         return max(1, min(16, weight_bits + int(self.activation_bits - self.weight_bits)))
 
@@ -51,20 +81,46 @@ class Budget:
         """The budget in weight bits, floor(b_t sum c_i), for layers of the given sizes c_i."""
         return math.floor(self.weight_bits * sum(sizes))
 
-    def plan(self, sites: tuple[Site, ...], layer_bits: dict[str, int], origin: dict | None = None) -> BitPlan:
-        """The whole plan in which the 4N layers have the given weight bits."""
+    def spent(self, sites: tuple[Site, ...], plan: BitPlan, packed: Callable[[BitPlan], int]) -> int:
+        """What a plan spends of the budget, in its unit; weight bits of the 4N layers for ``average_bits``.
+
+        Args:
+            packed: size of the packed model in bytes, which takes more to know than a plan.
+        """
+        if self.unit == "packed_bytes":
+            return packed(plan)
+        if self.unit == "bops":
+            return int(realised_costs(sites, plan)["bops"])
+        return sum(s.parameters * s.weight_bits for s in plan.sites if s.allocated)
+
+    def plan(
+        self,
+        sites: tuple[Site, ...],
+        layer_bits: dict[str, int],
+        origin: dict | None = None,
+        input_bits: Mapping[str, int] | None = None,
+    ) -> BitPlan:
+        """The whole plan in which the 4N layers have the given weight bits.
+
+        Args:
+            layer_bits: weight bits of each layer, by name.
+            origin: where the plan comes from.
+            input_bits: bits of each layer's input, by name; None: by the rules.
+        """
         fixed_weight, fixed_activation = self.fixed_site_bits
-        qkv_bits = {s.block: self.input_bits(layer_bits[s.name]) for s in sites if s.type == "qkv"}
+        if input_bits is None:
+            input_bits = {s.name: self.input_bits(layer_bits[s.name]) for s in sites if s.allocated}
+        qkv_bits = {s.block: input_bits[s.name] for s in sites if s.type == "qkv"}
         entries = []
         for site in sites:
             if site.allocated:
-                bits = layer_bits[site.name], self.input_bits(layer_bits[site.name])
+                bits = layer_bits[site.name], input_bits[site.name]
             elif site.is_matmul:
                 bits = None, qkv_bits[site.block] if self.operand_bits == "follow_qkv" else fixed_activation
             elif site.is_tensor:
                 bits = None, fixed_activation
             elif site.type == "patch_embed":
-                bits = fixed_weight, None  # the image stays in full precision (AdaLog's convention)
+                bits = fixed_weight, self.image_bits
             else:
                 bits = fixed_weight, fixed_activation
             entries.append(SitePlan(site.name, site.type, site.block, site.parameters, *bits, site.allocated))
@@ -85,6 +141,16 @@ class Budget:
             )
 
     def to_json(self) -> dict:
+        """All of it, but what is as in the paper; part of a run's fingerprint."""
+        ties = self.ties if isinstance(self.ties, str) else [list(group) for group in self.ties]
+        beyond_the_paper = {
+            "unit": self.unit if self.unit != "average_bits" else None,
+            "limit": self.limit,
+            "ties": ties if ties != "none" else None,
+            "pins": [list(pin) for pin in sorted(self.pins)] or None,
+            "input_candidates": list(self.input_candidates) or None,
+            "image_bits": self.image_bits,
+        }
         return {
             "weight_bits": float(self.weight_bits),
             "activation_bits": float(self.activation_bits),
@@ -92,6 +158,7 @@ class Budget:
             "activation_rule": self.activation_rule,
             "fixed_site_bits": list(self.fixed_site_bits),
             "operand_bits": self.operand_bits,
+            **{key: value for key, value in beyond_the_paper.items() if value is not None},
         }
 
 

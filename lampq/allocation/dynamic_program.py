@@ -34,7 +34,10 @@ class Allocation:
 
 
 def solve_dynamic_program(
-    costs: Tensor | np.ndarray, sizes: Sequence[int], candidate_bits: Sequence[int], budget: Fraction | int
+    costs: Tensor | np.ndarray,
+    sizes: Sequence[int] | np.ndarray,
+    candidate_bits: Sequence[int],
+    budget: Fraction | int,
 ) -> Allocation:
     """Choose the bit-width of every layer: least total cost within the budget, exactly.
 
@@ -44,9 +47,9 @@ def solve_dynamic_program(
 
     Args:
         costs: ``[layers, candidates]``, Omega_i^(B), any additive cost; infinite where a layer must not have a width.
-        sizes: c_i, parameters of each layer.
+        sizes: c_i, parameters of each layer; or ``[layers, candidates]``, what each bit-width spends.
         candidate_bits: the bit set B, in the order of the columns of `costs`.
-        budget: b_t sum_i c_i, weight bits in all, exact.
+        budget: b_t sum_i c_i, weight bits (or what else is spent) in all, exact.
 
     Raises:
         LampQError: every plan is above the budget, or a malformed instance.

@@ -8,7 +8,7 @@ from lampq.plan import BitPlan
 
 
 class FromPlan(Allocator):
-    """The plan in a file, as it is: every site's bits are the file's, whatever the budget says.
+    """The plan in a file, as it is: every site's bits are the file's, whatever budget, pins and ties say.
 
     Args:
         plan: path of a plan.json.

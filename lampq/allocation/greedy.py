@@ -2,17 +2,15 @@
 
 import logging
 import math
-from itertools import pairwise
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lampq.allocation.base import Allocator, Search
-from lampq.allocation.greedy_start import AllocationProblem
-from lampq.allocation.least_score import at_the_target
+from lampq.allocation.least_score import at_the_target, by_text
+from lampq.allocation.search_space import Group, LayerScores, SearchSpace
 from lampq.budgets import Budget
-from lampq.layers import Site
 from lampq.limits import choice, integer, optional
 from lampq.plan import BitPlan
 from lampq.progress import progress
@@ -21,30 +19,27 @@ from lampq.sensitivity.reconstruction_error import reconstruction_errors
 
 log = logging.getLogger(__name__)
 
-LayerScores = dict[str, dict[int, float]]
-"""By layer and bits."""
 
-
-def ranked_steps(layers: list[Site], bits: dict[str, int], lower: dict[int, int], scores: LayerScores) -> list[Site]:
-    """The layers that can go down, those first whose score rises least for a weight bit saved.
+def ranked_steps(groups: Sequence[Group], bits: dict[str, int], scores: LayerScores) -> list[Group]:
+    """The groups that can go down, those first whose score rises least for what they save of the budget.
 
     Args:
-        bits: of each layer now.
-        lower: the next smaller bit-width of each but the smallest.
+        bits: of each group now, by its name.
         scores: the screen's, by layer and bits.
     """
 
-    def price(site: Site) -> float:
-        now = bits[site.name]
-        rise = scores[site.name][lower[now]] - scores[site.name][now]
-        return per_bit(rise, site.parameters * (now - lower[now]))
+    def price(group: Group) -> float:
+        now = bits[group.name]
+        low = group.next_less(now)
+        rise = math.fsum(scores[s.name][low] - scores[s.name][now] for s in group.layers)
+        return per_unit(rise, group.spending[now] - group.spending[low])
 
-    return sorted((s for s in layers if bits[s.name] in lower), key=price)
+    return sorted((g for g in groups if g.next_less(bits[g.name]) is not None), key=price)
 
 
-def per_bit(rise: float, saved: int) -> float:
-    """A rise for each weight bit saved; the rise of a plan whose loss is not a number is infinite."""
-    return math.inf if math.isnan(rise) else rise / saved
+def per_unit(rise: float, saved: int) -> float:
+    """A rise for each unit of the budget saved; infinite where nothing is saved or the loss is not a number."""
+    return math.inf if math.isnan(rise) or not saved else rise / saved
 
 
 def output_fisher_screen(search: Search, budget: Budget) -> LayerScores:
@@ -76,8 +71,9 @@ SCREENS = {"output_fisher": output_fisher_screen, "reconstruction": reconstructi
 class Greedy(Allocator):
     """Lower one layer after another until the budget holds.
 
-    All layers start at the most bits of the bit set. In each step every layer that can goes down to its next smaller
-    bit-width on trial, and the one with the least ``(loss increase) / (weight bits saved)`` keeps it. To measure the
+    All layers start at the most bits of the bit set. In each step every layer (or group of tied layers) that can goes
+    down to its next smaller bit-width on trial, and the one with the least ``(loss increase) / (weight bits saved)``
+    (or bytes, or bit operations, whatever is limited) keeps it. To measure the
     loss increase of every layer in every step takes thousands of passes over D, so a screen that was measured once
     puts the layers in order, and only the first few are tried on D.
 
@@ -114,42 +110,39 @@ class Greedy(Allocator):
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
         """
         search.bank.check_bits("bit_set", *budget.candidates)
-        sizes = [s.parameters for s in search.layers]
-        total = budget.total(sizes)
-        nothing = np.zeros((len(sizes), len(budget.candidates)))
-        AllocationProblem.checked(nothing, sizes, budget.candidates, total)  # refuses a budget that cannot be met
+        space = SearchSpace.open(search, budget)
         scores = SCREENS[self.screen](search, budget)
 
-        lower = {high: low for low, high in pairwise(sorted(budget.candidates))}
-        bits = {s.name: max(budget.candidates) for s in search.layers}
-        spent, steps = max(budget.candidates) * sum(sizes), []
-        bar = progress(description="greedy descent", total=max(spent - total, 0), unit="weight bits")
-        while spent > total:
-            ranked = ranked_steps(search.layers, bits, lower, scores)
-            site, losses = self._choose(search, budget, bits, lower, ranked, steps)
-            saved = site.parameters * (bits[site.name] - lower[bits[site.name]])
-            bits[site.name] = lower[bits[site.name]]
+        bits = {group.name: group.bits[-1] for group in space.groups}
+        spent, steps = space.spent(bits), []
+        bar = progress(description="greedy descent", total=max(spent - space.room, 0), unit=space.unit)
+        while spent > space.room:
+            ranked = ranked_steps(space.groups, bits, scores)
+            group, losses = self._choose(search, budget, space, bits, ranked, steps)
+            low = group.next_less(bits[group.name])
+            saved = group.spending[bits[group.name]] - group.spending[low]
+            bits[group.name] = low
             spent -= saved
-            steps.append({"layer": site.name, "bits": bits[site.name], "saved": saved, "losses": losses})
+            steps.append({"layer": group.name, "bits": low, "saved": saved, "losses": losses})
             bar.update(saved)
         bar.close()
         alone = sum(not step["losses"] for step in steps)
         log.info("greedy: %d steps, %d of them by the screen alone", len(steps), alone)
-        by_bits = {name: {str(b): value for b, value in row.items()} for name, row in scores.items()}
-        origin = {"allocator": self.name, "settings": self.settings(), "screen": by_bits}
+        origin = {"allocator": self.name, "settings": self.settings(), "screen": by_text(scores)}
         origin |= {"steps": steps, "steps_by_the_screen_alone": alone}
-        return budget.plan(search.adapter.sites, bits, origin).with_scores(at_the_target(scores, budget))
+        layer_bits = space.layer_bits(list(bits.values()))
+        return budget.plan(search.adapter.sites, layer_bits, origin).with_scores(at_the_target(scores, budget))
 
     def _choose(
         self,
         search: Search,
         budget: Budget,
+        space: SearchSpace,
         bits: dict[str, int],
-        lower: dict[int, int],
-        ranked: list[Site],
+        ranked: list[Group],
         steps: list[dict],
-    ) -> tuple[Site, dict[str, float]]:
-        """The layer of the next step, and the mean losses on D (nats) of those that were tried, if any."""
+    ) -> tuple[Group, dict[str, float]]:
+        """The group of the next step, and the mean losses on D (nats) of those that were tried, if any."""
         count = min(self.evaluate, len(ranked))
         if self.max_evaluations is not None:
             count = min(count, self.max_evaluations - sum(len(step["losses"]) for step in steps))
@@ -158,25 +151,32 @@ class Greedy(Allocator):
         if steps:
             now = steps[-1]["losses"][steps[-1]["layer"]]
         else:
-            (now,) = self._losses(search, budget, bits, [{}])
+            (now,) = self._losses(search, budget, space, bits, [{}])
         # The screen's favourite last: the evaluator holds on to what the last plan scored left behind.
         tried = ranked[:count][::-1]
-        after = self._losses(search, budget, bits, [{s.name: lower[bits[s.name]]} for s in tried])
-        losses = {s.name: loss for s, loss in zip(tried, after, strict=True)}
+        changes = [{g.name: g.next_less(bits[g.name])} for g in tried]
+        after = self._losses(search, budget, space, bits, changes)
+        losses = {g.name: loss for g, loss in zip(tried, after, strict=True)}
 
-        def price(site: Site) -> float:
-            return per_bit(losses[site.name] - now, site.parameters * (bits[site.name] - lower[bits[site.name]]))
+        def price(group: Group) -> float:
+            now_bits = bits[group.name]
+            saved = group.spending[now_bits] - group.spending[group.next_less(now_bits)]
+            return per_unit(losses[group.name] - now, saved)
 
         return min(ranked[:count], key=price), losses
 
     def _losses(
-        self, search: Search, budget: Budget, bits: dict[str, int], changes: list[dict[str, int]]
+        self, search: Search, budget: Budget, space: SearchSpace, bits: dict[str, int], changes: list[dict[str, int]]
     ) -> list[float]:
-        """Mean loss on D, in nats, of plans that differ from `bits` by each of the changes."""
+        """Mean loss on D, in nats, of plans that differ from `bits` by each of the changes (bits of groups)."""
         sites, losses = search.adapter.sites, []
-        search.evaluator.set_base(budget.plan(sites, bits))
+
+        def plan_of(group_bits: dict[str, int]) -> BitPlan:
+            return budget.plan(sites, space.layer_bits(list(group_bits.values())))
+
+        search.evaluator.set_base(plan_of(bits))
         for change in changes:
-            plan = budget.plan(sites, {**bits, **change})
+            plan = plan_of({**bits, **change})
             search.bank.calibrate(plan)
             losses.append(search.evaluator.score(plan, keep=True).mean_loss)
         return losses

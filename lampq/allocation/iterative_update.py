@@ -1,11 +1,14 @@
 """Error-based iterative bit update (idea I3; Algorithm 1, lines 13-26)."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lampq.allocation.base import Search
+from lampq.allocation.search_space import Group, SearchSpace
 from lampq.budgets import Budget
 from lampq.layers import Site
 from lampq.plan import BitPlan
@@ -17,9 +20,10 @@ from lampq.sensitivity.reconstruction_error import reconstruction_errors
 
 @dataclass(frozen=True)
 class Swap:
-    """One step of the update: `up` gained a bit, `down` lost one.
+    """One step of the update: `up` gained a bit, `down` lost one (or went to the next bits of the bit set).
 
     Attributes:
+        up, down: names of the layers, or of the groups where layers are tied.
         gain: estimated reduction of reconstruction error of `up`.
         cost: estimated increase of reconstruction error of `down`.
         accuracy, loss: on D after the swap.
@@ -38,30 +42,37 @@ class Swap:
 
 
 def ranked_swaps(
-    layers: list[Site],
+    groups: Sequence[Group],
     bits: dict[str, int],
     gains: dict[str, float],
     costs: dict[str, float],
-    budget: Budget,
+    room: int,
     literal: bool,
-) -> list[tuple[Site, Site]]:
+) -> list[tuple[Group, Group]]:
     """Pairs (up, down) that may be tried, the most promising first.
 
     Args:
-        gains: estimated gain of one bit more, for layers that can have one.
-        costs: estimated cost of one bit less, for layers that can lose one.
+        groups: layers, those that are tied together.
+        bits: of each group, by its name.
+        gains: estimated gain of the next larger bit-width, for groups that can have one.
+        costs: estimated cost of the next smaller bit-width, for groups that can have one.
+        room: what the plan leaves of the budget, in its unit.
         literal: the paper's pair, highest gain with lowest cost, whatever it does to the average; else only pairs
             that keep the budget, by gain - cost.
     """
-    candidates = set(budget.candidates)
-    ups = [s for s in layers if bits[s.name] + 1 in candidates and s.name in gains]
-    downs = [s for s in layers if bits[s.name] - 1 in candidates and s.name in costs]
+    ups = [g for g in groups if g.next_more(bits[g.name]) is not None and g.name in gains]
+    downs = [g for g in groups if g.next_less(bits[g.name]) is not None and g.name in costs]
     if literal:
-        ups = sorted(ups, key=lambda s: -gains[s.name])
-        downs = sorted(downs, key=lambda s: costs[s.name])
+        ups = sorted(ups, key=lambda g: -gains[g.name])
+        downs = sorted(downs, key=lambda g: costs[g.name])
         return [(up, down) for up in ups[:1] for down in downs if down is not up][:1]
-    room = budget.total([s.parameters for s in layers]) - sum(s.parameters * bits[s.name] for s in layers)
-    pairs = [(up, down) for up in ups for down in downs if up is not down and up.parameters - down.parameters <= room]
+
+    def spends(group: Group, other: int) -> int:
+        return group.spending[other] - group.spending[bits[group.name]]
+
+    more = {g.name: spends(g, g.next_more(bits[g.name])) for g in ups}
+    less = {g.name: spends(g, g.next_less(bits[g.name])) for g in downs}
+    pairs = [(up, down) for up in ups for down in downs if up is not down and more[up.name] + less[down.name] <= room]
     return sorted(pairs, key=lambda pair: -(gains[pair[0].name] - costs[pair[1].name]))
 
 
@@ -78,6 +89,9 @@ def iterative_update(
 ) -> tuple[BitPlan, list[dict]]:
     """Swap bits between two layers as long as accuracy on D (then the mean loss) improves.
 
+    One layer goes to the next larger bit-width of the bit set, one to the next smaller: a bit each, where the set has
+    no gaps. Tied layers move together and count as one, pinned ones stay.
+
     Args:
         plan: the initial assignment.
         ratios: expected ratios rho_B = E L^(B-1) / E L^(B) by B (Lemma 3), or None to measure L at one bit more and
@@ -90,22 +104,24 @@ def iterative_update(
     Returns:
         The last accepted plan, and the history of all swaps that were tried.
     """
-    layers, sites = search.layers, search.adapter.sites
+    space, sites = SearchSpace.open(search, budget), search.adapter.sites
     quantized = QuantizedModel(search.adapter, search.bank)
-    current, bits = plan, plan.layer_bits()
+    current, bits = plan, space.group_bits(plan.layer_bits())
     search.evaluator.set_base(current)
     best = search.evaluator.score(current)
     visited, history, accepted = {current.key()}, [], 0
     bar = progress(description="iterative update", total=maximum_swaps, unit="swaps")
     while accepted < maximum_swaps:
-        gains, costs = _estimates(current, search, budget, quantized, ratios)
+        gains, costs = _estimates(current, search, budget, space, quantized, ratios)
+        room = space.room - space.spent(bits)
         improved = False
         tried = 0
-        for up, down in ranked_swaps(layers, bits, gains, costs, budget, literal_swaps):
+        for up, down in ranked_swaps(space.groups, bits, gains, costs, room, literal_swaps):
             if tried > try_next_pairs or len(history) == max_evaluations:
                 break
-            swapped = {**bits, up.name: bits[up.name] + 1, down.name: bits[down.name] - 1}
-            candidate = budget.plan(sites, swapped, plan.origin)
+            moved = {up.name: up.next_more(bits[up.name]), down.name: down.next_less(bits[down.name])}
+            swapped = {**bits, **moved}
+            candidate = budget.plan(sites, space.layer_bits(list(swapped.values())), plan.origin)
             if candidate.key() in visited:
                 continue
             visited.add(candidate.key())
@@ -130,47 +146,74 @@ def iterative_update(
 
 
 def _estimates(
-    plan: BitPlan, search: Search, budget: Budget, quantized: QuantizedModel, ratios: dict[int, float] | None
+    plan: BitPlan,
+    search: Search,
+    budget: Budget,
+    space: SearchSpace,
+    quantized: QuantizedModel,
+    ratios: dict[int, float] | None,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Gain of one bit more and cost of one bit less, for the layers whose bit set allows it."""
-    layers, bits, candidates = search.layers, plan.layer_bits(), set(budget.candidates)
-    can_rise = {s.name: bits[s.name] + 1 in candidates for s in layers}
-    can_fall = {s.name: bits[s.name] - 1 in candidates for s in layers}
+    """Gain of the next larger and cost of the next smaller bit-width, for the groups that can have it.
+
+    A group's are the sums of its layers'.
+    """
+    bits = space.group_bits(plan.layer_bits())
+    more = {g.name: g.next_more(bits[g.name]) for g in space.groups}
+    less = {g.name: g.next_less(bits[g.name]) for g in space.groups}
+    rising = [g for g in space.groups if more[g.name] is not None]
+    falling = [g for g in space.groups if less[g.name] is not None]
     if ratios is not None:
         errors = _errors(plan, search, quantized, {})
-        gains = {
-            s.name: gain_of_one_bit_more(errors[s.name][0], bits[s.name], ratios) for s in layers if can_rise[s.name]
-        }
-        costs = {
-            s.name: cost_of_one_bit_less(errors[s.name][0], bits[s.name], ratios) for s in layers if can_fall[s.name]
-        }
-        return gains, costs
 
-    neighbours = {s.name: [bits[s.name] + 1] * can_rise[s.name] + [bits[s.name] - 1] * can_fall[s.name] for s in layers}
-    search.bank.prepare([(s, value, budget.input_bits(value)) for s in layers for value in neighbours[s.name]])
-    alternatives = {
-        s.name: [search.bank.module(s, value, budget.input_bits(value)) for value in neighbours[s.name]] for s in layers
-    }
-    errors = _errors(plan, search, quantized, alternatives)
-    gains = {s.name: errors[s.name][0] - errors[s.name][1] for s in layers if can_rise[s.name]}
-    costs = {s.name: errors[s.name][-1] - errors[s.name][0] for s in layers if can_fall[s.name]}
+        def gain(group: Group, name: str) -> float:
+            return gain_of_more_bits(errors[name][0], bits[group.name], more[group.name], ratios)
+
+        def cost(group: Group, name: str) -> float:
+            return cost_of_less_bits(errors[name][0], bits[group.name], less[group.name], ratios)
+    else:
+        others = {g.name: [b for b in (more[g.name], less[g.name]) if b is not None] for g in space.groups}
+        wanted = {s: [(b, budget.input_bits(b)) for b in others[g.name]] for g in space.groups for s in g.layers}
+        errors = _errors(plan, search, quantized, wanted)
+
+        def gain(group: Group, name: str) -> float:
+            return errors[name][0] - errors[name][1]
+
+        def cost(group: Group, name: str) -> float:
+            return errors[name][-1] - errors[name][0]
+
+    gains = {g.name: math.fsum(gain(g, s.name) for s in g.layers) for g in rising}
+    costs = {g.name: math.fsum(cost(g, s.name) for s in g.layers) for g in falling}
     return gains, costs
 
 
+def gain_of_more_bits(loss: float, bits: int, more: int, ratios: dict[int, float]) -> float:
+    """Expected drop of a layer's reconstruction error from `bits` to `more` bits, bit by bit."""
+    gain = 0.0
+    for b in range(bits, more):
+        gain += gain_of_one_bit_more(loss - gain, b, ratios)
+    return gain
+
+
+def cost_of_less_bits(loss: float, bits: int, less: int, ratios: dict[int, float]) -> float:
+    """Expected rise of a layer's reconstruction error from `bits` to `less` bits, bit by bit."""
+    cost = 0.0
+    for b in range(bits, less, -1):
+        cost += cost_of_one_bit_less(loss + cost, b, ratios)
+    return cost
+
+
 def _errors(
-    plan: BitPlan, search: Search, quantized: QuantizedModel, alternatives: dict[str, list[nn.Module]]
+    plan: BitPlan, search: Search, quantized: QuantizedModel, others: dict[Site, list[tuple[int, int]]]
 ) -> dict[str, list[float]]:
-    """Reconstruction errors of every layer under a plan, each plan's computed once."""
-    key = {
-        **search.bank.identity,
-        "plan": plan.key(),
-        "alternatives": {name: len(modules) for name, modules in alternatives.items()},
-    }
+    """Reconstruction errors of every layer under a plan, then at other (weight, input) bits; computed once."""
+    search.bank.prepare([(site, *bits) for site, wanted in others.items() for bits in wanted])
+    key = {**search.bank.identity, "plan": plan.key(), "alternatives": {s.name: bits for s, bits in others.items()}}
 
     def compute() -> dict[str, Tensor]:
         adapter = quantized.apply(plan).adapter
         images = search.task.calibration_images
-        errors = reconstruction_errors(adapter, search.adapter, search.layers, images, alternatives)
+        modules = {s.name: [search.bank.module(s, *bits) for bits in wanted] for s, wanted in others.items()}
+        errors = reconstruction_errors(adapter, search.adapter, search.layers, images, modules)
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in errors.items()}
 
     stored = search.store.fetch("reconstruction_errors", key, compute)

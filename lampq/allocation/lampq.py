@@ -7,7 +7,7 @@ from lampq.allocation.base import Allocator, Search
 from lampq.allocation.dynamic_program import solve_dynamic_program
 from lampq.allocation.ilp import penalized_costs, solve_ilp
 from lampq.allocation.iterative_update import iterative_update
-from lampq.allocation.uniform import Uniform
+from lampq.allocation.search_space import SearchSpace
 from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.limits import boolean, choice, fraction, integer, number, optional
@@ -111,8 +111,9 @@ class LampQ(Allocator):
                     f"allocator.start=uniform: weight_bits={bits} is not in bit_set.bits={list(budget.candidates)}; "
                     "choose a target that is, or allocator.start=ilp"
                 )
-            plan, omega = Uniform().allocate(search, budget), {}
-            plan.origin.update(allocator=self.name, settings=self.settings(), initial_bits=plan.layer_bits())
+            layer_bits = SearchSpace.open(search, budget).equal_bits(int(budget.weight_bits))
+            origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": layer_bits}
+            plan, omega = budget.plan(search.adapter.sites, layer_bits, origin), {}
         search.bank.calibrate(plan)
 
         # Step 2: error-based iterative updates (lines 13-26).
@@ -142,11 +143,12 @@ class LampQ(Allocator):
         omega = {s.name: scaling.alpha[s.type] * traces[s.name] if scaling else traces[s.name] for s in layers}
 
         # Step 1: initial assignment (line 11).
-        sizes = [s.parameters for s in layers]
-        costs = penalized_costs([omega[s.name] for s in layers], budget.candidates, self.gamma)
-        allocation = SOLVERS[self.solver](costs, sizes, budget.candidates, budget.total(sizes))
+        rows = penalized_costs([omega[s.name] for s in layers], budget.candidates, self.gamma).tolist()
+        scores = {s.name: dict(zip(budget.candidates, row, strict=True)) for s, row in zip(layers, rows, strict=True)}
+        space = SearchSpace.open(search, budget)
+        allocation = SOLVERS[self.solver](space.costs(scores), space.spending, space.bits, space.room)
         log.info("initial assignment by %s, objective %.6g", allocation.solver, allocation.objective)
-        layer_bits = {s.name: bits for s, bits in zip(layers, allocation.bits, strict=True)}
+        layer_bits = space.layer_bits(allocation.bits)
         origin = {
             "allocator": self.name,
             "settings": self.settings(),

@@ -2,10 +2,10 @@
 
 import logging
 
-import numpy as np
-
 from lampq.allocation.base import Search
+from lampq.allocation.dynamic_program import Allocation
 from lampq.allocation.ilp import solve_ilp
+from lampq.allocation.search_space import LayerScores, SearchSpace
 from lampq.budgets import Budget
 from lampq.plan import BitPlan
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def least_score_plan(search: Search, budget: Budget, scores: dict[str, dict[int, float]], origin: dict) -> BitPlan:
-    """``argmin sum_i score_i(B_i)  s.t.  sum_i c_i B_i <= b_t sum_i c_i``, solved exactly.
+    """``argmin sum_i score_i(B_i)`` within the budget, its ties and pins, solved exactly.
 
     Args:
         scores: by layer and bits, whatever adds up; the layers in the order of execution.
@@ -22,14 +22,29 @@ def least_score_plan(search: Search, budget: Budget, scores: dict[str, dict[int,
     Raises:
         LampQError: no plan keeps the budget, or a score is not a number.
     """
-    costs = np.array([[scores[s.name][b] for b in budget.candidates] for s in search.layers])
-    sizes = [s.parameters for s in search.layers]
-    allocation = solve_ilp(costs, sizes, budget.candidates, budget.total(sizes))
+    layer_bits, allocation = least_score_bits(SearchSpace.open(search, budget), scores)
     log.info("%s: total score %.6g, by %s", origin["allocator"], allocation.objective, allocation.solver)
-    layer_bits = {s.name: bits for s, bits in zip(search.layers, allocation.bits, strict=True)}
-    by_bits = {name: {str(bits): value for bits, value in row.items()} for name, row in scores.items()}
-    told = {**origin, "solver": allocation.solver, "objective": allocation.objective, "scores": by_bits}
+    told = {**origin, "solver": allocation.solver, "objective": allocation.objective, "scores": by_text(scores)}
     return budget.plan(search.adapter.sites, layer_bits, told).with_scores(at_the_target(scores, budget))
+
+
+def least_score_bits(space: SearchSpace, scores: LayerScores) -> tuple[dict[str, int], Allocation]:
+    """The bits of each layer, by name, and the allocation of the groups that they come from.
+
+    Args:
+        space: what may be chosen.
+        scores: by layer and bits.
+
+    Raises:
+        LampQError: a score is not a number.
+    """
+    allocation = solve_ilp(space.costs(scores), space.spending, space.bits, space.room)
+    return space.layer_bits(allocation.bits), allocation
+
+
+def by_text(scores: LayerScores) -> dict[str, dict[str, float]]:
+    """Scores with their bits as text, as JSON has them."""
+    return {name: {str(bits): value for bits, value in row.items()} for name, row in scores.items()}
 
 
 def at_the_target(scores: dict[str, dict[int, float]], budget: Budget) -> dict[str, float]:

@@ -7,6 +7,7 @@ import torch
 
 from lampq.allocation.base import Allocator, Search
 from lampq.allocation.greedy_start import AllocationProblem
+from lampq.allocation.search_space import SearchSpace
 from lampq.budgets import Budget
 from lampq.limits import integer
 from lampq.plan import BitPlan
@@ -17,11 +18,11 @@ log = logging.getLogger(__name__)
 class RandomPlan(Allocator):
     """A random plan that spends the budget, nothing measured.
 
-    Each layer draws one bit-width of the bit set, all alike and independent of the other layers. While the plan is
-    above the budget, one of the layers that still can, each as likely as another, goes down to its next smaller
-    bit-width. Then, as long as some layer's next larger bit-width fits into what is left, one of these layers, each as
-    likely as another, goes up to it. No layer can be raised any more in the plan that results; large and small layers
-    are treated alike.
+    Each layer (or group of tied layers) draws one bit-width of the bit set, all alike and independent of the others.
+    While the plan is above the budget, one of the layers that still can, each as likely as another, goes down to its
+    next smaller bit-width. Then, as long as some layer's next larger bit-width fits into what is left, one of these
+    layers, each as likely as another, goes up to it. No layer can be raised any more in the plan that results; large
+    and small layers are treated alike.
 
     It counts as a search, although it chooses by nothing: it uses the bit set, and its plan is scored on D, so that
     it stands beside the others with the same figures.
@@ -46,11 +47,11 @@ class RandomPlan(Allocator):
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
         """
         search.bank.check_bits("bit_set", *budget.candidates)
-        sizes = [s.parameters for s in search.layers]
-        nothing = np.zeros((len(sizes), len(budget.candidates)))
-        problem = AllocationProblem.checked(nothing, sizes, budget.candidates, budget.total(sizes))
+        space = SearchSpace.open(search, budget)
+        nothing = {s.name: dict.fromkeys(space.bits, 0.0) for s in search.layers}
+        problem = space.problem(space.costs(nothing))
         choice = random_choice(problem, generator_of(search.seed, self.draw))
-        layer_bits = {s.name: b for s, b in zip(search.layers, problem.bits_of(choice), strict=True)}
+        layer_bits = space.layer_bits(problem.bits_of(choice))
         origin = {"allocator": self.name, "settings": self.settings()}
         plan = budget.plan(search.adapter.sites, layer_bits, origin)
         search.bank.calibrate(plan)
@@ -70,25 +71,33 @@ def random_choice(problem: AllocationProblem, generator: torch.Generator) -> lis
     """A plan as `RandomPlan` says: the column of each layer, within the budget, with no room for a further step.
 
     Args:
-        problem: its costs do not matter, but all bit-widths have to be allowed.
+        problem: its costs do not matter, but for those that are infinite: such bit-widths are not drawn.
         generator: on the CPU.
     """
-    layers, columns = problem.units.shape
-    choice = torch.randint(columns, (layers,), generator=generator).numpy()
-    every = np.arange(layers)
+    every = np.arange(len(problem.units))
+    allowed = [np.flatnonzero(row) for row in np.isfinite(problem.costs)]
+    counts = np.array([len(columns) for columns in allowed])
+    # Positions among a layer's own columns; layers that have as many draw together.
+    at = np.zeros_like(every)
+    for count in sorted(set(counts.tolist()) - {1}):
+        alike = np.flatnonzero(counts == count)
+        at[alike] = torch.randint(count, (len(alike),), generator=generator).numpy()
+
+    def units(positions: np.ndarray) -> np.ndarray:
+        return problem.units[every, [columns[p] for columns, p in zip(allowed, positions, strict=True)]]
 
     def left() -> int:
-        return problem.room - int(problem.units[every, choice].sum())
+        return problem.room - int(units(at).sum())
 
     def one_of(which: np.ndarray) -> int:
         return int(which[torch.randint(len(which), (), generator=generator)])
 
     while left() < 0:
-        choice[one_of(np.flatnonzero(choice > 0))] -= 1
+        at[one_of(np.flatnonzero(at > 0))] -= 1
     while True:
-        higher = np.minimum(choice + 1, columns - 1)
-        price = problem.units[every, higher] - problem.units[every, choice]
-        affordable = np.flatnonzero((price > 0) & (price <= left()))
+        higher = np.minimum(at + 1, counts - 1)
+        price = units(higher) - units(at)
+        affordable = np.flatnonzero((higher > at) & (price <= left()))
         if not len(affordable):
-            return choice.tolist()
-        choice[one_of(affordable)] += 1
+            return [int(columns[p]) for columns, p in zip(allowed, at, strict=True)]
+        at[one_of(affordable)] += 1

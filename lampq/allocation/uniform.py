@@ -1,13 +1,21 @@
 """The same bits everywhere: what every published base quantizer does."""
 
+import logging
+
 from lampq.allocation.base import Allocator, Search
 from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.plan import BitPlan
 
+log = logging.getLogger(__name__)
+
 
 class Uniform(Allocator):
-    """Every one of the 4N layers at b_t bits."""
+    """Every one of the 4N layers at b_t bits.
+
+    Pins and ties do not bind it, nor a limit of bytes or bit operations: equal bits are what the others are compared
+    with, and what such a limit is by default.
+    """
 
     name = "uniform"
     searches = False
@@ -21,5 +29,11 @@ class Uniform(Allocator):
         if budget.weight_bits.denominator != 1:
             bits = float(budget.weight_bits)
             raise LampQError(f"weight_bits={bits:g}: uniform bits must be whole; round it, or choose allocator=lampq")
+        if budget.independent and budget.activation_bits.denominator != 1:
+            bits = float(budget.activation_bits)
+            raise LampQError(f"activation_bits={bits:g}: uniform bits must be whole; round it, or add baseline=none")
+        if budget.pins or budget.ties != "none" or budget.limit is not None:
+            log.info("uniform: equal bits everywhere, not bound by pins, ties and budget_limit")
+        budget = budget.unbound()
         layer_bits = {site.name: int(budget.weight_bits) for site in search.layers}
         return budget.plan(search.adapter.sites, layer_bits, {"allocator": self.name})

@@ -2,12 +2,10 @@
 
 import logging
 
-import numpy as np
-
 from lampq.allocation.base import Allocator, Search
-from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.k_best import k_best_plans
 from lampq.allocation.least_score import at_the_target
+from lampq.allocation.search_space import SearchSpace
 from lampq.budgets import Budget
 from lampq.layers import MODULES
 from lampq.limits import choice, integer, optional
@@ -19,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class VTPTQ(Allocator):
-    """Module-wise mixed precision: the two layers of an MSA or MLP share their bits.
+    """Module-wise mixed precision: the two layers of an MSA or MLP share their bits, whatever else is tied.
 
     Args:
         selection: ``frontier`` scores the plans of least total Omega on D and takes the best, as the LampQ paper says
@@ -49,13 +47,16 @@ class VTPTQ(Allocator):
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
         """
         search.bank.check_bits("bit_set", *budget.candidates)
+        space = SearchSpace.open(search, budget, ties="modules")
         omega = module_sensitivities(search, budget)
         modules = list(omega)
-        layers = {(b, m): [s for s in search.layers if s.block == b and s.type in MODULES[m]] for b, m in modules}
-        sizes = [sum(s.parameters for s in layers[module]) for module in modules]
-        costs = np.array([[omega[module][b] for b in budget.candidates] for module in modules])
-        total = budget.total([s.parameters for s in search.layers])
-        problem = AllocationProblem.checked(costs, sizes, budget.candidates, total)
+        of_layers = {
+            s.name: omega[b, m] for b, m in modules for s in search.layers if s.block == b and s.type in MODULES[m]
+        }
+        # A module's Omega is one number: it counts once, with the first of its layers.
+        first = {next(s.name for s in search.layers if s.block == b and s.type in MODULES[m]) for b, m in modules}
+        nothing = dict.fromkeys(budget.candidates, 0.0)
+        problem = space.problem(space.costs({n: row if n in first else nothing for n, row in of_layers.items()}))
         wanted = 1 if self.selection == "knapsack" else self.candidates
         if self.max_evaluations is not None:
             wanted = min(wanted, self.max_evaluations + 1)
@@ -65,18 +66,10 @@ class VTPTQ(Allocator):
             "settings": self.settings(),
             "omega": {f"{b} {m}": {str(bits): v for bits, v in omega[b, m].items()} for b, m in modules},
         }
-        plans = [
-            budget.plan(
-                search.adapter.sites,
-                {s.name: bits for m, bits in zip(modules, problem.bits_of(way), strict=True) for s in layers[m]},
-                origin,
-            )
-            for way in found
-        ]
+        plans = [budget.plan(search.adapter.sites, space.layer_bits(problem.bits_of(way)), origin) for way in found]
         chosen = 0
         if self.selection == "frontier":
             chosen, origin["frontier"] = self._best_on_d(search, plans, [problem.objective(way) for way in found])
-        of_layers = {s.name: omega[module] for module, sites in layers.items() for s in sites}
         log.info("vt_ptq: plan %d of %d by total Omega is the best on D", chosen + 1, len(plans))
         return plans[chosen].with_scores(at_the_target(of_layers, budget))
 

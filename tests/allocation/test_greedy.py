@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lampq.allocation.greedy import Greedy, per_bit, ranked_steps, reconstruction_screen
+from lampq.allocation.greedy import Greedy, per_unit, ranked_steps, reconstruction_screen
+from lampq.allocation.search_space import Group, SearchSpace
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.layers import Site
@@ -40,9 +41,10 @@ def test_each_step_is_the_cheapest_of_those_tried(store, candidates):
     limit = target.total(list(sizes.values()))
     lower = dict(zip(candidates[1:], candidates, strict=False))
     screen = {name: {int(b): v for b, v in row.items()} for name, row in plan.origin["screen"].items()}
+    groups = SearchSpace.open(search, target).groups
     for bits, step in replayed(search, plan, target):
         assert spent(search, bits) > limit, "no step once the budget holds"
-        ranked = [s.name for s in ranked_steps(search.layers, bits, lower, screen)]
+        ranked = [group.name for group in ranked_steps(groups, bits, screen)]
         assert set(step["losses"]) == (set(ranked[:3]) if len(ranked) > 1 else set())
         assert step["bits"] == lower[bits[step["layer"]]]
         assert step["saved"] == sizes[step["layer"]] * (bits[step["layer"]] - step["bits"])
@@ -156,12 +158,18 @@ def test_a_collapsed_plan_is_never_the_cheapest(store):
 
 
 def test_prices_by_hand():
-    sites = [Site(name, "fc1", 0, size, size, 1) for name, size in (("a", 4), ("b", 1), ("c", 1))]
+    def group(name, size, *members):
+        sites = tuple(Site(n, "fc1", 0, size, size, 1) for n in members or (name,))
+        return Group(name, sites, {2: 0, 4: 2 * size * len(sites)}, False)
+
+    groups = [group("a", 4), group("b", 1), group("c", 1)]
     scores = {"a": {2: 8.0, 4: 0.0}, "b": {2: 3.0, 4: 0.0}, "c": {2: 1.0, 4: 0.5}}
-    ranked = ranked_steps(sites, {"a": 4, "b": 4, "c": 4}, {4: 2}, scores)
-    assert [s.name for s in ranked] == ["c", "a", "b"]  # 0.25, 1, 1.5 for a bit of a weight
-    assert [s.name for s in ranked_steps(sites, {"a": 4, "b": 4, "c": 2}, {4: 2}, scores)] == ["a", "b"]
-    assert per_bit(3.0, 2) == 1.5 and per_bit(math.nan, 2) == math.inf
+    ranked = ranked_steps(groups, {"a": 4, "b": 4, "c": 4}, scores)
+    assert [g.name for g in ranked] == ["c", "a", "b"]  # 0.25, 1, 1.5 for a bit of a weight
+    assert [g.name for g in ranked_steps(groups, {"a": 4, "b": 4, "c": 2}, scores)] == ["a", "b"]
+    tied = [group("a", 4), group("b and c", 1, "b", "c")]  # 1 and (3 + 0.5) / 4
+    assert [g.name for g in ranked_steps(tied, {"a": 4, "b and c": 4}, scores)] == ["b and c", "a"]
+    assert per_unit(3.0, 2) == 1.5 and per_unit(math.nan, 2) == per_unit(1.0, 0) == math.inf
 
 
 def test_what_cannot_be_met_is_one_line(search):

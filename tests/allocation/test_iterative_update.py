@@ -7,7 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lampq.allocation.iterative_update import iterative_update, ranked_swaps
+from lampq.allocation.iterative_update import (
+    cost_of_less_bits,
+    gain_of_more_bits,
+    iterative_update,
+    ranked_swaps,
+)
+from lampq.allocation.search_space import Group
 from lampq.budgets import Budget
 from lampq.layers import Site
 from lampq.sensitivity.expected_error import (
@@ -34,8 +40,12 @@ def names(pairs):
 
 
 def rank(sites, bits, gains, costs, literal=False, **target):
+    asked = budget(**target)
+    lowest = min(asked.candidates)
+    groups = [Group(s.name, (s,), {b: s.parameters * (b - lowest) for b in asked.candidates}, False) for s in sites]
+    room = asked.total([s.parameters for s in sites]) - sum(s.parameters * b for s, b in zip(sites, bits, strict=True))
     bits, gains, costs = ({str(i): v for i, v in enumerate(values)} for values in (bits, gains, costs))
-    return names(ranked_swaps(sites, bits, gains, costs, budget(**target), literal))
+    return names(ranked_swaps(groups, bits, gains, costs, room, literal))
 
 
 def test_feasible_pairs_by_gain_minus_cost():
@@ -54,8 +64,22 @@ def test_pairs_that_leave_the_budget_are_not_feasible():
 def test_no_layer_leaves_the_bit_set():
     assert rank(layers(1, 1), (5, 2), (9.0, 9), (1.0, 1), target=3.5) == [("1", "0")]
     assert rank(layers(1, 1), (5, 5), (9.0, 9), (1.0, 1), target=5) == []
-    # {2, 4}: one bit more than 2 is not in the set.
-    assert rank(layers(1, 1), (2, 4), (9.0, 9), (1.0, 1), candidates=(2, 4)) == []
+
+
+def test_steps_are_those_of_the_bit_set():
+    """{2, 4, 8}: from 2 to 4 takes two bits of a weight, from 4 to 8 four, from 8 to 4 frees four."""
+    sites = layers(1, 1, 2)
+    assert rank(sites, (2, 4, 4), (9.0, 9, 9), (1.0, 1, 1), target=3.5, candidates=(2, 4, 8)) == [
+        ("0", "1"),
+        ("0", "2"),
+        ("1", "2"),
+    ]
+    ratios = expected_ratios()
+    total = ratios[5] * ratios[6] * ratios[7] * ratios[8]
+    assert gain_of_more_bits(0.5, 4, 8, ratios) == pytest.approx(0.5 * (1 - 1 / total), rel=1e-12)
+    assert cost_of_less_bits(0.5, 8, 4, ratios) == pytest.approx(0.5 * (total - 1), rel=1e-12)
+    assert gain_of_more_bits(0.5, 3, 4, ratios) == gain_of_one_bit_more(0.5, 3, ratios)
+    assert cost_of_less_bits(0.5, 3, 2, ratios) == cost_of_one_bit_less(0.5, 3, ratios)
 
 
 def test_the_literal_pair_is_the_best_with_the_cheapest_whatever_the_budget():
@@ -189,6 +213,36 @@ def test_a_plan_is_never_tried_twice_although_all_swaps_help(tmp_path):
     keys = [candidate.key() for candidate in verdicts.plans]
     assert len(keys) == len(set(keys)) and 3 < len(history) < 1000
     assert plan.key() == keys[-1]
+
+
+def test_tied_layers_move_together_and_pinned_ones_stay(tmp_path):
+    search = search_over(vit_adapter(), tmp_path)
+    target = replace(budget(), ties="modules", pins=(("blocks.1.*", 3),))
+    verdicts = Verdicts(*range(40))
+    _, history = updated(replace(search, evaluator=verdicts), target, maximum_swaps=30)
+    assert len(history) > 2 and {swap["up"] for swap in history} <= {
+        f"block {block} {module}" for block in (0, 2) for module in ("MSA", "MLP")
+    }
+    for plan in verdicts.plans:
+        bits = plan.layer_bits()
+        assert all(bits[f"blocks.{b}.attn.qkv"] == bits[f"blocks.{b}.attn.proj"] for b in range(3))
+        assert all(bits[f"blocks.{b}.mlp.fc1"] == bits[f"blocks.{b}.mlp.fc2"] for b in range(3))
+        assert {value for name, value in bits.items() if name.startswith("blocks.1.")} == {3}
+        target.check_feasible(search.adapter.sites, plan)
+
+
+@pytest.mark.parametrize("ratios", [expected_ratios(), None], ids=["expected", "measured"])
+def test_a_groups_estimates_are_the_sums_of_its_layers(tmp_path, ratios):
+    search = search_over(vit_adapter(), tmp_path)
+    of_layers = estimates(search, ratios)
+    target = replace(budget(), ties="blocks")
+    _, (swap, *_) = updated(replace(search, evaluator=Verdicts(1, 0)), target, ratios=ratios)
+    sums = [tuple(sum(of_layers[s.name][i] for s in search.layers if s.block == b) for i in (0, 1)) for b in range(3)]
+    up, down = (int(swap[which].removeprefix("block ")) for which in ("up", "down"))
+    assert (swap["gain"], swap["cost"]) == pytest.approx((sums[up][0], sums[down][1]), rel=1e-9)
+    assert swap["gain"] - swap["cost"] == pytest.approx(
+        max(sums[u][0] - sums[d][1] for u in range(3) for d in range(3) if u != d), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
