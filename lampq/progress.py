@@ -8,7 +8,7 @@ from tqdm import tqdm
 tqdm.set_lock(threading.RLock())  # tqdm's own is shared by processes, and left behind by one that is killed
 
 
-def progress(iterable=None, *, description: str, total: int | None = None, unit: str = "it") -> tqdm:
+def progress(iterable=None, *, description: str, total: int | None = None, unit: str = "it", delay: float = 0) -> tqdm:
     """A progress bar on stderr: live in a terminal, one line every half minute in a log file.
 
     Args:
@@ -16,6 +16,7 @@ def progress(iterable=None, *, description: str, total: int | None = None, unit:
         description: what is being done, in plain words.
         total: number of steps, where the iterable has no length.
         unit: what one step is.
+        delay: seconds after which the bar is shown, for work that is mostly over by then.
     """
     live = sys.stderr.isatty()
     return tqdm(
@@ -23,6 +24,7 @@ def progress(iterable=None, *, description: str, total: int | None = None, unit:
         desc=description,
         total=total,
         unit=f" {unit}",
+        delay=delay,
         mininterval=0.2 if live else 30.0,
         leave=False,
         dynamic_ncols=live,

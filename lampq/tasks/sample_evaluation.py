@@ -154,7 +154,8 @@ class SampleEvaluator:
         adapter = self.quantized.apply(plan).adapter
         logits: list[Tensor] = []
         kept: dict[int, list[Tensor]] = {}
-        for chunk in progress(state.split(CHUNK), description=description, unit="chunks"):
+        # A search of many scores has a bar of its own; one for each of them would only flicker.
+        for chunk in progress(state.split(CHUNK), description=description, unit="chunks", delay=2):
             for index in range(start, adapter.segments):
                 if keep and index in self._boundaries(chunk, index):
                     kept.setdefault(index, []).append(chunk)
