@@ -13,8 +13,8 @@ from lampq.settings import Settings
 def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents) -> dict:
     """What a run's numbers depend on: settings of the parts that are used, contents of weights and image lists."""
     images = dict(prepared.task.identity)
-    budget = settings.budget.to_json()
     single = isinstance(work, SingleComponents)
+    budget = (settings.budget if work.searches and not single else settings.budget.unbound()).to_json()
     if not work.searches:
         images.pop("sample")
         budget.pop("candidates")
@@ -27,7 +27,7 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
         budget = {key: budget[key] for key in ("weight_bits", "activation_bits", "activation_rule")}
     if not work.uses_budget:
         budget.clear()
-    elif settings.budget.weight_bits == settings.budget.activation_bits:
+    elif budget["weight_bits"] == budget["activation_bits"] and budget["activation_rule"] != "independent":
         budget.pop("activation_rule")
         if single:
             budget.clear()  # its inputs have the component's bits, whatever the target

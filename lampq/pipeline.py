@@ -7,6 +7,7 @@ import traceback
 import torch
 
 from lampq.allocation.base import Allocator, Search
+from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.uniform import Uniform
 from lampq.budgets import packed_bytes, realised_costs
 from lampq.errors import LampQError
@@ -50,8 +51,11 @@ def run(settings: Settings) -> list[RunRecord]:
     if settings.sensitivity is not None:
         return [run_one(settings, prepared, settings.sensitivity)]
     allocators: list[Allocator] = [settings.allocator]
+    budget = settings.budget
+    if settings.allocator.searches:
+        SearchSpace.check(prepared.adapter, budget, settings.allocator.ties)
     compares = settings.baseline == "uniform" and settings.allocator.searches
-    if compares and settings.budget.weight_bits.denominator == 1:
+    if compares and budget.weight_bits.denominator == budget.activation_bits.denominator == 1:
         allocators.insert(0, Uniform())
     return [run_one(settings, prepared, allocator) for allocator in allocators]
 
@@ -108,6 +112,7 @@ def measure(settings: Settings, measurement: SingleComponents, search: Search, r
         Accuracy and loss on D of the model that they are components of, and the time taken.
     """
     started = time.perf_counter()
+    search.task.make_images(search.store, record.folder, True, settings.base_quantizer.training_images)
     rows = measurement.measure(search, settings.budget)
     record.write_sensitivity(rows)
     seconds = time.perf_counter() - started
@@ -131,6 +136,7 @@ def execute(
     """
     started = time.perf_counter()
     adapter, task, bank, store = search.adapter, search.task, search.bank, search.store
+    task.make_images(store, record.folder, allocator.searches, settings.base_quantizer.training_images)
 
     if search.realisation is not None and allocator.searches:
         log.info(SEARCHED_WITH[settings.base_quantizer.search], settings.base_quantizer.name)
@@ -144,7 +150,8 @@ def execute(
     else:
         realisation.states(plan)
     seconds_calibrate = sum(store.seconds_computed.get(kind, 0.0) for kind in ("bank", "realisation"))
-    seconds_allocate = time.perf_counter() - started - seconds_calibrate
+    seconds_images = store.seconds_computed.get("synthesis", 0.0)
+    seconds_allocate = time.perf_counter() - started - seconds_calibrate - seconds_images
     tracker.log_stage("calibrate", {"seconds": seconds_calibrate})
     tracker.log_stage("allocate", {"seconds": seconds_allocate})
 

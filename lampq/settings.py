@@ -17,7 +17,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lampq.budgets import Budget, default_bit_set
+from lampq.bindings import checked_pins, checked_ties
+from lampq.budgets import UNITS, Budget, default_bit_set
 from lampq.errors import LampQError
 from lampq.limits import boolean, choice, did_you_mean, integer, number, optional, shown, text
 
@@ -36,6 +37,10 @@ KEYS = (
     "activation_rule",
     "operand_bits",
     "fixed_site_bits",
+    "budget",
+    "budget_limit",
+    "ties",
+    "pins",
     "seed",
     "device",
     "threads",
@@ -51,6 +56,7 @@ KEYS = (
 )
 """Everything a configuration holds."""
 LOGGER_KEYS = {"csv": ("name",), "wandb": ("name", "project", "entity", "mode", "group", "job_type", "tags", "timeout")}
+EFFORT_KEYS = ("candidates", "rounds", "steps", "synthetic_images", "synthesis_steps")
 MINIMUM_BITS, MAXIMUM_BITS = 1, 16
 REMEDIES = {
     "dataset.root": "the folder that holds train/ and val/",
@@ -115,7 +121,7 @@ def check(cfg: DictConfig) -> Settings:
         _mapping(key, values)
     _known_keys("lampq.", values["lampq"], ("mu", "beta", "gamma"))
     _known_keys("bit_set.", values["bit_set"], ("bits",))
-    _known_keys("effort.", values["effort"], ("candidates", "rounds", "steps"))
+    _known_keys("effort.", values["effort"], EFFORT_KEYS)
     _known_keys("experiment.", values["experiment"], ("name", "scale", "without", "stand_ins"))
     _known_keys("paths.", values["paths"], ("results", "cache"))
     optional(integer, "max_evaluations", values["max_evaluations"], minimum=0)
@@ -144,15 +150,27 @@ def check(cfg: DictConfig) -> Settings:
     parts = {name: construct(name, _mapping(name, values)) for name in PARTS}
     if values["sensitivity"] is not None:
         parts["sensitivity"] = construct("sensitivity", _mapping("sensitivity", values))
+    base_quantizer = parts["base_quantizer"]
+    rule = choice("activation_rule", values["activation_rule"], ("fixed", "follow", "independent"))
+    candidates = _candidates(values["bit_set"]["bits"])
+    own_input_set = rule == "independent" and candidates is None and weight_bits != activation_bits
     budget = Budget(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        candidates=_candidates(values["bit_set"]["bits"]) or _default_candidates(weight_bits, parts["base_quantizer"]),
-        activation_rule=choice("activation_rule", values["activation_rule"], ("fixed", "follow")),
+        candidates=candidates or _default_candidates(weight_bits, base_quantizer),
+        activation_rule=rule,
         fixed_site_bits=_fixed_site_bits(fixed_site_bits, weight_bits, activation_bits),
         operand_bits=choice("operand_bits", values["operand_bits"], ("target", "follow_qkv")),
+        unit=choice("budget", values["budget"], tuple(UNITS)),
+        limit=_limit(values["budget_limit"], values["budget"]),
+        ties=checked_ties(values["ties"]),
+        pins=checked_pins(values["pins"]),
+        input_candidates=_default_candidates(activation_bits, base_quantizer) if own_input_set else (),
+        image_bits=base_quantizer.image_bits,
     )
-    _fits_together(budget, parts["base_quantizer"], parts["allocator"], plain["baseline"])
+    _fits_together(budget, base_quantizer, parts["allocator"], plain["baseline"])
+    if budget.independent and values["sensitivity"] is not None:
+        raise LampQError("activation_rule=independent: sensitivity=components has one number a component; choose fixed")
     return Settings(**parts, **plain, budget=budget, resolved=values)
 
 
@@ -254,6 +272,17 @@ def _default_candidates(weight_bits: Fraction, base_quantizer: Any) -> tuple[int
     return tuple(b for b in default_bit_set(weight_bits) if lowest <= b <= highest) or (lowest,)
 
 
+def _limit(value: Any, unit: str) -> int | None:
+    if value is None:
+        return None
+    if unit == "average_bits":
+        raise LampQError(
+            f"budget_limit={shown(value)}: budget=average_bits is limited by weight_bits; leave it null, or choose "
+            "budget=packed_bytes or bops"
+        )
+    return math.floor(number("budget_limit", value, at_least=1))
+
+
 def _fixed_site_bits(value: Any, weight_bits: Fraction, activation_bits: Fraction) -> tuple[int, int]:
     if value == "target":
         return math.floor(weight_bits), math.floor(activation_bits)
@@ -273,14 +302,17 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
                 f"activation_bits={float(activation_bits)}: with activation_rule=follow it must differ from "
                 f"weight_bits={named} by an integer"
             )
+    if budget.independent and allocator.searches:
+        _fits_inputs(budget, allocator)
     if allocator.name == "uniform" and weight_bits.denominator > 1:
         raise LampQError(f"weight_bits={named}: allocator=uniform needs an integer; choose another allocator")
-    if allocator.searches and candidates[0] > weight_bits:
+    limited = allocator.searches and budget.limit is None  # a limit of its own says by itself what can be spent
+    if limited and candidates[0] > weight_bits:
         raise LampQError(
             f"bit_set.bits={shown(candidates)}: no plan of these averages weight_bits={named} or less; add "
             f"{math.floor(weight_bits)} or raise the target"
         )
-    if allocator.searches and candidates[-1] < weight_bits:
+    if limited and candidates[-1] < weight_bits:
         raise LampQError(
             f"bit_set.bits={shown(candidates)}: weight_bits={named} cannot be spent on these; add "
             f"{math.ceil(weight_bits)} or lower the target"
@@ -289,6 +321,9 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
     if allocator.searches:
         uses += [("bit_set.bits", b) for b in candidates]
         uses += [("activation_bits", budget.input_bits(b)) for b in candidates]
+        uses += [("bit_set.bits", b) for b in budget.input_candidates]
+        for word, bits in budget.pins:
+            uses += [(f"pins.{word}", bits), (f"pins.{word}", bits if budget.independent else budget.input_bits(bits))]
     if getattr(allocator, "beta", None) is not None:
         uses.append(("lampq.beta", allocator.beta))
     if allocator.name == "from_plan":
@@ -303,6 +338,26 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
                 f"{key}: {bits} bits are asked for, but base_quantizer={base_quantizer.name} is defined from {lowest} "
                 f"to {highest} bits; stay within or choose another base quantizer"
             )
+
+
+def _fits_inputs(budget: Budget, allocator: Any) -> None:
+    """What inputs with bits of their own need: an allocator that scores them, and bits that average to the target."""
+    activation_bits, bits = float(budget.activation_bits), budget.input_candidates or budget.candidates
+    if not allocator.scores_inputs:
+        raise LampQError(
+            f"activation_rule=independent: allocator={allocator.name} does not score weights and inputs by themselves; "
+            "choose allocator=output_fisher, or activation_rule=fixed or follow"
+        )
+    if budget.unit == "bops":
+        raise LampQError(
+            "activation_rule=independent: budget=bops multiplies the bits of weights and inputs, which are limited "
+            "by themselves here; choose budget=average_bits or packed_bytes"
+        )
+    if not bits[0] <= activation_bits <= bits[-1]:
+        raise LampQError(
+            f"activation_bits={activation_bits:g}: inputs of bit_set.bits={shown(bits)} cannot average it; add bits "
+            "below or above it"
+        )
 
 
 def _logger(values: dict[str, Any]) -> dict[str, Any]:

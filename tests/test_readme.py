@@ -64,6 +64,7 @@ def test_every_option_of_every_group_is_in_the_readme():
         "bit_set",
         "logger",
         "method",
+        "hardware",
         "scale",
         "effort",
         "experiment",

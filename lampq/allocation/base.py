@@ -50,12 +50,16 @@ class Allocator(ABC):
         revision: raised whenever the allocator's answers change.
         searches: whether the bit set and the sample set D are used at all.
         uses_budget: whether the target bits matter.
+        scores_inputs: whether it can choose the bits of inputs by themselves (``activation_rule=independent``).
+        ties: layers that always share their bits here, whatever else is tied.
     """
 
     name: str
     revision: int = 1
     searches: bool = True
     uses_budget: bool = True
+    scores_inputs: bool = False
+    ties: str = "none"
 
     def settings(self) -> dict:
         """Settings that change the answer (JSON-able); part of a run's fingerprint."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lampq.allocation.base import Search
-from lampq.allocation.search_space import Group, SearchSpace
+from lampq.allocation.search_space import Group, LayerScores, SearchSpace
 from lampq.budgets import Budget
 from lampq.layers import Site
 from lampq.plan import BitPlan
@@ -24,8 +24,8 @@ class Swap:
 
     Attributes:
         up, down: names of the layers, or of the groups where layers are tied.
-        gain: estimated reduction of reconstruction error of `up`.
-        cost: estimated increase of reconstruction error of `down`.
+        gain: estimated reduction of reconstruction error (or of the score) of `up`.
+        cost: estimated increase of reconstruction error (or of the score) of `down`.
         accuracy, loss: on D after the swap.
         accuracy_before: of the plan that it was tried on.
         accepted: whether the swapped plan was kept.
@@ -86,6 +86,7 @@ def iterative_update(
     try_next_pairs: int,
     maximum_swaps: int,
     max_evaluations: int | None = None,
+    scores: LayerScores | None = None,
 ) -> tuple[BitPlan, list[dict]]:
     """Swap bits between two layers as long as accuracy on D (then the mean loss) improves.
 
@@ -100,6 +101,8 @@ def iterative_update(
         try_next_pairs: how many further pairs are tried after one that failed (the paper: none).
         maximum_swaps: swaps after which the update stops in any case.
         max_evaluations: swapped plans that are scored on D at most, accepted or not; None is no limit.
+        scores: what each layer costs at each bit-width; gains and costs are their differences. None: from the
+            reconstruction errors of the current plan, as Algorithm 1 has it.
 
     Returns:
         The last accepted plan, and the history of all swaps that were tried.
@@ -112,7 +115,10 @@ def iterative_update(
     visited, history, accepted = {current.key()}, [], 0
     bar = progress(description="iterative update", total=maximum_swaps, unit="swaps")
     while accepted < maximum_swaps:
-        gains, costs = _estimates(current, search, budget, space, quantized, ratios)
+        if scores is None:
+            gains, costs = _estimates(current, search, budget, space, quantized, ratios)
+        else:
+            gains, costs = score_differences(space, bits, scores)
         room = space.room - space.spent(bits)
         improved = False
         tried = 0
@@ -143,6 +149,30 @@ def iterative_update(
         bar.update()
     bar.close()
     return current, history
+
+
+def score_differences(
+    space: SearchSpace, bits: dict[str, int], scores: LayerScores
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What the next larger bit-width saves and the next smaller one adds, for the groups that can have it.
+
+    Args:
+        bits: of each group, by its name.
+        scores: by layer and bits.
+    """
+
+    def difference(group: Group, high: int, low: int) -> float:
+        return math.fsum(scores[s.name][low] - scores[s.name][high] for s in group.layers)
+
+    gains, costs = {}, {}
+    for group in space.groups:
+        now = bits[group.name]
+        more, less = group.next_more(now), group.next_less(now)
+        if more is not None:
+            gains[group.name] = difference(group, more, now)
+        if less is not None:
+            costs[group.name] = difference(group, now, less)
+    return gains, costs
 
 
 def _estimates(

@@ -2,11 +2,16 @@
 
 import logging
 import math
+from dataclasses import replace
 
 from lampq.allocation.base import Allocator, Search
 from lampq.allocation.dynamic_program import solve_dynamic_program
+from lampq.allocation.greedy import reconstruction_screen
+from lampq.allocation.greedy_ascent import solve_greedy
+from lampq.allocation.hawq_v2 import HAWQV2
 from lampq.allocation.ilp import penalized_costs, solve_ilp
 from lampq.allocation.iterative_update import iterative_update
+from lampq.allocation.least_score import at_the_target, by_text
 from lampq.allocation.search_space import SearchSpace
 from lampq.budgets import Budget
 from lampq.errors import LampQError
@@ -15,16 +20,37 @@ from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.sensitivity.expected_error import expected_ratios, paper_ratios
 from lampq.sensitivity.fisher import fisher_traces, sample_labels
+from lampq.sensitivity.output_fisher import falling, output_fisher
+from lampq.sensitivity.single_layer_loss import single_layer_losses
+from lampq.sensitivity.straight_through import straight_through
 from lampq.sensitivity.type_scaling import TypeScaling, sample_blocks, type_scaling
+from lampq.sensitivity.weight_error import weight_errors
 
 log = logging.getLogger(__name__)
 
-SOLVERS = {"ilp": solve_ilp, "dynamic_program": solve_dynamic_program}
+Scores = dict[str, dict[int, float]]
+"""Costs by layer and bits."""
+
+SOLVERS = {"ilp": solve_ilp, "dynamic_program": solve_dynamic_program, "greedy": solve_greedy}
+BY_BITS = {
+    "output_fisher": output_fisher,
+    "weight_error": lambda search, budget, labels: weight_errors(search, budget),
+    "reconstruction": lambda search, budget, labels: reconstruction_screen(search, budget),
+    "single_layer_loss": lambda search, budget, labels: single_layer_losses(search, budget),
+}
+"""Metrics that are measured at each bit-width; the others are traces, to which gamma gives a bit-width."""
+OF_A_PLAN = ("fisher", "output_fisher")
+"""Metrics that can be measured in a quantized model."""
 RATIOS = {"recomputed": expected_ratios, "paper": paper_ratios, "measured": lambda: None}
 
 
 class LampQ(Allocator):
     """Layer-wise mixed precision bits.
+
+    With the defaults it is the paper's Algorithm 1. Other metrics than the Fisher trace take its place in Omega: a
+    trace as it does, ``alpha_t tr``, at B bits times gamma^-B; one that is measured at each bit-width as ``alpha_t
+    S_i(B)``, without gamma, and in alpha_t its value at beta bits stands for the trace, so that a type's mean still
+    is its drop A_t there.
 
     Args:
         mu: fraction of the N blocks whose layers are quantized one at a time for alpha_t, in (0, 1].
@@ -34,13 +60,21 @@ class LampQ(Allocator):
         start: where the update starts: ``ilp`` (Problem 1) or ``uniform`` (equal bits; no metric, no program: what
             idea I3 can do by itself).
         iterative_update: idea I3; without it the initial assignment is the answer.
-        solver: ``ilp`` (PuLP's CBC, checked against the dynamic program) or ``dynamic_program``.
+        solver: ``ilp`` (PuLP's CBC, checked against the dynamic program), ``dynamic_program``, or ``greedy`` (from
+            the fewest bits up, always the step that lowers the cost most for what it spends).
         drop: what A_t is measured by: ``accuracy``, ``loss``, or ``auto`` (loss where accuracy is within noise).
         labels: labels of the Fisher trace: ``sampled`` from the model (Lemma 2) or the ``dataset``'s.
         gain_ratios: rho_B: ``recomputed`` (Lemma 3 in closed form), ``paper`` (Table 2 as printed), or ``measured``.
         swaps: ``feasible`` pairs within the budget, or the ``literal`` pair of Algorithm 1, lines 19-21.
         try_next_pairs: further pairs tried after one that failed, before the update stops (the paper: 0, at which a
             single noisy failure ends it).
+        metric: ``fisher`` (traces, the paper's), ``hessian`` (HAWQ-V2's traces, negative ones count as zero),
+            ``output_fisher`` (ModelOpt's), ``weight_error`` (squared, of all weights of a layer), ``reconstruction``
+            (relative output error on the calibration images) or ``single_layer_loss`` (loss increase on D).
+        resolve: how often the metric is measured again in the model at the last plan, and Problem 1 solved again; the
+            best of these plans on D goes on. The paper has none; a summary of it by others says 2 or 3.
+        swap_estimates: what orders the swaps: ``reconstruction`` errors of the current plan with `gain_ratios`, or the
+            differences of the ``metric`` (times alpha_t) that Problem 1 was solved with.
         maximum_swaps: accepted swaps at most; None allows 4N.
         max_evaluations: plans scored on D in the update after the first one, at most; None is no limit.
     """
@@ -64,6 +98,9 @@ class LampQ(Allocator):
         try_next_pairs: int = 4,
         maximum_swaps: int | None = None,
         max_evaluations: int | None = None,
+        metric: str = "fisher",
+        resolve: int = 0,
+        swap_estimates: str = "reconstruction",
     ) -> None:
         self.mu = fraction("lampq.mu", mu)
         self.beta = integer("lampq.beta", beta, minimum=1, maximum=16)
@@ -79,18 +116,45 @@ class LampQ(Allocator):
         self.try_next_pairs = integer("allocator.try_next_pairs", try_next_pairs, minimum=0)
         self.maximum_swaps = optional(integer, "allocator.maximum_swaps", maximum_swaps, minimum=0)
         self.max_evaluations = optional(integer, "max_evaluations", max_evaluations, minimum=0)
+        self.metric = choice("allocator.metric", metric, ("fisher", "hessian", *BY_BITS))
+        self.resolve = integer("allocator.resolve", resolve, minimum=0)
+        self.swap_estimates = choice("allocator.swap_estimates", swap_estimates, ("reconstruction", "metric"))
+        if self.resolve and self.metric not in OF_A_PLAN:
+            raise LampQError(
+                f"allocator.resolve={resolve}: allocator.metric={metric} is not measured in a quantized model; choose "
+                f"{' or '.join(OF_A_PLAN)}, or resolve=0"
+            )
+        if self.start == "uniform" and self.swap_estimates == "metric":
+            raise LampQError(
+                "allocator.swap_estimates=metric: with allocator.start=uniform no metric is measured; choose "
+                "reconstruction, or start=ilp"
+            )
 
     def settings(self) -> dict:
         """All options; those of an idea that is switched off are left out, since they change nothing."""
-        unused = {"solver"}
+        unused = set()
+        if self.solver != "greedy":
+            unused |= {"solver"}  # one optimum, whoever finds it
         if self.start == "ilp":
             unused |= {"start"}
         else:
-            unused |= {"mu", "beta", "gamma", "type_scaling", "drop", "labels"}
+            unused |= {"mu", "beta", "gamma", "type_scaling", "drop", "labels", "metric", "resolve", "solver"}
+        if self.metric == "fisher":
+            unused |= {"metric"}
+        if self.metric in BY_BITS:
+            unused |= {"gamma"}
+            if self.metric != "output_fisher":
+                unused |= {"labels"}
+        if not self.resolve:
+            unused |= {"resolve"}
         if not self.type_scaling:
             unused |= {"mu", "beta", "drop"}
         if not self.iterative_update:
-            unused |= {"gain_ratios", "swaps", "try_next_pairs", "maximum_swaps", "max_evaluations"}
+            unused |= {"gain_ratios", "swaps", "try_next_pairs", "maximum_swaps", "max_evaluations", "swap_estimates"}
+        if self.swap_estimates == "reconstruction":
+            unused |= {"swap_estimates"}
+        else:
+            unused |= {"gain_ratios"}
         if self.max_evaluations is None:
             unused |= {"max_evaluations"}
         return {key: value for key, value in vars(self).items() if key not in unused}
@@ -103,7 +167,7 @@ class LampQ(Allocator):
         """
         search.bank.check_bits("bit_set", *budget.candidates)
         if self.start == "ilp":
-            plan, omega = self.initial_assignment(search, budget)
+            plan, scores, omega = self.initial_assignment(search, budget)
         else:
             if budget.weight_bits not in budget.candidates:
                 bits = f"{float(budget.weight_bits):g}"
@@ -114,6 +178,7 @@ class LampQ(Allocator):
             layer_bits = SearchSpace.open(search, budget).equal_bits(int(budget.weight_bits))
             origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": layer_bits}
             plan, omega = budget.plan(search.adapter.sites, layer_bits, origin), {}
+            scores = None
         search.bank.calibrate(plan)
 
         # Step 2: error-based iterative updates (lines 13-26).
@@ -127,41 +192,106 @@ class LampQ(Allocator):
                 try_next_pairs=self.try_next_pairs,
                 maximum_swaps=len(search.layers) if self.maximum_swaps is None else self.maximum_swaps,
                 max_evaluations=self.max_evaluations,
+                scores=scores if self.swap_estimates == "metric" else None,
             )
             plan.origin["swaps"] = swaps
             log.info("iterative update: %d of %d swaps accepted", sum(s["accepted"] for s in swaps), len(swaps))
         return plan.with_scores(omega)
 
-    def initial_assignment(self, search: Search, budget: Budget) -> tuple[BitPlan, dict[str, float]]:
-        """Lines 1 to 11: the metric Omega_i of every layer, and the plan that Problem 1 makes of it."""
-        layers = search.layers
+    def initial_assignment(self, search: Search, budget: Budget) -> tuple[BitPlan, Scores, dict[str, float]]:
+        """Lines 1 to 11: the metric of every layer, and the plan that Problem 1 makes of it.
+
+        Returns:
+            The plan, the cost of each layer at each bit-width, and Omega_i (of a metric by bits, that at the target).
+        """
         full_precision = BitPlan.full_precision(search.adapter.sites)
+        measured = self.measured(search, budget)
+        at_beta = {name: row[self.beta] for name, row in measured.items()} if self.metric in BY_BITS else measured
+        scaling = self.scale_types(search, budget, at_beta, full_precision)
+        plan, scores, omega = self.solved(search, budget, measured, scaling)
+        plan.origin["initial_bits"] = plan.layer_bits()
+        if self.resolve:
+            plan, scores, omega = self.resolved(search, budget, scaling, (plan, scores, omega))
+        return plan, scores, omega
 
-        # Type-aware Fisher-based metric (lines 1-10).
-        traces = self.fisher_traces(search)
-        scaling = self.scale_types(search, budget, traces, full_precision)
-        omega = {s.name: scaling.alpha[s.type] * traces[s.name] if scaling else traces[s.name] for s in layers}
-
-        # Step 1: initial assignment (line 11).
-        rows = penalized_costs([omega[s.name] for s in layers], budget.candidates, self.gamma).tolist()
-        scores = {s.name: dict(zip(budget.candidates, row, strict=True)) for s, row in zip(layers, rows, strict=True)}
+    def solved(
+        self, search: Search, budget: Budget, measured: dict, scaling: TypeScaling | None
+    ) -> tuple[BitPlan, Scores, dict[str, float]]:
+        """Problem 1 (line 11) with a metric, by layer (traces) or by layer and bits, weighed by type."""
+        layers = search.layers
+        alpha = {s.name: scaling.alpha[s.type] if scaling else 1.0 for s in layers}
+        if self.metric in BY_BITS:
+            rows = {s.name: {b: alpha[s.name] * measured[s.name][b] for b in budget.candidates} for s in layers}
+            scores = {name: falling(row) for name, row in rows.items()}
+            omega, told = at_the_target(scores, budget), {"scores": by_text(scores)}
+        else:
+            omega = {s.name: alpha[s.name] * measured[s.name] for s in layers}
+            rows = penalized_costs([omega[s.name] for s in layers], budget.candidates, self.gamma).tolist()
+            columns = budget.candidates
+            scores = {s.name: dict(zip(columns, row, strict=True)) for s, row in zip(layers, rows, strict=True)}
+            told = {f"{self.metric}_traces": measured}
         space = SearchSpace.open(search, budget)
         allocation = SOLVERS[self.solver](space.costs(scores), space.spending, space.bits, space.room)
         log.info("initial assignment by %s, objective %.6g", allocation.solver, allocation.objective)
-        layer_bits = space.layer_bits(allocation.bits)
         origin = {
             "allocator": self.name,
             "settings": self.settings(),
             "solver": allocation.solver,
             "objective": allocation.objective,
-            "fisher_traces": traces,
+            **told,
             "type_scaling": scaling.to_json() if scaling else None,
-            "initial_bits": layer_bits,
         }
-        return budget.plan(search.adapter.sites, layer_bits, origin), omega
+        return budget.plan(search.adapter.sites, space.layer_bits(allocation.bits), origin), scores, omega
 
-    def fisher_traces(self, search: Search) -> dict[str, float]:
-        """tr(F_i) of every layer on the original parameters, over D."""
+    def resolved(
+        self,
+        search: Search,
+        budget: Budget,
+        scaling: TypeScaling | None,
+        first: tuple[BitPlan, Scores, dict[str, float]],
+    ) -> tuple[BitPlan, Scores, dict[str, float]]:
+        """The best on D of the first plan and those of the metric measured again at the last one, `resolve` times.
+
+        Labels and alpha_t stay those of the full-precision model. A plan that comes again ends it.
+        """
+        tried, history = [first], []
+        while len(tried) <= self.resolve:
+            last = tried[-1][0]
+            search.bank.calibrate(last)
+            again = self.solved(search, budget, self.measured(search, budget, last), scaling)
+            if again[0].key() in {plan.key() for plan, *_ in tried}:
+                break
+            tried.append(again)
+        search.evaluator.set_base(first[0])
+        best, best_score = first, None
+        for answer in tried:
+            search.bank.calibrate(answer[0])
+            score = search.evaluator.score(answer[0])
+            history.append({"bits": answer[0].layer_bits(), "accuracy": score.accuracy, "loss": score.mean_loss})
+            if best_score is None or score.better_than(best_score):
+                best, best_score = answer, score
+        log.info("%s: plan %d of %d after solving again is the best on D", self.name, tried.index(best) + 1, len(tried))
+        best[0].origin.update(resolved=history, initial_bits=best[0].layer_bits())
+        return best
+
+    def measured(self, search: Search, budget: Budget, plan: BitPlan | None = None) -> dict:
+        """The metric of every layer: a trace, or a score at each bit-width of the bit set (and at beta).
+
+        Args:
+            plan: measured in the model at this plan; None: in full precision.
+        """
+        if self.metric == "fisher":
+            return self.fisher_traces(search, plan)
+        if self.metric == "hessian":
+            found = HAWQV2(labels=self.labels).traces(search).trace.tolist()
+            return {s.name: max(trace, 0.0) for s, trace in zip(search.layers, found, strict=True)}
+        if self.type_scaling:
+            budget = replace(budget, candidates=tuple(sorted({*budget.candidates, self.beta})))
+        at_plan = {} if plan is None else {"plan": plan}
+        return BY_BITS[self.metric](search, budget, self.labels, **at_plan)
+
+    def fisher_traces(self, search: Search, plan: BitPlan | None = None) -> dict[str, float]:
+        """tr(F_i) of every layer over D, on the original parameters or, straight through, in the model at a plan."""
         task, names = search.task, [s.name for s in search.layers]
         key = {
             "model": search.bank.identity["model"],
@@ -170,6 +300,7 @@ class LampQ(Allocator):
             "labels": self.labels,
             "seed": search.seed if self.labels == "sampled" else None,
             "revision": 1,
+            **({} if plan is None else {**search.bank.identity, "plan": plan.key()}),
         }
 
         def compute() -> dict:
@@ -177,7 +308,8 @@ class LampQ(Allocator):
             if self.labels == "sampled":
                 labels = sample_labels(search.evaluator.full_precision_logits(), search.seed)
             with progress(description="Fisher traces over D", total=len(images), unit="images") as bar:
-                network = search.adapter.network
+                adapter = search.adapter if plan is None else straight_through(search.adapter, search.bank, plan)
+                network = adapter.network
                 traces = fisher_traces(
                     network, names, images, labels, progress=lambda done, _: bar.update(done - bar.n)
                 )

@@ -1,12 +1,17 @@
 """ModelOpt's allocation: real output errors weighed by squared gradients, and an integer linear program."""
 
+import logging
+
 from lampq.allocation.base import Allocator, Search
-from lampq.allocation.least_score import least_score_plan
+from lampq.allocation.least_score import at_the_target, by_text, least_score_bits, least_score_plan
+from lampq.allocation.search_space import SearchSpace
 from lampq.budgets import Budget
 from lampq.limits import choice
 from lampq.plan import BitPlan
 from lampq.sensitivity.labels import LABELS
-from lampq.sensitivity.output_fisher import falling, output_fisher
+from lampq.sensitivity.output_fisher import falling, output_fisher, weight_and_input_scores
+
+log = logging.getLogger(__name__)
 
 
 class OutputFisher(Allocator):
@@ -16,12 +21,17 @@ class OutputFisher(Allocator):
     instead of number formats. Its solver is given a smaller budget where it finds nothing; ours is exact and needs
     none.
 
+    Where inputs have bits of their own (``activation_rule=independent``), weights are scored with inputs in full
+    precision and inputs with weights in full precision, and two programs are solved, one for each target: the two
+    errors are taken to add up.
+
     Args:
         labels: of the loss: the ``dataset``'s, as ModelOpt takes the user's loss, or ``sampled`` from the model.
     """
 
     name = "output_fisher"
     revision = 1
+    scores_inputs = True
 
     def __init__(self, labels: str = "dataset") -> None:
         self.labels = choice("allocator.labels", labels, LABELS)
@@ -36,5 +46,25 @@ class OutputFisher(Allocator):
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
         """
         search.bank.check_bits("bit_set", *budget.candidates)
+        if budget.independent:
+            return self._independent(search, budget)
         scores = {name: falling(row) for name, row in output_fisher(search, budget, self.labels).items()}
         return least_score_plan(search, budget, scores, {"allocator": self.name, "settings": self.settings()})
+
+    def _independent(self, search: Search, budget: Budget) -> BitPlan:
+        """The bits of weights and of inputs, each within its own target."""
+        search.bank.check_bits("bit_set", *budget.input_candidates)
+        spaces = SearchSpace.open(search, budget), SearchSpace.of_inputs(search.layers, budget)
+        origin = {"allocator": self.name, "settings": self.settings()}
+        chosen, of_weights = [], {}
+        kinds = ("weights", "inputs")
+        for kind, space, rows in zip(kinds, spaces, weight_and_input_scores(search, budget, self.labels), strict=True):
+            scores = {name: falling(row) for name, row in rows.items()}
+            of_weights = of_weights or scores
+            bits, allocation = least_score_bits(space, scores)
+            log.info("%s: total score of %s %.6g, by %s", self.name, kind, allocation.objective, allocation.solver)
+            solved = {"solver": allocation.solver, "objective": allocation.objective, "scores": by_text(scores)}
+            origin[kind] = solved
+            chosen.append(bits)
+        plan = budget.plan(search.adapter.sites, chosen[0], origin, input_bits=chosen[1])
+        return plan.with_scores(at_the_target(of_weights, budget))

@@ -95,8 +95,11 @@ class SearchSpace:
         return cls._of_weights(search.adapter, budget, packed, ties)
 
     @classmethod
-    def check(cls, adapter: ModelAdapter, budget: Budget) -> None:
+    def check(cls, adapter: ModelAdapter, budget: Budget, ties: Ties = "none") -> None:
         """Refuse what can be refused before any work: all that `open` does, as if scales took no bytes.
+
+        Args:
+            ties: of the allocator itself, beside the budget's.
 
         Raises:
             LampQError: see `open`.
@@ -105,7 +108,7 @@ class SearchSpace:
         def weights_alone(plan: BitPlan) -> int:
             return packed_bytes(adapter.sites, plan, adapter.parameters(), 0)
 
-        cls._of_weights(adapter, budget, weights_alone, "none")
+        cls._of_weights(adapter, budget, weights_alone, ties)
         if budget.independent:
             cls.of_inputs([s for s in adapter.sites if s.allocated], budget)
 
@@ -122,6 +125,20 @@ class SearchSpace:
         if limit is None:
             limit = equal_bits_spend(layers, budget.weight_bits, spent)
         return cls._of(layers, budget, budget.candidates, spent, limit, UNITS[budget.unit], ties)
+
+    @classmethod
+    def of_average_bits(cls, layers: Sequence[Site], budget: Budget, ties: Ties = "none") -> "SearchSpace":
+        """The weight bits of the 4N layers under a budget of average bits, which no more of a model needs to be known.
+
+        Raises:
+            LampQError: see `open`.
+        """
+
+        def spent(layer_bits: dict[str, int]) -> int:
+            return sum(s.parameters * layer_bits[s.name] for s in layers)
+
+        limit = equal_bits_spend(layers, budget.weight_bits, spent)
+        return cls._of(layers, budget, budget.candidates, spent, limit, UNITS["average_bits"], ties)
 
     @classmethod
     def of_inputs(cls, layers: Sequence[Site], budget: Budget) -> "SearchSpace":

@@ -28,6 +28,7 @@ class VTPTQ(Allocator):
 
     name = "vt_ptq"
     revision = 1
+    ties = "modules"
 
     def __init__(self, selection: str = "frontier", candidates: int = 200, max_evaluations: int | None = None) -> None:
         self.selection = choice("allocator.selection", selection, ("frontier", "knapsack"))
@@ -47,7 +48,7 @@ class VTPTQ(Allocator):
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
         """
         search.bank.check_bits("bit_set", *budget.candidates)
-        space = SearchSpace.open(search, budget, ties="modules")
+        space = SearchSpace.open(search, budget, self.ties)
         omega = module_sensitivities(search, budget)
         modules = list(omega)
         of_layers = {

@@ -7,7 +7,7 @@ NVIDIA's TensorRT Model Optimizer chooses formats by it (``auto_quantize``, grad
 the real error of every bit-width, of weights and inputs together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -17,48 +17,83 @@ from torch import Tensor, nn
 from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.models.adapter import ModelAdapter
+from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.sensitivity.labels import identity_of_labels, labels_of
+from lampq.sensitivity.straight_through import straight_through
+
+Bits = tuple[int | None, int | None]
+"""(weight bits, input bits); None is full precision."""
 
 CHUNK = 16
 """Images run at once; fixed, so that scores do not depend on a user's batch size."""
 
 
-def output_fisher(search: Search, budget: Budget, labels: str) -> dict[str, dict[int, float]]:
+def output_fisher(
+    search: Search, budget: Budget, labels: str, plan: BitPlan | None = None
+) -> dict[str, dict[int, float]]:
     """Scores of every layer at every bit-width of the bit set, over D.
-
-    One backward pass serves all bit-widths that are not stored yet; each is stored by itself, so that another bit set
-    computes only what it adds.
 
     Args:
         budget: the bit set, and the bits of inputs.
         labels: ``dataset`` or ``sampled``.
+        plan: inputs and gradients are those of the model at this plan, straight through; None: in full precision.
 
     Returns:
         By layer and bits, squared nats, as measured: more bits may score higher (see `falling`).
     """
+    pairs = {b: (b, budget.input_bits(b)) for b in budget.candidates}
+    scores = scores_at(search, list(pairs.values()), labels, plan)
+    return {name: {b: row[pair] for b, pair in pairs.items()} for name, row in scores.items()}
+
+
+def weight_and_input_scores(
+    search: Search, budget: Budget, labels: str
+) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+    """Scores of the weights of every layer, inputs in full precision, and of its input, weights in full precision."""
+    inputs = budget.input_candidates or budget.candidates
+    scores = scores_at(search, [*((b, None) for b in budget.candidates), *((None, b) for b in inputs)], labels)
+    of_weights = {name: {b: row[b, None] for b in budget.candidates} for name, row in scores.items()}
+    return of_weights, {name: {b: row[None, b] for b in inputs} for name, row in scores.items()}
+
+
+def scores_at(
+    search: Search, wanted: Sequence[Bits], labels: str, plan: BitPlan | None = None
+) -> dict[str, dict[Bits, float]]:
+    """Scores of every layer at given (weight bits, input bits), over D; None is full precision.
+
+    One backward pass serves all bits that are not stored yet; each is stored by itself, so that another bit set
+    computes only what it adds.
+
+    Args:
+        plan: see `output_fisher`.
+
+    Returns:
+        By layer and bits, squared nats.
+    """
     layers = search.layers
 
-    def key(bits: int) -> dict:
-        given = {"bits": bits, "input_bits": budget.input_bits(bits), "revision": 1}
+    def key(bits: Bits) -> dict:
+        given = {"bits": bits[0], "input_bits": bits[1], "revision": 1, **({} if plan is None else {"plan": plan.key()})}
         return {**search.bank.identity, **identity_of_labels(search, labels), **given}
 
-    missing = tuple(b for b in budget.candidates if not search.store.holds("output_fisher", key(b)))
-    search.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in missing])
+    missing = tuple(bits for bits in wanted if not search.store.holds("output_fisher", key(bits)))
+    search.bank.prepare([(s, *bits) for s in layers for bits in missing])
 
     @cache
-    def measured(bits: tuple[int, ...]) -> Tensor:
-        modules = {s.name: [search.bank.module(s, b, budget.input_bits(b)) for b in bits] for s in layers}
+    def measured(together: tuple[Bits, ...]) -> Tensor:
+        modules = {s.name: [search.bank.module(s, *bits) for bits in together] for s in layers}
         images = search.task.sample_images
+        adapter = search.adapter if plan is None else straight_through(search.adapter, search.bank, plan)
         with progress(description="output errors and gradients over D", total=len(images), unit="images") as bar:
             return output_scores(
-                search.adapter, modules, images, labels_of(search, labels), progress=lambda done: bar.update(done)
+                adapter, modules, images, labels_of(search, labels), progress=lambda done: bar.update(done)
             )
 
-    scores: dict[str, dict[int, float]] = {s.name: {} for s in layers}
-    for bits in budget.candidates:
+    scores: dict[str, dict[Bits, float]] = {s.name: {} for s in layers}
+    for bits in wanted:
 
-        def compute(bits: int = bits) -> dict[str, Tensor]:
+        def compute(bits: Bits = bits) -> dict[str, Tensor]:
             together = missing if bits in missing else (bits,)
             return {"score": measured(together)[:, together.index(bits)]}
 
