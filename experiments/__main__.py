@@ -27,6 +27,22 @@ def main(arguments: list[str] | None = None) -> int:
     publish = command("publish", "copy experiments, cells and runs, into results/published")
     publish.add_argument("names", nargs="+", help="experiments, for example table3")
 
+    plan = "a plan.json, a run's folder, or a run's fingerprint"
+    explain = command("explain", "say for each layer why it got its bits: its score, and what a bit less or more costs")
+    explain.add_argument("plan", help=plan)
+    explain.add_argument("--csv", type=Path, default=None, help="write the numbers to this file as well")
+
+    diff = command("diff", "compare two plans: bits, size, and the accuracies of their runs, paired by image")
+    diff.add_argument("plan", nargs=2, help=plan)
+
+    solve = command("solve", "solve other budgets from the scores that a plan holds; nothing is measured again")
+    solve.add_argument("plan", help=plan)
+    solve.add_argument("--bits", nargs="+", required=True, help="targets, average weight bits, for example 2.5 3 3.5")
+    solve.add_argument(
+        "--bit-set", default=None, help="bits that a layer may get, for example 2,3,4 (default: as it was)"
+    )
+    solve.add_argument("--out", type=Path, default=None, help="folder of the plans (default: RESULTS/solved/PLAN)")
+
     benchmark = command("benchmark", "time searches, Fisher traces and whole runs side by side")
     benchmark.add_argument("--only", nargs="*", default=None, help="names of measurements; all by default")
     benchmark.add_argument("--threads", type=int, default=None, help="PyTorch threads (default: PyTorch's choice)")
@@ -53,6 +69,23 @@ def _run(options: argparse.Namespace) -> int:
         from .publish import publish
 
         print(*publish(options.names, options.results), sep="\n")
+    elif options.command == "explain":
+        from .explain import explain
+        from .plan_files import find_plan
+
+        print(explain(find_plan(options.plan, options.results), options.csv))
+    elif options.command == "diff":
+        from .diff import diff
+        from .plan_files import find_plan
+
+        print(diff(*(find_plan(text, options.results) for text in options.plan)))
+    elif options.command == "solve":
+        from .plan_files import find_plan
+        from .solve import solve
+
+        plan = find_plan(options.plan, options.results)
+        named = plan.parent.name if plan.name == "plan.json" else plan.stem
+        print(solve(plan, options.bits, options.bit_set, options.out or options.results / "solved" / named))
     else:
         from .benchmark import benchmark
 

@@ -69,7 +69,7 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
             chosen = widest(by_model.get(model, []))
             lines, cell_records = _cell(layout, chosen, model, printed, notes)
             for run, record in zip([row.run for row in chosen if row.run], cell_records, strict=False):
-                record |= _against_uniform(run, rows)
+                record |= against_uniform(run, rows)
             if len(chosen) == 1 and "uniform_difference" in cell_records[0]:
                 ahead, error = (cell_records[0][f"uniform_difference{s}"] for s in ("", "_standard_error"))
                 lines.insert(1, f"against equal bits {signed(ahead)} ± {error:.2f}")
@@ -88,7 +88,7 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
     if missing:
         remarks.append(f"Not available: {', '.join(missing)}.")
     header = ["method", "W/A", *(layout.models.get(model, model) for model in models)]
-    return Table(layout.experiment, layout.title, header, body, notes, remarks, _runs(rows), records)
+    return Table(layout.experiment, layout.title, header, body, notes, remarks, run_lines(rows), records)
 
 
 def _full_precision_cells(layout: Layout, models: list[str], rows: list[Row]) -> list[Lines]:
@@ -117,11 +117,11 @@ def _cell(
     if not runs:
         return [state_of(rows), *beside], [{"state": state_of(rows), "paper_top1": published}]
     full = layout.full_precision().get(model)
-    records = [_record(run, published, full) for run in runs]
+    records = [record_of(run, published, full) for run in runs]
     top1 = statistics.fmean(record["top1"] for record in records)
     seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
     spread = statistics.stdev(r["top1"] for r in records) if seeds else records[0]["top1_standard_error"]
-    marks = "".join(marked(_note(notes, text)) for text in dict.fromkeys(map(footnote, runs)) if text)
+    marks = "".join(marked(noted(notes, text)) for text in dict.fromkeys(map(footnote, runs)) if text)
     lines = [f"{top1:.2f} ± {spread:.2f}{seeds}{marks}"]
     drop = statistics.fmean(record["top1_difference"] for record in records)
     drop_error = "" if seeds else f" ± {records[0]['top1_difference_standard_error']:.2f}"
@@ -139,7 +139,22 @@ def _cell(
             lines.append(f"reweighted {reweighted:.2f}")
         if published is not None and reweighted < published - TOLERANCE:
             lines.append("not reproduced")
-    return lines, records
+    searched = search_cost(runs)
+    return lines + ([f"search: {searched}"] if searched else []), records
+
+
+def search_cost(runs: list[Run]) -> str:
+    """How many plans a search has scored, and on how many images of D; empty where none was made."""
+    counts = [run.metrics["evaluations"] for run in runs if run.metrics.get("evaluations") is not None]
+    if not counts or runs[0].metrics["allocator"] == "uniform":
+        return ""
+    plans = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return f"{plans} plans scored on {scored_images(runs[0]):,} images"
+
+
+def scored_images(run: Run) -> int:
+    """Images of D that a plan was scored on in the search: all of them where nothing else is said."""
+    return run.metrics.get("evaluation_images") or run.metrics["sample_images"]
 
 
 def _published(layout: Layout, model: str, printed: paper.PaperRow | None) -> tuple[float | None, Lines]:
@@ -153,7 +168,7 @@ def _published(layout: Layout, model: str, printed: paper.PaperRow | None) -> tu
     return None, [f"paper, {paper.MODELS[layout.paper_column]}: {value:.2f}, drop {signed(drop)}"]
 
 
-def _against_uniform(run: Run, rows: list[Row]) -> dict[str, float]:
+def against_uniform(run: Run, rows: list[Row]) -> dict[str, float]:
     """Points by which a searched plan is ahead of equal bits, paired by image, where both were measured alike."""
     asked = ("model", "weights", "base_quantizer", "seed")
     for other in (row.run for row in rows if row.run is not None and row.run.fingerprint != run.fingerprint):
@@ -167,7 +182,8 @@ def _against_uniform(run: Run, rows: list[Row]) -> dict[str, float]:
     return {}
 
 
-def _record(run: Run, published: float | None, full: float | None) -> dict[str, Any]:
+def record_of(run: Run, published: float | None = None, full: float | None = None) -> dict[str, Any]:
+    """The numbers of one run in long form, the paper's beside them where it has any."""
     metrics, environment = run.metrics, run.environment
     record: dict[str, Any] = {"state": "done"}
     for name in (
@@ -178,10 +194,13 @@ def _record(run: Run, published: float | None, full: float | None) -> dict[str, 
         "top1_full_precision",
         "images",
         "sample_images",
+        "sample_top1",
         "evaluations",
+        "evaluation_images",
         "average_weight_bits",
         "packed_bytes",
         "bops",
+        "seconds_allocate",
         "seconds_total",
         "seconds_cold",
         "seed",
@@ -205,6 +224,9 @@ def footnote(run: Run) -> str:
         parts.append(f"{metrics['images']} of {f'{full:,} ' if full else 'the '}validation images")
     if metrics.get("sample_images", 1024) < 1024:
         parts.append(f"D of {metrics['sample_images']} images")
+    scored = metrics.get("evaluation_images")
+    if scored is not None and scored < metrics.get("sample_images", scored):
+        parts.append(f"plans scored on the first {scored} of them in the search")
     limit = run.plan.origin.get("settings", {}).get("max_evaluations")
     if limit is not None:
         parts.append(f"at most {limit} further plans scored in the search")
@@ -215,7 +237,8 @@ def footnote(run: Run) -> str:
     return "; ".join(parts)
 
 
-def _note(notes: list[str], text: str) -> int:
+def noted(notes: list[str], text: str) -> int:
+    """Number of a footnote, which is added where it is new."""
     if text not in notes:
         notes.append(text)
     return notes.index(text)
@@ -239,7 +262,7 @@ def bits_of(row: Row) -> str:
     return f"{weight}/{asked.get('activation_bits', asked.get('bits', '?'))}"
 
 
-def _runs(rows: list[Row]) -> list[str]:
+def run_lines(rows: list[Row]) -> list[str]:
     """A line a run: fingerprint, command, commit, seed, device and time."""
     lines = {}
     for row in rows:

@@ -1,19 +1,21 @@
-"""Figures 1, 5, 6, 7 and 8, drawn from runs in the paper's arrangement."""
+"""Figures, drawn from runs: the paper's 1, 5, 6, 7 and 8 in its arrangement, and our own."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lampq.cells import NOT_AVAILABLE
 from lampq.layers import LAYER_TYPES
 from lampq.record import read_sensitivity
 from lampq.report.bit_allocation import bit_colours, draw_bits
 from lampq.report.sensitivity import draw_unit
 from lampq.report.style import PALETTE, line, panels, save
 
-from . import paper
-from .accuracy_table import footnote, state_of
-from .measured import Row, measured, widest
+from . import methods, metrics, paper
+from .accuracy_table import against_uniform, bits_of, footnote, record_of, state_of
+from .measured import Row, latest, measured, widest
 
 Rows = list[dict[str, Any]]
 
@@ -39,7 +41,7 @@ class Drawing:
 def figure1(results: Path, folder: Path) -> Drawing:
     """Accuracy with a single block, module or layer at 1 bit."""
     title = "Figure 1: accuracy when a single component has 1 bit, the rest in full precision"
-    row = _latest(results, "figure1")
+    row = latest(results, "figure1")
     if row is None:
         return _nothing(results, "figure1", title)
     measurements = read_sensitivity(row.run.folder)
@@ -57,7 +59,7 @@ def figure6(results: Path, folder: Path) -> Drawing:
     rows = [row for row in measured(results, "figure6") if row.run is not None]
     if not rows:
         return _nothing(results, "figure6", title)
-    model = _latest(results, "figure6").model
+    model = latest(results, "figure6").model
     by_context = {}
     for row in rows:
         if row.model == model:
@@ -106,7 +108,7 @@ def figure5(results: Path, folder: Path) -> Drawing:
     """The metric of every layer: VT-PTQ's where it was run, the Fisher trace before and after type scaling."""
     title = "Figure 5: values of the metric by VT-PTQ and by LampQ"
     rows = measured(results, "figure5")
-    lampq = _latest(results, "figure5", "lampq")
+    lampq = latest(results, "figure5", "lampq")
     if lampq is None:
         return _nothing(results, "figure5", title)
     plan = lampq.run.plan
@@ -116,7 +118,7 @@ def figure5(results: Path, folder: Path) -> Drawing:
         ("LampQ without type scaling: tr(F)", {s.name: traces[s.name] for s in layers}),
         ("(b) LampQ: Ω = α tr(F)", {s.name: s.score for s in layers}),
     ]
-    vt_ptq = _latest(results, "figure5", "vt_ptq")
+    vt_ptq = latest(results, "figure5", "vt_ptq")
     if vt_ptq is not None:
         scores = {s.name: s.score for s in vt_ptq.run.plan.sites if s.score is not None}
         shown.insert(0, ("(a) VT-PTQ", scores))
@@ -143,7 +145,7 @@ def figure7(results: Path, folder: Path) -> Drawing:
     """Bits of every layer, a panel a method."""
     title = "Figure 7: bits of each layer at 3 bits on average"
     rows = measured(results, "figure7")
-    found = {m: row for m in ("vt_ptq", "lampq") if (row := _latest(results, "figure7", m)) is not None}
+    found = {m: row for m in ("vt_ptq", "lampq") if (row := latest(results, "figure7", m)) is not None}
     if not found:
         return _nothing(results, "figure7", title)
     depth = max(len({s.block for s in row.run.plan.sites if s.allocated}) for row in found.values())
@@ -167,21 +169,113 @@ def figure7(results: Path, folder: Path) -> Drawing:
     return Drawing(drawing.name, drawing.title, drawing.path, missing + drawing.remarks, drawing.rows)
 
 
+def pareto(results: Path, folder: Path) -> Drawing:
+    """Accuracy against average weight bits, a line an allocator: on validation images, and on D."""
+    title = "Accuracy against average weight bits, a line an allocator"
+    rows = [row for row in measured(results, "pareto") if row.method]
+    chosen = latest(results, "pareto")
+    if chosen is None:
+        return _nothing(results, "pareto", title)
+    mine = [row for row in rows if row.model == chosen.model]
+    points: dict[str, list[Row]] = {}
+    for method in methods.in_order({row.method for row in mine}):
+        of_method = [row for row in mine if row.method == method]
+        at = {bits: widest(r for r in of_method if bits_of(r) == bits)[0] for bits in map(bits_of, of_method)}
+        points[method] = sorted(
+            (row for row in at.values() if row.run is not None and "top1" in row.run.metrics),
+            key=lambda row: row.run.metrics["average_weight_bits"],
+        )
+    drawn = [row for group in points.values() for row in group]
+    if not drawn:
+        return _nothing(results, "pareto", title)
+    figure, axes = panels(2, width=4.8, height=3.6)
+    for index, (method, group) in enumerate(points.items()):
+        runs = [row.run for row in group]
+        if runs:
+            bits = [run.metrics["average_weight_bits"] for run in runs]
+            top1, error = ([run.metrics[name] for run in runs] for name in ("top1", "top1_standard_error"))
+            line(axes[0], bits, top1, methods.label(method), index, error)
+        searched = [run for run in runs if "sample_top1" in run.metrics and run.metrics["allocator"] != "uniform"]
+        if searched:
+            bits, top1 = ([run.metrics[n] for run in searched] for n in ("average_weight_bits", "sample_top1"))
+            error = [run.sample_top1_standard_error for run in searched]
+            line(axes[1], bits, top1, methods.label(method), index, error)
+    full = widest(drawn)[0].run.metrics["top1_full_precision"]
+    axes[0].axhline(full, color="0.5", linestyle="--", linewidth=1, label="full precision")
+    for each, letter, where in zip(axes, "ab", ("validation images", "D, which the searches saw"), strict=True):
+        each.set_title(f"({letter}) {where}", fontsize=10)
+        each.set_xlabel("average weight bits of the 4N layers", fontsize=9)
+    axes[0].set_ylabel("top-1 (%)", fontsize=9)
+    axes[0].legend(frameon=False, fontsize=7)
+    numbers = [
+        {"method": methods.label(row.method), "w/a": bits_of(row), **record_of(row.run)}
+        | against_uniform(row.run, mine)
+        | {"model": paper.MODELS.get(row.model, row.model)}
+        for row in drawn
+    ]
+    absent = {row.method: row.cell.reason for row in mine if row.state == NOT_AVAILABLE}
+    lacking = [f"{methods.label(method)}: not available ({reason})." for method, reason in absent.items()]
+    lacking += [
+        f"{methods.label(row.method)} at {bits_of(row)} bits: {state_of([row])}."
+        for row in mine
+        if row.run is None and row.state != NOT_AVAILABLE
+    ]
+    remarks = [
+        "Error bars: standard errors over images; what two lines share the same images for compares more closely "
+        "(pareto.csv has differences to equal bits, paired by image). Full precision is measured on the same images."
+    ]
+    drawing = _saved(figure, folder, "pareto", title, drawn, numbers)
+    return Drawing(drawing.name, drawing.title, drawing.path, remarks + lacking + drawing.remarks, drawing.rows)
+
+
+def metrics_figure(results: Path, folder: Path) -> Drawing:
+    """Every allocator's metric of each layer, and what each layer costs alone: a panel each, a line a layer type."""
+    title = "Metrics of each layer, and what each costs alone"
+    found = metrics.gathered(results)
+    if found is None:
+        return _nothing(results, "metrics", title)
+    shown = [*found.metrics, *found.costs]
+    figure, axes = panels(len(shown), width=3.2, height=2.5, columns=4)
+    numbers: Rows = []
+    for each, metric in zip(axes, shown, strict=True):
+        for index, layer_type in enumerate(LAYER_TYPES):
+            mine = [s for s in found.layers if s.type == layer_type and s.name in metric.values]
+            values = [metric.values[s.name] for s in mine]
+            if not metric.errors:
+                values = [value if value > 0 else math.nan for value in values]
+            errors = [metric.errors[s.name] for s in mine] if metric.errors else None
+            line(each, [s.block for s in mine], values, layer_type, index, errors)
+            numbers += [
+                {
+                    "metric": metric.name,
+                    "layer": s.name,
+                    "type": s.type,
+                    "block": s.block,
+                    "value": metric.values[s.name],
+                    "standard_error": metric.errors.get(s.name),
+                }
+                for s in mine
+            ]
+        if not metric.errors:
+            each.set_yscale("log")
+        each.set_title(metric.name, fontsize=9)
+        each.set_xlabel("block", fontsize=8)
+    axes[0].legend(frameon=False, fontsize=7)
+    drawing = _saved(figure, folder, "metrics", title, found.rows, numbers)
+    remarks = ["Metrics are on logarithmic axes, on which values not above zero are not shown."]
+    return Drawing(drawing.name, drawing.title, drawing.path, remarks + drawing.remarks, drawing.rows)
+
+
 FIGURES: dict[str, Callable[[Path, Path], Drawing]] = {
     "figure1": figure1,
     "figure5": figure5,
     "figure6": figure6,
     "figure7": figure7,
     "figure8": figure8,
+    "pareto": pareto,
+    "metrics": metrics_figure,
 }
 """Name of the experiment -> what draws it from a results folder into a folder."""
-
-
-def _latest(results: Path, experiment: str, method: str | None = None) -> Row | None:
-    """The cell to draw: one of the paper's models before others, on the largest D."""
-    rows = [r for r in measured(results, experiment) if r.run is not None and method in (None, r.method)]
-    rows.sort(key=lambda row: row.model in paper.MODELS, reverse=True)
-    return widest(r for r in rows if r.model == rows[0].model)[0] if rows else None
 
 
 def _labelled(row: Row, measurements: Rows) -> Rows:

@@ -13,6 +13,8 @@ from typing import Any
 from lampq.cells import DONE, Cell, read_cells
 from lampq.plan import BitPlan
 
+from . import paper
+
 NOT_A_VARIATION = (
     "method",
     "model",
@@ -80,6 +82,12 @@ class Run:
             return None
         with path.open(newline="") as file:
             return [int(row["top1"]) for row in csv.DictReader(file)]
+
+    @property
+    def sample_top1_standard_error(self) -> float:
+        """Of the top-1 on D, in points."""
+        share, images = self.metrics["sample_top1"] / 100, self.metrics["sample_images"]
+        return 100 * math.sqrt(share * (1 - share) / (images - 1)) if images > 1 else math.inf
 
     @property
     def on_a_subset(self) -> bool:
@@ -186,3 +194,10 @@ def widest(rows: Iterable[Row]) -> list[Row]:
     best = [row for row in ordered if size(row) == size(ordered[0])]
     by_run = {row.run.fingerprint if row.run else id(row): row for row in best}
     return sorted(by_run.values(), key=lambda row: row.seed or "")
+
+
+def latest(results: Path, experiment: str, method: str | None = None) -> Row | None:
+    """The cell to draw: one of the paper's models before others, on the largest D."""
+    rows = [r for r in measured(results, experiment) if r.run is not None and method in (None, r.method)]
+    rows.sort(key=lambda row: row.model in paper.MODELS, reverse=True)
+    return widest(r for r in rows if r.model == rows[0].model)[0] if rows else None

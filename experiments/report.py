@@ -11,8 +11,9 @@ from lampq.limits import did_you_mean
 from lampq.report import page
 from lampq.report.table import Table
 
-from . import paper
+from . import metrics, paper
 from .accuracy_table import Layout, accuracy_table
+from .allocators_table import allocators_table
 from .expected_errors import table2, table9
 from .figures import FIGURES, Drawing
 from .grid import grid_table, searches, write_preset
@@ -57,6 +58,8 @@ TABLES: dict[str, Callable[[Path], list[Table]]] = {
     **{name: lambda results, layout=layout: [accuracy_table(results, layout)] for name, layout in LAYOUTS.items()},
     "table9": lambda results: [table9()],
     "table10": lambda results: [runtime_table(results)],
+    "allocators": lambda results: [allocators_table(results)],
+    "metrics": metrics.tables,
     "grid": lambda results: [grid_table(search) for search in searches(results)],
 }
 """Name of an experiment -> its tables from a results folder."""
@@ -82,7 +85,7 @@ class Artefact:
 
 def names() -> list[str]:
     """Experiments that have a table or a figure, tables first."""
-    return [*TABLES, *FIGURES]
+    return list(dict.fromkeys([*TABLES, *FIGURES]))
 
 
 def check_name(name: str) -> str:
@@ -104,15 +107,13 @@ def build(name: str, results: Path) -> Artefact:
         LampQError: there is no such experiment.
     """
     check_name(name)
-    if name in FIGURES:
-        drawing = FIGURES[name](results, results / "figures")
-        files = [drawing.path.with_suffix(s) for s in (".png", ".pdf", ".csv")] if drawing.path else []
-        return Artefact([], drawing, files)
-    tables = TABLES[name](results)
-    files = [path for table in tables for path in table.write(results / "tables")]
+    drawing = FIGURES[name](results, results / "figures") if name in FIGURES else None
+    files = [drawing.path.with_suffix(s) for s in (".png", ".pdf", ".csv")] if drawing and drawing.path else []
+    tables = TABLES[name](results) if name in TABLES else []
+    files += [path for table in tables for path in table.write(results / "tables")]
     if name == "grid":
         files += [write_preset(search, results) for search in searches(results)]
-    return Artefact(tables, None, files)
+    return Artefact(tables, drawing, files)
 
 
 def report(results: Path, only: list[str] | None = None) -> list[Path]:
@@ -137,7 +138,9 @@ def report(results: Path, only: list[str] | None = None) -> list[Path]:
 def _page(results: Path, built: dict[str, Artefact]) -> str:
     sections = {}
     for name, artefact in built.items():
-        parts = [table.html() for table in artefact.tables]
+        parts = []
+        for number, table in enumerate(artefact.tables):
+            parts += [page.paragraph(table.title)] * (number > 0) + [table.html()]
         if artefact.drawing is not None:
             drawing = artefact.drawing
             if drawing.path is not None:

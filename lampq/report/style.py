@@ -16,18 +16,24 @@ WIDTH, HEIGHT = 4.2, 2.9
 """Inches of one panel."""
 
 
-def panels(count: int, *, share_y: bool = False, width: float = WIDTH, height: float = HEIGHT) -> tuple[Any, list[Any]]:
-    """A figure of `count` panels beside each other: the figure and its axes."""
+def panels(
+    count: int, *, share_y: bool = False, width: float = WIDTH, height: float = HEIGHT, columns: int | None = None
+) -> tuple[Any, list[Any]]:
+    """A figure of `count` panels beside each other, in rows of `columns` where given: the figure and its axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False, sharey=share_y)[0]
-    for each in axes:
+    across = min(count, columns or count)
+    down = -(-count // across)
+    figure = Figure(figsize=(width * across, height * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharey=share_y).ravel()
+    for unused in axes[count:]:
+        unused.remove()
+    for each in axes[:count]:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(axis="y", color="0.9", linewidth=0.8)
         each.set_axisbelow(True)
         each.tick_params(which="both", labelsize=8)
-    return figure, list(axes)
+    return figure, list(axes[:count])
 
 
 def line(axes: Any, x: Sequence[float], y: Sequence[float], label: str, index: int, error: Any = None) -> None:

@@ -5,8 +5,10 @@ import json
 import math
 import statistics
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+from lampq.allocation.stored_scores import stored_scores
 from lampq.cells import DONE, Cell
 from lampq.plan import BitPlan
 from lampq.report.style import write_rows
@@ -54,6 +56,7 @@ class ResultsFolder:
         bits = {"weight_bits": asked.get("weight_bits", asked.get("bits", 3))}
         bits["activation_bits"] = asked.get("activation_bits", bits["weight_bits"])
         given = {"model": asked.get("model"), "seed": int(asked.get("seed", 0))}
+        given["allocator"] = "uniform" if asked.get("method") == "adalog" else "lampq"
         folder = self.run(**{**given, **{k: float(v) for k, v in bits.items()}, **changes})
         self.cell(experiment, overrides, run=folder.name)
         return folder
@@ -65,6 +68,7 @@ class ResultsFolder:
         search: dict | None = None,
         where: dict | None = None,
         validation: str = "all",
+        sample_outcomes: tuple[int, ...] | None = None,
         **metrics,
     ) -> Path:
         """The folder of a finished run.
@@ -76,6 +80,7 @@ class ResultsFolder:
             search: settings of the base quantizer.
             where: entries of environment.json.
             validation: identity of the validation images.
+            sample_outcomes: which images of D are right, where it is kept.
             metrics: entries of metrics.json in place of usual ones.
         """
         self._runs += 1
@@ -100,6 +105,7 @@ class ResultsFolder:
             "seconds_allocate": 50.0,
             "seconds_total": 170.0,
             "seconds_cold": 250.0,
+            "packed_bytes": 2_500_000,
         }
         if outcomes is not None:
             usual |= self._validated(folder, *outcomes)
@@ -122,6 +128,8 @@ class ResultsFolder:
             ("images.json", {"sample": ["train/a.png"]}),
         ):
             (folder / file).write_text(json.dumps(content))
+        if sample_outcomes is not None:
+            write_rows(folder / "sample_outcomes.csv", [{"image": i, "top1": r} for i, r in enumerate(sample_outcomes)])
         (folder / "config.yaml").write_text("paths:\n  results: /home/someone/results\n")
         (plan or searched_plan()).write(folder / "plan.json")
         (folder / "bit_allocation.png").write_bytes(PIXEL)
@@ -163,6 +171,22 @@ def searched_plan(blocks: int = 2, **settings) -> BitPlan:
     scored = plan.with_scores({name: 3 * trace for name, trace in traces.items()})
     origin = {"allocator": "lampq", "settings": {"max_evaluations": None, **settings}, "fisher_traces": traces}
     return replace(scored, origin=origin)
+
+
+def scored_plan(blocks: int = 2, target: float = 3, gamma: float = 2.0, swaps: list[dict] | None = None) -> BitPlan:
+    """A plan as LampQ leaves it, whole: the exact optimum of costs gamma^-B Omega, Omega falling from layer to layer.
+
+    Args:
+        swaps: history of an update, which is not applied to the bits.
+    """
+    layers = example_plan(blocks)
+    omega = {s.name: 2.0 ** (5 - place) for place, s in enumerate(s for s in layers.sites if s.allocated)}
+    budget = {"weight_bits": float(target), "activation_bits": float(target), "candidates": [2, 3, 4, 5]}
+    budget |= {"activation_rule": "fixed", "fixed_site_bits": [3, 3], "operand_bits": "target"}
+    origin = {"allocator": "lampq", "settings": {"gamma": gamma}, "fisher_traces": omega}
+    plan = stored_scores(replace(layers, budget=budget, origin=origin).with_scores(omega)).solve(Fraction(str(target)))
+    history = {} if swaps is None else {"swaps": swaps}
+    return replace(plan, origin={**origin, "initial_bits": plan.layer_bits(), **history})
 
 
 def components(

@@ -213,10 +213,12 @@ def test_table_6_shows_what_the_paper_prints_for_deit_s_beside_another_model(res
     for model in ("deit_tiny", "deit_small", "shapes_vit"):
         results.measured("table6", f"model={model} bits=3 method=lampq", full_validation_images=100)
     table = table_of(results, "table6")
-    assert place(table, "LampQ") == ["44.00 ± 4.99", "drop −36.00 ± 5.60", "paper, DeiT-S: 45.38, drop −34.45"]
+    cost = "search: 30 plans scored on 1,024 images"
+    lines = ["44.00 ± 4.99", "drop −36.00 ± 5.60", "paper, DeiT-S: 45.38, drop −34.45", cost]
+    assert place(table, "LampQ") == lines
     direct = place(table, "LampQ", column="DeiT-S")
-    assert direct == ["44.00 ± 4.99", "paper 45.38 (−1.38)", "drop −36.00 ± 5.60, paper −34.45"]
-    assert place(table, "LampQ", column="shapes_vit") == ["44.00 ± 4.99", "drop −36.00 ± 5.60"]
+    assert direct == ["44.00 ± 4.99", "paper 45.38 (−1.38)", "drop −36.00 ± 5.60, paper −34.45", cost]
+    assert place(table, "LampQ", column="shapes_vit") == ["44.00 ± 4.99", "drop −36.00 ± 5.60", cost]
     by_model = {r["model"]: r["paper_top1"] for r in table.records if r["state"] == "done"}
     assert by_model == {"DeiT-T": None, "DeiT-S": 45.38, "shapes_vit": None}
     assert place(table, "Base: AdaLog") == ["missing", "paper, DeiT-S: 24.47, drop −55.36"]
@@ -277,6 +279,17 @@ def test_a_search_stands_against_equal_bits_paired_by_image(results):
     assert found["uniform_difference"] == pytest.approx(20)
     assert 3 < found["uniform_difference_standard_error"] < 5  # of single shares of 44 and 64 % it would be 7
     assert "uniform_difference" not in record(table, "AdaLog")
+
+
+def test_the_cost_of_a_search_stands_in_its_cell_and_that_it_saw_part_of_d_below(results):
+    results.measured("table3", ADALOG)
+    results.measured("table3", f"{LAMPQ} seed=0", evaluations=13, evaluation_images=250, full_validation_images=100)
+    results.measured("table3", f"{LAMPQ} seed=1", evaluations=18, evaluation_images=250, full_validation_images=100)
+    table = table_of(results)
+    assert place(table, "LampQ", "3MP/3MP")[-1] == "search: 13 to 18 plans scored on 250 images"
+    assert not any("search" in line for line in place(table, "AdaLog"))
+    assert "plans scored on the first 250 of them in the search" in table.notes
+    assert [r["evaluation_images"] for r in table.records if r.get("evaluations") in (13, 18)] == [250, 250]
 
 
 def test_other_images_another_seed_or_other_bits_are_no_pair(results):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from experiments.figures import FIGURES
 from lampq.cells import FAILED, NOT_AVAILABLE
-from tests.experiments.results_folder import components, searched_plan
+from tests.experiments.results_folder import components, scored_plan, searched_plan
 
 EVERYTHING = {"layers": ("qkv", "proj", "fc1", "fc2"), "modules": ("MSA", "MLP"), "blocks": ("block",)}
 LAYERS = {"layers": ("qkv", "proj", "fc1", "fc2")}
@@ -27,6 +27,15 @@ def measured(results, name):
     elif name == "figure8":
         for model, drop in (("deit_small", 1.0), ("swin_tiny", 2.0)):
             results.sensitivity(name, f"model={model}", components(LAYERS, drop=drop))
+    elif name == "metrics":
+        results.measured(name, "model=deit_small bits=3 method=lampq", plan=scored_plan())
+        results.sensitivity(name, "model=deit_small method=single_layers", components(LAYERS))
+    elif name == "pareto":
+        for bits in (3, 4):
+            for method in ("adalog", "lampq"):
+                right = {"adalog": 30, "lampq": 40}[method] + bits
+                kept = {"outcomes": (right, 80 - right, 0, 20), "average_weight_bits": bits - 0.01}
+                results.measured(name, f"model=deit_small bits={bits} method={method}", **kept)
     else:
         results.measured(name, "model=deit_small bits=3 method=lampq")
         results.cell(name, "model=deit_small bits=3 method=vt_ptq", **VT_PTQ_IS_MISSING)
@@ -56,7 +65,7 @@ def test_a_figure_is_a_png_a_pdf_and_the_numbers(results, name):
         assert image.format == "PNG" and image.width > 300
     assert drawing.path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert len(rows) == len(drawing.rows) > 0
-    assert drawing.title.startswith(f"Figure {name.removeprefix('figure')}:")
+    assert not name.startswith("figure") or drawing.title.startswith(f"Figure {name.removeprefix('figure')}:")
     assert any("abcdef123456" in remark and "run.py number=1" in remark for remark in drawing.remarks)
 
 
@@ -188,3 +197,31 @@ def test_a_single_run_under_the_experiments_name_is_drawn_with_the_model_it_had(
     results.sensitivity("figure1", "sensitivity.bits=1", components(EVERYTHING), model="deit_tiny")
     _, rows = drawn(results, "figure1")
     assert {row["model"] for row in rows} == {"DeiT-T"}
+
+
+def test_the_pareto_figure_has_a_line_an_allocator_and_full_precision_as_measured(results, axes):
+    measured(results, "pareto")
+    absent = "model=deit_small bits=3 method=lampq_plus"
+    results.cell("pareto", absent, state=NOT_AVAILABLE, reason="method=lampq_plus does not exist")
+    drawing, rows = drawn(results, "pareto")
+    texts = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert texts == ["full precision", "equal bits", "LampQ"] and axes[0].lines[-1].get_ydata()[0] == 80
+    assert any("LampQ+: not available (method=lampq_plus does not exist)." in remark for remark in drawing.remarks)
+    (shown, points) = ([list(c.lines[0].get_xdata()) for c in p.containers] for p in axes)
+    assert shown == [[2.99, 3.99]] * 2 and points == [[2.99, 3.99]], "equal bits are not searched on D"
+    assert [list(c.lines[0].get_ydata()) for c in axes[0].containers] == [[33, 34], [43, 44]]
+    assert {(r["method"], r["w/a"], r["top1"]) for r in rows} >= {
+        ("equal bits", "3/3", "33.0"),
+        ("LampQ", "4/4", "44.0"),
+    }
+    ahead = {r["w/a"]: r["uniform_difference"] for r in rows if r["method"] == "LampQ"}
+    assert {bits: float(value) for bits, value in ahead.items()} == {"3/3": 10, "4/4": 10}
+
+
+def test_the_metrics_figure_has_a_panel_a_metric_and_what_layers_cost(results, axes):
+    measured(results, "metrics")
+    _, rows = drawn(results, "metrics")
+    assert [panel.get_title() for panel in axes] == ["Fisher trace", "LampQ: Ω", "loss increase at 1 bits"]
+    assert [panel.get_yscale() for panel in axes] == ["log", "log", "linear"]
+    assert len(rows) == 3 * 8 and {r["standard_error"] for r in rows if "Ω" in r["metric"]} == {""}
+    assert [len(panel.containers) for panel in axes] == [0, 0, 4], "error bars where they are known"

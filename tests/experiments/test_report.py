@@ -9,7 +9,7 @@ from experiments.__main__ import main
 from experiments.report import build, names, report
 from lampq.cells import FAILED, NOT_AVAILABLE
 from lampq.errors import LampQError
-from tests.experiments.results_folder import components
+from tests.experiments.results_folder import components, scored_plan
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"
 
@@ -191,8 +191,18 @@ def test_a_report_changes_nothing_but_its_own_files_and_repeats(results):
     assert {p: p.read_bytes() for p in results.path.rglob("*") if p.is_file()} == first
 
 
-def test_there_is_a_table_or_figure_for_every_artefact_of_the_paper():
+def test_an_experiment_may_have_tables_and_a_figure(results):
+    run = results.measured("metrics", "model=deit_tiny bits=3 method=lampq", plan=scored_plan())
+    tables = [f"tables/metrics{kind}.{ending}" for kind in ("", "_pairs") for ending in ("csv", "md", "tex")]
+    figure = [f"figures/metrics.{ending}" for ending in ("csv", "pdf", "png")]
+    assert written(results, ["metrics"]) == [*figure, "report.html", *tables]
+    text = page_of(results).text
+    assert "Metrics against each other: DeiT-T" in text and run.name in text
+
+
+def test_there_is_a_table_or_figure_for_every_artefact_of_the_paper_and_for_our_own():
     assert set(names()) == {
+        *("allocators", "metrics", "pareto"),
         *(f"table{number}" for number in (2, 3, 4, 5, 6, 9, 10)),
         *(f"figure{number}" for number in (1, 5, 6, 7, 8)),
         "grid",

@@ -1,0 +1,202 @@
+"""The metrics of allocators beside each other, and beside what each layer really costs alone."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lampq.allocation.stored_scores import stored_scores
+from lampq.cells import NOT_AVAILABLE
+from lampq.errors import LampQError
+from lampq.layers import LAYER_TYPES
+from lampq.plan import BitPlan, SitePlan
+from lampq.record import read_sensitivity
+from lampq.report.table import Lines, Table
+
+from . import paper
+from .accuracy_table import run_lines
+from .measured import Row, latest, measured, widest
+from .methods import in_order, label
+from .rank_correlation import spearman
+
+NAME = "metrics"
+USUAL_BITS = 2
+"""Bits at which scores by bits are shown where no single layer was measured."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number a layer.
+
+    Attributes:
+        name: what it is, with its bits where it has any.
+        values: by layer.
+        errors: standard errors by layer, where it was measured with noise that is known.
+    """
+
+    name: str
+    values: dict[str, float]
+    errors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the runs of one model say of its layers.
+
+    Attributes:
+        layers: the 4N layers, in the order of execution.
+        metrics: what allocators go by.
+        costs: what single layers were measured to cost: increase of the mean loss on D, in nats.
+        rows: the cells it comes from.
+    """
+
+    layers: list[SitePlan]
+    metrics: list[Metric]
+    costs: list[Metric]
+    rows: list[Row]
+
+
+def gathered(results: Path) -> Gathered | None:
+    """The metrics in the plans of the experiment's runs; None where no plan is there."""
+    rows = [row for row in measured(results, NAME) if row.run is not None]
+    model = getattr(latest(results, NAME), "model", None)
+    mine = [row for row in rows if row.model == model]
+    plans = [row for row in mine if (row.run.folder / "plan.json").is_file() and row.method]
+    if not plans:
+        return None
+    by_bits: dict[int, list[Row]] = {}
+    for row in mine:
+        if (row.run.folder / "sensitivity.csv").is_file():
+            by_bits.setdefault(int(_single_layers(row)[0]["bits"]), []).append(row)
+    chosen = [widest(group)[0] for _, group in sorted(by_bits.items())]
+    found, used = [], []
+    for method in in_order({row.method for row in plans}):
+        row = widest(r for r in plans if r.method == method)[0]
+        # What an allocator makes of its scores, after the comma, is no matter here.
+        of_row = metrics_of(row.run.plan, label(method).partition(",")[0], sorted(by_bits) or [USUAL_BITS])
+        found += [metric for metric in of_row if metric.name not in {m.name for m in found}]
+        used.append(row)
+    layers = [site for site in used[0].run.plan.sites if site.allocated]
+    costs = [_cost(row, layers) for row in chosen]
+    return Gathered(layers, found, costs, used + chosen)
+
+
+def metrics_of(plan: BitPlan, named: str, bits: list[int]) -> list[Metric]:
+    """What a plan's allocator knows of each layer: traces, and its scores.
+
+    Args:
+        named: what the allocator is called.
+        bits: bit-widths at which scores by bits are taken, where they were scored.
+    """
+    origin, found = plan.origin, []
+    for key, name in (("fisher_traces", "Fisher trace"), ("hessian_traces", "Hessian trace")):
+        if key in origin:
+            found.append(Metric(name, dict(origin[key])))
+    try:
+        scores = stored_scores(plan)
+    except LampQError:
+        return found
+    if scores.by_bits is None:
+        return [*found, Metric(f"{named}: Ω", scores.omega)]
+    for value in bits:
+        if value in scores.scored_bits:
+            found.append(Metric(f"{named} at {value} bits", {name: row[value] for name, row in scores.by_bits.items()}))
+    return found
+
+
+def _single_layers(row: Row) -> list[dict[str, Any]]:
+    return [r for r in read_sensitivity(row.run.folder) if r["unit"] == "layers"]
+
+
+def _cost(row: Row, layers: list[SitePlan]) -> Metric:
+    """Increase of the mean loss on D, in nats, by each single layer at few bits."""
+    names = {(s.type, s.block): s.name for s in layers}
+    place = [(names[r["type"], int(r["block"])], r) for r in _single_layers(row)]
+    return Metric(
+        f"loss increase at {place[0][1]['bits']:g} bits",
+        {name: r["loss_increase"] for name, r in place},
+        {name: r["loss_increase_standard_error"] for name, r in place},
+    )
+
+
+def tables(results: Path) -> list[Table]:
+    """Rank correlations: of each metric with what layers cost alone, and of the metrics with each other."""
+    rows = [row for row in measured(results, NAME) if row.method]
+    found = gathered(results) or Gathered([], [], [], [])
+    missing = sorted({f"`{row.cell.reason}`" for row in rows if row.state == NOT_AVAILABLE})
+    model = paper.MODELS.get(found.rows[0].model, found.rows[0].model) if found.rows else "nothing is measured"
+    remarks = [f"Not available: {', '.join(missing)}."] if missing else []
+    return [_with_costs(found, model, remarks), _with_each_other(found, model, remarks)]
+
+
+def _with_costs(found: Gathered, model: str, remarks: list[str]) -> Table:
+    """A row a metric, a column for all layers and for each type."""
+    counts = {kind: len(names) for kind, names in _kinds(found).items()}
+    header = ["metric", "measured", *(f"{kind} ({count})" for kind, count in counts.items())]
+    body: list[list[Lines]] = []
+    records: list[dict[str, Any]] = []
+    for cost in found.costs:
+        for metric in found.metrics:
+            body.append([[metric.name], [cost.name], *([_text(_rho(metric, cost, n))] for n in _kinds(found).values())])
+            records += _records(metric, cost, found)
+    told = [
+        "Spearman's rank correlation of each metric with what a layer costs when it alone has few bits, the others in "
+        "full precision: the increase of the mean loss on D. Over all layers, and within each layer type, in brackets "
+        "how many. Without any relation its standard error is 1/√(n − 1): "
+        + ", ".join(f"{1 / math.sqrt(n - 1):.2f} for {n}" for n in sorted(set(counts.values()), reverse=True) if n > 1)
+        + ". Layers of a module share VT-PTQ's value."
+    ]
+    for cost in found.costs:
+        noisy = sum(abs(value) < 2 * cost.errors[name] for name, value in cost.values.items())
+        told.append(
+            f"{cost.name.capitalize()}: {noisy} of {len(cost.values)} layers are within two standard errors of zero; "
+            "their ranks are noise, which keeps every correlation below 1."
+        )
+    if not found.costs:
+        told.append("What single layers cost is not measured: run `method=single_layers` under this experiment.")
+    return Table(
+        NAME,
+        f"Metrics against what layers cost alone: {model}",
+        header,
+        body,
+        [],
+        told + remarks,
+        run_lines(found.rows),
+        records,
+    )
+
+
+def _with_each_other(found: Gathered, model: str, remarks: list[str]) -> Table:
+    """Rank correlations of all pairs, over all layers."""
+    names = list(_kinds(found).values())
+    every = names[0] if names else []
+    header = ["metric", *(metric.name for metric in found.metrics)]
+    body: list[list[Lines]] = [
+        [[one.name], *([_text(_rho(one, other, every))] for other in found.metrics)] for one in found.metrics
+    ]
+    pairs = [(a, b) for i, a in enumerate(found.metrics) for b in found.metrics[i + 1 :]]
+    records = [record for one, other in pairs for record in _records(one, other, found)]
+    told = ["Spearman's rank correlation over all layers; the CSV has them within each layer type as well."]
+    return Table(f"{NAME}_pairs", f"Metrics against each other: {model}", header, body, [], told + remarks, [], records)
+
+
+def _kinds(found: Gathered) -> dict[str, list[str]]:
+    """Names of all layers, and of those of each type."""
+    every = {"all layers": [s.name for s in found.layers]}
+    return every | {kind: [s.name for s in found.layers if s.type == kind] for kind in LAYER_TYPES}
+
+
+def _rho(one: Metric, other: Metric, layers: list[str]) -> float:
+    both = [name for name in layers if name in one.values and name in other.values]
+    return spearman([one.values[n] for n in both], [other.values[n] for n in both]) if len(both) > 1 else math.nan
+
+
+def _records(one: Metric, other: Metric, found: Gathered) -> list[dict[str, Any]]:
+    return [
+        {"metric": one.name, "against": other.name, "layers": kind, "count": len(n), "spearman": _rho(one, other, n)}
+        for kind, n in _kinds(found).items()
+    ]
+
+
+def _text(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
