@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lampq.base_quantizers.base import BaseQuantizer
-from lampq.calibration.alternating_search import AlternatingSearch
+from lampq.calibration.alternating_search import AlternatingSearch, Parameters
 from lampq.calibration.candidate_formats import BinaryFormat, CandidateFormat, UniformFormat
 from lampq.calibration.candidates import (
     CandidateGrid,
@@ -20,12 +19,13 @@ from lampq.calibration.candidates import (
     weight_zero_points,
 )
 from lampq.calibration.finite_inputs import check_finite
+from lampq.calibration.patches import patches
 from lampq.errors import LampQError
 from lampq.layers import Site
 from lampq.limits import boolean, choice, integer
 from lampq.number_formats.adalog import AdaLogQuantizer
 from lampq.number_formats.binary import fake_quantize_binary
-from lampq.number_formats.uniform import AffineQuantizer, fake_quantize_affine
+from lampq.number_formats.uniform import AffineQuantizer, affine_values, fake_quantize_affine
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul
@@ -99,7 +99,7 @@ class AdaLog(BaseQuantizer):
         ``b_zero_point``, ``[heads]``."""
         check_finite(site, inputs)
         if site.is_matmul:
-            return {} if activation_bits is None else self._calibrate_matmul(site, inputs, activation_bits)
+            return {} if activation_bits is None else self.search_matmul(site, *inputs, activation_bits)
         check_finite(site, (layer.weight,))
         if site.type == "patch_embed":
             return self._calibrate_convolution(site, layer, inputs[0], weight_bits)
@@ -113,18 +113,30 @@ class AdaLog(BaseQuantizer):
             state |= {"channel_scale": channel_scale, "channel_shift": channel_shift}
         weight_format = weight_grid = None
         if weight_bits is not None:
-            weight_format, weight_grid = self._weight_candidates(weight, weight_bits, weight_zero_points(weight_bits))
-        search, partner = self.alternating_search.layer, "zero_point"
+            zero_points = self.weight_zero_points(weight_bits)
+            weight_format, weight_grid = self._weight_candidates(weight, weight_bits, zero_points)
+        state |= self.search_layer(site, weight, x, weight_format, weight_grid, activation_bits)
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    def weight_zero_points(self, bits: int) -> list[int]:
+        """Zero points that are tried for the weights of linear layers."""
+        return weight_zero_points(bits)
+
+    def search_layer(
+        self,
+        site: Site,
+        weight: Tensor,
+        x: Tensor,
+        weight_format: CandidateFormat | None,
+        weight_grid: CandidateGrid | None,
+        activation_bits: int | None,
+    ) -> dict[str, Tensor]:
+        """Scales and their partners of a linear layer ``[out channels, in channels]`` and its input
+        ``[samples, in channels]``; None for what stays in full precision."""
         arguments = (weight, x, weight_format, weight_grid, activation_bits)
         if site.type == "fc2":
-            search, partner = self.alternating_search.post_gelu_layer, "log_base"
-            arguments = (*arguments, GELU_SHIFT)
-        weights, activations = search(*arguments)
-        if weights is not None:
-            state |= {"weight_scale": weights[0], "weight_zero_point": weights[1]}
-        if activations is not None:
-            state |= {"input_scale": activations[0][0], f"input_{partner}": activations[1][0]}
-        return {name: tensor.clone() for name, tensor in state.items()}
+            return layer_state(*self.alternating_search.post_gelu_layer(*arguments, GELU_SHIFT), "log_base")
+        return layer_state(*self.alternating_search.layer(*arguments), "zero_point")
 
     @torch.no_grad()
     def quantized_module(
@@ -138,30 +150,28 @@ class AdaLog(BaseQuantizer):
         if site.is_matmul:
             if activation_bits is None:
                 return QuantizedMatMul(None, None)
-            if site.type == "pv":
+            if "a_log_base" in state:
                 one = torch.ones_like(state["a_log_base"])
                 quantize_a = AdaLogQuantizer(one, state["a_log_base"], activation_bits)
             else:
                 quantize_a = _head_wise(state["a_scale"], state["a_zero_point"], activation_bits)
             return QuantizedMatMul(quantize_a, _head_wise(state["b_scale"], state["b_zero_point"], activation_bits))
-        weight, bias = layer.weight.detach(), layer.bias
-        if "channel_scale" in state:
-            weight, bias = transform_layer(weight, bias, state["channel_scale"], state["channel_shift"])
+        weight, bias = transformed_layer(layer, state)
         if weight_bits is not None:
             weight = self._quantize_weight(weight, state, weight_bits)
         if site.type == "patch_embed":
             return QuantizedConvolution(weight, layer)
         if activation_bits is None:
             return QuantizedLinear(weight, bias)
-        if site.type == "fc2":
+        if "input_log_base" in state:
             # The shift is added inside the number format, and never subtracted: the bias has absorbed it.
             quantize = AdaLogQuantizer(state["input_scale"], state["input_log_base"], activation_bits, GELU_SHIFT)
             return QuantizedLinear(weight, absorb_shift(weight, bias), quantize)
         quantize = AffineQuantizer(state["input_scale"], state["input_zero_point"], activation_bits)
         return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"))
 
-    def _calibrate_matmul(self, site: Site, inputs: tuple[Tensor, ...], bits: int) -> dict[str, Tensor]:
-        a, b = inputs
+    def search_matmul(self, site: Site, a: Tensor, b: Tensor, bits: int) -> dict[str, Tensor]:
+        """Scales and their partners of the operands of an attention matmul."""
         if site.type == "qk":
             first, second = self.alternating_search.attention_scores(a, b.mT, bits)
             state = {"a_scale": first[0], "a_zero_point": first[1]}
@@ -176,14 +186,10 @@ class AdaLog(BaseQuantizer):
         """The convolution as a linear layer on patches; one search of its weights, inputs in full precision."""
         if weight_bits is None:
             return {}
-        if layer.groups != 1 or isinstance(layer.padding, str):
-            raise LampQError(f"site {site.name}: only ungrouped convolutions with numeric padding can be quantized")
-        size = layer.kernel_size
-        patches = functional.unfold(images, size, layer.dilation, layer.padding, layer.stride).mT.flatten(0, 1)
         zero_points = convolution_zero_points(weight_bits, self.alternating_search.candidates)
-        weight = layer.weight.detach().flatten(1)
+        x, weight = patches(site, layer, images), layer.weight.detach().flatten(1)
         weight_format, grid = self._weight_candidates(weight, weight_bits, zero_points)
-        (scale, zero_point), _ = self.alternating_search.layer(weight, patches, weight_format, grid, None)
+        (scale, zero_point), _ = self.alternating_search.layer(weight, x, weight_format, grid, None)
         return {"weight_scale": scale, "weight_zero_point": zero_point}
 
     def _reparameterize(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -210,9 +216,30 @@ class AdaLog(BaseQuantizer):
     def _quantize_weight(self, weight: Tensor, state: dict[str, Tensor], bits: int) -> Tensor:
         row = (-1, *[1] * (weight.dim() - 1))
         scale, zero_point = state["weight_scale"].view(row), state["weight_zero_point"].view(row)
+        if "weight_codes" in state:
+            return affine_values(state["weight_codes"].to(scale.dtype), scale, zero_point)
         if bits == 1 and self.one_bit == "symmetric":
             return fake_quantize_binary(weight, scale)
         return fake_quantize_affine(weight, scale, zero_point, bits)
+
+
+def layer_state(weights: Parameters | None, activations: Parameters | None, partner: str) -> dict[str, Tensor]:
+    """What a search has found for a linear layer as an entry's tensors; `partner` names that of the input's scale."""
+    state = {}
+    if weights is not None:
+        state |= {"weight_scale": weights[0], "weight_zero_point": weights[1]}
+    if activations is not None:
+        state |= {"input_scale": activations[0][0], f"input_{partner}": activations[1][0]}
+    return state
+
+
+def transformed_layer(layer: nn.Module, state: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias before quantization: the layer's own or, in a realised state, those that it was trained to
+    (``weight``, ``bias``), after the reparameterization of the LayerNorm before it."""
+    weight, bias = layer.weight.detach(), layer.bias
+    if "channel_scale" in state:
+        weight, bias = transform_layer(weight, bias, state["channel_scale"], state["channel_shift"])
+    return state.get("weight", weight), state.get("bias", bias)
 
 
 def _head_wise(scale: Tensor, zero_point: Tensor, bits: int) -> AffineQuantizer:

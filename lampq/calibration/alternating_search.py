@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lampq.calibration.alternation import alternate
 from lampq.calibration.candidate_formats import AdaLogFormat, CandidateFormat, UniformFormat
 from lampq.calibration.candidates import (
     CandidateGrid,
@@ -66,14 +67,7 @@ class AlternatingSearch:
 
         A turn is a function of all parameters found so far; turn i answers with new parameters i.
         """
-        for _ in range(self.rounds):
-            before = list(found)
-            for index, turn in enumerate(turns):
-                found[index] = turn(found)
-            pairs = zip(before, found, strict=True)
-            if all(torch.equal(old, new) for a, b in pairs for old, new in zip(a, b, strict=True)):
-                break
-        return found
+        return alternate(turns, found, self.rounds)
 
     def layer(
         self,
@@ -82,6 +76,7 @@ class AlternatingSearch:
         weight_format: CandidateFormat | None,
         weight_grid: CandidateGrid | None,
         activation_bits: int | None,
+        zero_points: list[int] | None = None,
     ) -> tuple[Parameters | None, Parameters | None]:
         """A linear layer: row-wise weights and per-tensor inputs.
 
@@ -90,6 +85,7 @@ class AlternatingSearch:
             inputs: ``[samples, inner]``.
             weight_format, weight_grid: how weights are quantized, or None for full precision.
             activation_bits: bits of the inputs, or None for full precision.
+            zero_points: the inputs' zero points that are tried; None for a window around the middle code.
 
         Returns:
             parameters of the weights and of the inputs, None for what stays in full precision.
@@ -98,7 +94,8 @@ class AlternatingSearch:
             return self._weights_only(weight, inputs, weight_format, weight_grid), None
         operand = Operand(inputs.unsqueeze(0), UniformFormat(activation_bits))
         ascending = operand.ascending.unsqueeze(0)
-        grid = uniform_grid(ascending, activation_bits, activation_zero_points(activation_bits), self.candidates)
+        zero_points = activation_zero_points(activation_bits) if zero_points is None else zero_points
+        grid = uniform_grid(ascending, activation_bits, zero_points, self.candidates)
 
         def search_inputs(quantized: Tensor, incumbent: Parameters) -> Parameters:
             errors = self.tensor_error(operand, quantized.T.unsqueeze(0), weight.T.unsqueeze(0))

@@ -19,9 +19,14 @@ def affine_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Ten
     return (torch.round(x / scale) + zero_point).clamp_(0, 2**bits - 1)
 
 
+def affine_values(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Values of codes in floating point: ``scale * (codes - zero_point)``; overwrites the codes."""
+    return codes.sub_(zero_point).mul_(scale)
+
+
 def fake_quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     """Values after quantization: ``scale * (codes - zero_point)``; all tensors broadcast against `x`."""
-    return affine_codes(x, scale, zero_point, bits).sub_(zero_point).mul_(scale)
+    return affine_values(affine_codes(x, scale, zero_point, bits), scale, zero_point)
 
 
 def affine_from_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -78,6 +83,12 @@ class AffineQuantizer(nn.Module):
         return f"bits={self.bits}, scale={tuple(self.scale.shape)}"
 
 
+def fake_quantize_symmetric(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Values after quantization around zero: ``scale * clip(round(x / scale), -2^(bits-1), 2^(bits-1) - 1)``."""
+    half = 2 ** (bits - 1)
+    return torch.round(x / scale).clamp_(-half, half - 1).mul_(scale)
+
+
 class SymmetricQuantizer(nn.Module):
     """Symmetric uniform format: signed codes around zero.
 
@@ -109,8 +120,7 @@ class SymmetricQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` after quantization and dequantization, same shape."""
-        half = 2 ** (self.bits - 1)
-        return torch.round(x / self.scale).clamp_(-half, half - 1).mul_(self.scale)
+        return fake_quantize_symmetric(x, self.scale, self.bits)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, scale={tuple(self.scale.shape)}"
