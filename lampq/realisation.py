@@ -96,8 +96,10 @@ class Segment:
         return tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
 
     def place(self, name: str, state: dict[str, Tensor]) -> None:
-        """Put the quantized module of a state into `quantized`."""
-        for path, module in _modules_of(self.base_quantizer, self.full_precision, self.sites, {name: state}).items():
+        """Put the module of a state with which its site feeds those after it into `quantized`."""
+        method = self.base_quantizer
+        modules = _modules_of(method, self.full_precision, self.sites, {name: state}, method.upstream_module)
+        for path, module in modules.items():
             self.quantized.replace_module(path, module)
 
 
@@ -148,7 +150,9 @@ class Realisation:
         made = {}
         for index, (key, states) in enumerate(zip(keys, parts, strict=True)):
             sites = self._sites(plan, index)
-            made[key] = self._modules.get(key) or _modules_of(self.base_quantizer, self.adapter, sites, states)
+            made[key] = self._modules.get(key) or _modules_of(
+                self.base_quantizer, self.adapter, sites, states, self.base_quantizer.quantized_module
+            )
         self._modules = made
         return {name: module for part in made.values() for name, module in part.items()}
 
@@ -233,7 +237,8 @@ class _Walk:
         quantized = whole.adapter.clone()
         for earlier, states in enumerate(parts[:index]):
             sites = whole._sites(self._plan, earlier)
-            for name, module in _modules_of(whole.base_quantizer, whole.adapter, sites, states).items():
+            method = whole.base_quantizer
+            for name, module in _modules_of(method, whole.adapter, sites, states, method.upstream_module).items():
                 quantized.replace_module(name, module)
         while self._index < index:
             # Until something is quantized, both are the very same tensor.
@@ -274,15 +279,19 @@ def run_in_chunks(adapter: ModelAdapter, index: int, inputs: Tensor) -> Tensor:
 
 
 def _modules_of(
-    method: BaseQuantizer, adapter: ModelAdapter, sites: tuple[tuple[Site, int | None, int | None], ...], states: States
+    method: BaseQuantizer,
+    adapter: ModelAdapter,
+    sites: tuple[tuple[Site, int | None, int | None], ...],
+    states: States,
+    build: Callable[..., nn.Module],
 ) -> dict[str, nn.Module]:
-    """Quantized modules of those sites that have a state, and what else these states change."""
+    """Modules that `build` makes of those sites that have a state, and what else these states change."""
     device = next(adapter.network.parameters()).device
     modules = {}
     for site, *bits in sites:
         if site.name in states:
             layer, state = adapter.module(site.name), states[site.name]
-            modules[site.name] = method.quantized_module(site, layer, state, *bits)
+            modules[site.name] = build(site, layer, state, *bits)
             modules |= method.surrounding_modules(adapter, site, state)
     return {name: module.eval().requires_grad_(False).to(device) for name, module in modules.items()}
 

@@ -37,6 +37,9 @@ class BaseQuantizer(ABC):
             quantizer parameters alone.
         quantizes_tensors: whether tensors that are no operand of a product are sites too
             (`ModelAdapter.with_tensors`).
+        gradient_labels: for a method whose `calibrate` takes ``output_gradient``, the gradient of the loss at the
+            site's output (`lampq.calibration.output_gradients`): the labels that the loss is taken at. None: it
+            needs no gradient.
     """
 
     name: str
@@ -51,6 +54,7 @@ class BaseQuantizer(ABC):
     image_bits: int | None = None
     stores_weights: bool = False
     quantizes_tensors: bool = False
+    gradient_labels: str | None = None
 
     @property
     def independent(self) -> "BaseQuantizer":
@@ -109,6 +113,17 @@ class BaseQuantizer(ABC):
         and from the full-precision layer.
         """
         raise NotImplementedError
+
+    def upstream_module(
+        self,
+        site: Site,
+        layer: nn.Module,
+        state: dict[str, Tensor],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> nn.Module:
+        """Sequential methods: what stands at a site while the sites after it are realised; its quantized module."""
+        return self.quantized_module(site, layer, state, weight_bits, activation_bits)
 
     def surrounding_modules(
         self, adapter: "ModelAdapter", site: Site, state: dict[str, Tensor]

@@ -11,11 +11,18 @@ class QuantizedConvolution(nn.Module):
         weight: fake-quantized weight, ``[out channels, in channels / groups, height, width]``.
         convolution: the full-precision layer: its bias, stride, padding, dilation and groups are taken over.
         quantize_input: number format of the input, or None for full precision.
+        bias: a bias ``[out channels]`` in place of the layer's own.
     """
 
-    def __init__(self, weight: Tensor, convolution: nn.Conv2d, quantize_input: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        convolution: nn.Conv2d,
+        quantize_input: nn.Module | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        bias = convolution.bias
+        bias = convolution.bias if bias is None else bias
         self.register_buffer("weight", weight.detach())
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.quantize_input = quantize_input

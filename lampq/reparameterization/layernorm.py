@@ -25,16 +25,22 @@ class LayerNormReparameterization:
     zero_point: Tensor
 
 
-def reparameterize(channel_scale: Tensor, channel_zero_point: Tensor) -> LayerNormReparameterization:
+def reparameterize(
+    channel_scale: Tensor, channel_zero_point: Tensor, fractional_zero_point: bool = False
+) -> LayerNormReparameterization:
     """From channel-wise quantizer parameters to one scale, one zero point and the transformation between them.
 
     With s, z the means over channels (z rounded to an integer): ``r = s_c / s`` and ``t = s (z - z_c)``.
 
     Args:
         channel_scale, channel_zero_point: affine parameters of every channel, ``[channels]``.
+        fractional_zero_point: do not round z, as in the authors' code. Codes are then no integers: the two ends of
+            the range are one more value than the bits can tell apart, and the channel-wise codes are not kept.
     """
     scale = channel_scale.mean()
-    zero_point = channel_zero_point.mean().round()
+    zero_point = channel_zero_point.mean()
+    if not fractional_zero_point:
+        zero_point = zero_point.round()
     return LayerNormReparameterization(
         channel_scale=channel_scale / scale,
         channel_shift=scale * (zero_point - channel_zero_point),

@@ -1,0 +1,65 @@
+"""RepQ-ViT: percentile ranges, LayerNorm scales reparameterized, attention probabilities as powers of sqrt 2.
+
+Li et al., RepQ-ViT: Scale Reparameterization for Post-Training Quantization of Vision Transformers, ICCV 2023.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lampq.base_quantizers.repq_activations import LinearProblem, RepQActivations
+from lampq.calibration.percentile_clipping import affine_between, clipped_range
+from lampq.layers import Site
+from lampq.number_formats.uniform import AffineQuantizer, fake_quantize_affine
+from lampq.quantized_modules.linear import QuantizedLinear
+
+
+class RepQViT(RepQActivations):
+    """Activations as `RepQActivations` says; weights uniform asymmetric, one range a row, clipped like them."""
+
+    name = "repq_vit"
+    revision = 1
+
+    def __init__(
+        self,
+        inputs: str = "quantized",
+        search: str = "surrogate",
+        literal: bool = False,
+        image_bits: int | None = 8,
+        channel_bound: str | float | None = None,
+    ) -> None:
+        super().__init__(inputs, search, literal, image_bits, channel_bound)
+
+    def calibrate_weight(self, problem: LinearProblem, bits: int) -> dict[str, Tensor]:
+        """Entries: ``weight_scale``, ``weight_zero_point`` ``[out channels]``."""
+        scale, zero_point = _clipped(problem.weight, bits)
+        return {"weight_scale": scale, "weight_zero_point": zero_point}
+
+    def quantized_weight(
+        self, weight: Tensor, bias: Tensor | None, state: dict[str, Tensor], bits: int
+    ) -> tuple[Tensor, Tensor | None]:
+        scale, zero_point = state["weight_scale"][:, None], state["weight_zero_point"][:, None]
+        return fake_quantize_affine(weight, scale, zero_point, bits), bias
+
+    @torch.no_grad()
+    def upstream_module(
+        self,
+        site: Site,
+        layer: nn.Module,
+        state: dict[str, Tensor],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> nn.Module:
+        """A layer after a LayerNorm still has one format a channel, and weights that are rounded as they are: the
+        authors observe all activations first and reparameterize then."""
+        if "channel_scale" not in state:
+            return super().upstream_module(site, layer, state, weight_bits, activation_bits)
+        scale = state["input_scale"] * state["channel_scale"]
+        zero_point = torch.round(state["input_zero_point"] - state["channel_shift"] / state["input_scale"])
+        weight = layer.weight.detach()
+        if weight_bits is not None:
+            weight = fake_quantize_affine(weight, *(p[:, None] for p in _clipped(weight, weight_bits)), weight_bits)
+        return QuantizedLinear(weight, layer.bias, AffineQuantizer(scale, zero_point, activation_bits))
+
+
+def _clipped(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    return affine_between(*clipped_range(weight, bits), bits)
