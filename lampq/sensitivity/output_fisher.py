@@ -74,8 +74,9 @@ def scores_at(
     layers = search.layers
 
     def key(bits: Bits) -> dict:
-        given = {"bits": bits[0], "input_bits": bits[1], "revision": 1, **({} if plan is None else {"plan": plan.key()})}
-        return {**search.bank.identity, **identity_of_labels(search, labels), **given}
+        given = {"bits": bits[0], "input_bits": bits[1], "revision": 1}
+        at_plan = {} if plan is None else {"plan": plan.key()}
+        return {**search.bank.identity, **identity_of_labels(search, labels), **given, **at_plan}
 
     missing = tuple(bits for bits in wanted if not search.store.holds("output_fisher", key(bits)))
     search.bank.prepare([(s, *bits) for s in layers for bits in missing])

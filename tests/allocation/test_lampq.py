@@ -5,7 +5,10 @@ import math
 
 import pytest
 
+from lampq.allocation.hawq_v2 import HAWQV2
 from lampq.allocation.lampq import LampQ
+from lampq.allocation.least_score import least_score_plan
+from lampq.allocation.output_fisher import OutputFisher
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.layers import LAYER_TYPES
@@ -105,6 +108,9 @@ OPTIONS = {
     "maximum_swaps": 0,
     "max_evaluations": 0,
     "start": "uniform",
+    "metric": "hessian",
+    "resolve": 2,
+    "swap_estimates": "metric",
 }
 
 
@@ -232,3 +238,134 @@ def test_no_more_plans_are_scored_than_allowed(search):
     assert len(unlimited) > 2
     limited = LampQ(start="uniform", try_next_pairs=3, max_evaluations=2).allocate(search, budget()).origin["swaps"]
     assert limited == unlimited[:2]
+
+
+def test_the_settings_of_the_papers_algorithm_are_what_they_always_were():
+    """Fingerprints of finished runs hang on them: options that the paper does not have show up only when used."""
+    usual = {"mu": 0.5, "beta": 2, "gamma": 4, "type_scaling": True, "iterative_update": True, "drop": "auto"}
+    usual |= {"labels": "sampled", "gain_ratios": "recomputed", "swaps": "feasible", "try_next_pairs": 4}
+    assert LampQ().settings() == {**usual, "maximum_swaps": None} and LampQ.revision == 1
+    assert LampQ(start="uniform").settings() == {
+        "start": "uniform",
+        **{key: usual[key] for key in ("iterative_update", "gain_ratios", "swaps", "try_next_pairs")},
+        "maximum_swaps": None,
+    }
+
+
+METRICS = ("fisher", "hessian", "output_fisher", "weight_error", "reconstruction", "single_layer_loss")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_measured_by_bits_needs_no_gamma(search, metric):
+    first, other = (LampQ(metric=metric, gamma=gamma, iterative_update=False) for gamma in (4, 20))
+    by_bits = metric not in ("fisher", "hessian")
+    assert (first.settings() == other.settings()) == by_bits
+    one, two = (allocator.allocate(search, budget()).origin["objective"] for allocator in (first, other))
+    assert (one == two) == by_bits
+
+
+@pytest.mark.parametrize("metric", ["output_fisher", "weight_error", "reconstruction", "single_layer_loss"])
+def test_a_types_mean_at_beta_bits_is_its_drop_by_any_metric(search, metric):
+    plan = LampQ(metric=metric, mu=1, beta=2, drop="loss", iterative_update=False).allocate(search, budget())
+    for type in LAYER_TYPES:
+        rows = [plan.origin["scores"][s.name] for s in search.layers if s.type == type]
+        drop = plan.origin["type_scaling"]["drop"][type]
+        assert math.fsum(row["2"] for row in rows) / len(rows) == pytest.approx(drop, rel=1e-9)
+        assert all(list(row.values()) == sorted(row.values(), reverse=True) for row in rows)
+    assert {s.name: plan[s.name].score for s in search.layers} == {
+        name: row["3"] for name, row in plan.origin["scores"].items()
+    }
+
+
+def test_beta_may_be_outside_the_bit_set(search):
+    plan = LampQ(metric="output_fisher", beta=1, mu=1, iterative_update=False).allocate(search, budget())
+    assert set(plan.origin["scores"][search.layers[0].name]) == {"2", "3", "4", "5"}
+    alpha, scores = plan.origin["type_scaling"]["alpha"], plan.origin["scores"]
+    raw = [scores[s.name]["2"] / alpha["qkv"] for s in search.layers if s.type == "qkv"]
+    assert plan.origin["type_scaling"]["mean_trace"]["qkv"] > math.fsum(raw) / len(raw), "one bit costs more than two"
+
+
+def test_without_type_scaling_a_metric_by_bits_is_the_metric_alone(search):
+    plan = LampQ(metric="output_fisher", labels="dataset", type_scaling=False, iterative_update=False)
+    assert (
+        plan.allocate(search, budget()).origin["scores"] == OutputFisher().allocate(search, budget()).origin["scores"]
+    )
+
+
+def test_negative_hessian_traces_count_as_zero(search):
+    plan = LampQ(metric="hessian", type_scaling=False, iterative_update=False).allocate(search, budget())
+    found = HAWQV2(labels="sampled").traces(search).trace.tolist()
+    traces = {s.name: max(value, 0.0) for s, value in zip(search.layers, found, strict=True)}
+    assert plan.origin["hessian_traces"] == traces
+    assert {s.name: plan[s.name].score for s in search.layers} == traces
+
+
+@pytest.mark.parametrize("metric", ["fisher", "output_fisher"])
+def test_solving_again_keeps_the_best_plan_on_d(search, metric):
+    options = {"metric": metric, "iterative_update": False}
+    first = LampQ(**options).allocate(search, budget())
+    plan = LampQ(**options, resolve=3).allocate(search, budget())
+    history = plan.origin["resolved"]
+    assert history[0]["bits"] == first.layer_bits() and 2 <= len(history) <= 4
+    best = max(history, key=lambda step: (step["accuracy"], -step["loss"]))
+    assert plan.layer_bits() == best["bits"] == plan.origin["initial_bits"]
+    bits = [tuple(step["bits"].values()) for step in history]
+    assert len(set(bits)) == len(bits), "a plan was tried twice"
+    for step in history:
+        assert search.evaluator.score(budget().plan(search.adapter.sites, step["bits"])).accuracy == step["accuracy"]
+
+
+def test_the_second_solution_is_that_of_the_metric_in_the_model_at_the_first_plan(search):
+    first = LampQ(iterative_update=False).allocate(search, budget())
+    again = LampQ(iterative_update=False, resolve=1)
+    traces = again.fisher_traces(search, first)
+    assert all(traces[name] != first.origin["fisher_traces"][name] for name in traces)
+    alpha = first.origin["type_scaling"]["alpha"]
+    scaled = {s.name: {b: alpha[s.type] * traces[s.name] * 4.0**-b for b in (2, 3, 4, 5)} for s in search.layers}
+    expected = least_score_plan(search, budget(), scaled, {"allocator": "test"}).layer_bits()
+    assert again.allocate(search, budget()).origin["resolved"][1]["bits"] == expected
+
+
+def test_swaps_by_the_metric_are_those_that_promise_most_of_what_the_program_added_up(search):
+    options = {"metric": "output_fisher", "type_scaling": False, "swap_estimates": "metric"}
+    plan = LampQ(**options, try_next_pairs=3).allocate(search, budget())
+    scores, bits = plan.origin["scores"], dict(plan.origin["initial_bits"])
+    swaps = plan.origin["swaps"]
+    assert len(swaps) >= 4
+    for swap in swaps:
+        up, down = (scores[swap[key]] for key in ("up", "down"))
+        now = bits[swap["up"]], bits[swap["down"]]
+        assert swap["gain"] == pytest.approx(up[str(now[0])] - up[str(now[0] + 1)], rel=1e-12)
+        assert swap["cost"] == pytest.approx(down[str(now[1] - 1)] - down[str(now[1])], rel=1e-12)
+        # From the program's own plan no swap promises anything; the least loss comes first.
+        if swap["accepted"]:
+            bits[swap["up"]] += 1
+            bits[swap["down"]] -= 1
+    promise = [swap["gain"] - swap["cost"] for swap in swaps[:2]]
+    assert promise[0] <= 1e-9 or swaps[0]["accepted"]
+
+
+def test_a_greedy_solver_is_never_better_than_an_exact_one(search):
+    exact = LampQ(iterative_update=False).allocate(search, budget()).origin
+    greedy = LampQ(iterative_update=False, solver="greedy").allocate(search, budget())
+    assert greedy.origin["objective"] >= exact["objective"] * (1 - 1e-9) and "greedy" in greedy.origin["solver"]
+    budget().check_feasible(search.adapter.sites, greedy)
+    assert LampQ(solver="greedy").settings()["solver"] == "greedy"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"metric": "trace"}, "allocator.metric=trace: must be one of fisher, hessian, output_fisher, weight_error"),
+        ({"resolve": -1}, "allocator.resolve=-1: must be an integer of at least 0"),
+        (
+            {"resolve": 2, "metric": "weight_error"},
+            "allocator.metric=weight_error is not measured in a quantized model",
+        ),
+        ({"swap_estimates": "metric", "start": "uniform"}, "with allocator.start=uniform no metric is measured"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(options, line):
+    with pytest.raises(LampQError) as caught:
+        LampQ(**options)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
