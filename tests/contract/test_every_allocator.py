@@ -3,23 +3,33 @@
 import copy
 import functools
 import json
+import math
+from dataclasses import replace
 from fractions import Fraction
 
 import hydra
 import pytest
 import torch
+import yaml
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.uniform import Uniform
-from lampq.budgets import Budget
+from lampq.budgets import Budget, packed_bytes, realised_costs
 from lampq.command_line import config_folder
 from lampq.errors import LampQError
+from lampq.layers import MODULES
 from lampq.plan import BitPlan
 from lampq.settings import construct, resolved
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 NAMES = sorted(path.stem for path in (config_folder() / "allocator").glob("*.yaml"))
+CLASSES = {
+    name: get_class(yaml.safe_load((config_folder() / "allocator" / f"{name}.yaml").read_text())["_target_"])
+    for name in NAMES
+}
+SEARCHING = [name for name, part in CLASSES.items() if part.searches]
 FEW = ("max_evaluations=6",)
 """What is tested here does not depend on how many plans a search scores."""
 MODELS = {"vit": vit_adapter, "swin": swin_adapter}
@@ -108,6 +118,92 @@ def test_a_fractional_budget_is_kept_or_refused(name, tmp_path):
         assert "3.5" in str(error) and "\n" not in str(error)
     else:
         setup.budget.check_feasible(setup.search.adapter.sites, plan)
+
+
+BOUND = {
+    "bops, block 0 pinned": replace(
+        budget(4, operands="follow_qkv"), candidates=(2, 3, 5), unit="bops", pins=(("block 0", 6),)
+    ),
+    "bytes, modules tied": replace(budget("3.5"), candidates=(2, 3, 5), unit="packed_bytes", ties="modules"),
+    "fc2 of two blocks tied, two modules pinned": replace(
+        budget("3.5"), candidates=(2, 4), ties=(("*blocks.0.mlp.fc2", "*blocks.1.mlp.fc2"),), pins=(("*.1.attn.*", 3),)
+    ),
+}
+"""Limits, ties and pins."""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One store: what is tested with it does not depend on what is computed again."""
+    return tmp_path_factory.mktemp("shared")
+
+
+def spent(search, plan, unit):
+    """By the figures that a run reports."""
+    if unit == "bops":
+        return realised_costs(search.adapter.sites, plan)["bops"]
+    if unit == "packed_bytes":
+        search.bank.calibrate(plan)
+        stored = search.bank.quantizer_parameters(plan)
+        return packed_bytes(search.adapter.sites, plan, search.adapter.parameters(), stored)
+    return sum(s.parameters * plan[s.name].weight_bits for s in search.layers)
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+@pytest.mark.parametrize("target", BOUND.values(), ids=BOUND)
+def test_limits_ties_and_pins_are_kept(name, model, target, shared):
+    setup = Setup(name, model, shared, target)
+    search, plan = setup.search, setup.allocate()
+    bits, low = plan.layer_bits(), math.floor(target.weight_bits)
+    equal = [
+        spent(search, target.plan(search.adapter.sites, dict.fromkeys(bits, b)), target.unit) for b in (low, low + 1)
+    ]
+    limit = math.floor(equal[0] + (target.weight_bits - low) * (equal[1] - equal[0]))
+    assert spent(search, plan, target.unit) <= limit
+    pinned = {s.name: b for s in search.layers for b in (6, 3) if bits[s.name] == b and b not in target.candidates}
+    free = {bits[s.name] for s in search.layers if s.name not in pinned}
+    if target.unit == "bops":
+        assert set(pinned) == {s.name for s in search.layers if s.block == 0} and set(pinned.values()) == {6}
+    elif target.ties == "modules":
+        assert pinned == {}
+        for types in MODULES.values():
+            modules = [(s.block, bits[s.name]) for s in search.layers if s.type in types]
+            assert len(set(modules)) == search.adapter.blocks
+    else:
+        assert set(pinned) == {s.name for s in search.layers if ".1.attn." in s.name} and set(pinned.values()) == {3}
+        together = [s.name for s in search.layers if s.name.endswith(("blocks.0.mlp.fc2", "blocks.1.mlp.fc2"))]
+        assert len({bits[member] for member in together}) == 1 < len(together)
+    assert free <= set(target.candidates) and max(free) > min(target.candidates)
+    assert plan.key() == target.plan(search.adapter.sites, bits).key() and plan.budget == target.to_json()
+
+
+@pytest.mark.parametrize("unit", ["average_bits", "packed_bytes", "bops"])
+def test_pins_above_the_budget_are_one_line(name, unit, shared):
+    target = replace(budget(), unit=unit, pins=(("blocks.[01].*", 8),))
+    setup = Setup(name, "vit", shared, target)
+    if not setup.allocator.searches:
+        plan = setup.allocate()
+        assert set(plan.layer_bits().values()) == {3}, "equal bits and plans from files are not bound"
+        return
+    with pytest.raises(
+        LampQError, match=r"with pins=\{blocks\.\[01\]\.\*:8\}; .*pin fewer layers or raise bits"
+    ) as caught:
+        setup.allocate()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name, part in CLASSES.items() if part.scores_inputs])
+def test_inputs_of_their_own_keep_their_own_target(name, model, shared):
+    target = replace(budget(3, "4.5"), activation_rule="independent", input_candidates=(3, 4, 6), pins=(("fc2", 3),))
+    setup = Setup(name, model, shared, target)
+    plan, layers = setup.allocate(), setup.search.layers
+    setup.budget.check_feasible(setup.search.adapter.sites, plan)
+    elements = sum(s.input_elements for s in layers)
+    average = sum(s.input_elements * plan[s.name].activation_bits for s in layers) / elements
+    assert 4 < average <= 4.5
+    assert {plan[s.name].bits for s in layers if s.type == "fc2"} == {(3, 3)}
+    assert {plan[s.name].activation_bits for s in layers} <= {3, 4, 6}
+    assert any(plan[s.name].weight_bits > 3 for s in layers) and len({plan[s.name].activation_bits for s in layers}) > 1
 
 
 def test_the_same_again_in_another_store_and_from_the_same_store(name, model, tmp_path):
