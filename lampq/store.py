@@ -44,6 +44,7 @@ class Store:
         self.seconds_computed: dict[str, float] = {}
         self._memory: dict[tuple[str, str], Tensors] = {}
         self._counted: set[tuple[str, str]] = set()
+        self._before: dict[Path, float] = {}
         self._nested = threading.local()
         self._lock = threading.Lock()
 
@@ -63,7 +64,7 @@ class Store:
         """
         name = fingerprint(key)
         if (kind, name) not in self._memory:
-            path = self.root / kind / name[:2] / f"{name}.safetensors"
+            path = self.path(kind, key)
             found = self._read(path, key)
             if found is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,16 @@ class Store:
     def holds(self, kind: str, key: dict) -> bool:
         """Whether an entry is there, without reading it."""
         name = fingerprint(key)
-        return (kind, name) in self._memory or (self.root / kind / name[:2] / f"{name}.safetensors").is_file()
+        return (kind, name) in self._memory or self.path(kind, key).is_file()
+
+    def path(self, kind: str, key: dict) -> Path:
+        """The file of an entry, whether it is there or not."""
+        name = fingerprint(key)
+        return self.root / kind / name[:2] / f"{name}.safetensors"
+
+    def partial(self, kind: str, key: dict) -> "Partial":
+        """Where `compute` of a long entry keeps its state now and then, to go on from after a kill."""
+        return Partial(self, self.path(kind, key), key)
 
     def forget(self) -> None:
         """Drop what is held in memory (files stay)."""
@@ -104,6 +114,12 @@ class Store:
         self._nested.seconds = outer + elapsed
         with self._lock:
             self.seconds_computed[kind] = self.seconds_computed.get(kind, 0.0) + seconds
+            seconds += self._before.pop(path, 0.0)
+        self._write(path, key, tensors, seconds)
+        _partial_path(path).unlink(missing_ok=True)
+        return tensors
+
+    def _write(self, path: Path, key: dict, tensors: Tensors, seconds: float) -> None:
         metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "digest": _digest(tensors)}
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
@@ -112,7 +128,6 @@ class Store:
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise OSError(getattr(error, "errno", None), f"cannot write: {error}", str(path)) from error
-        return tensors
 
     def _read(self, path: Path, key: dict) -> tuple[Tensors, float] | None:
         if not path.is_file():
@@ -128,6 +143,36 @@ class Store:
             log.warning("stored entry %s does not hold what its name says: computing it again", path)
             return None
         return tensors, float(metadata["seconds"])
+
+
+class Partial:
+    """The state of one entry that is being computed; gone once the entry is there.
+
+    What it had cost before an interruption counts in the entry's seconds.
+    """
+
+    def __init__(self, store: Store, path: Path, key: dict) -> None:
+        self._store, self._path, self._key = store, path, key
+        self._started = time.perf_counter()
+
+    def read(self) -> Tensors | None:
+        """The state last kept, or None."""
+        found = self._store._read(_partial_path(self._path), self._key)
+        if found is None:
+            return None
+        state, self._store._before[self._path] = found
+        return state
+
+    def write(self, state: Tensors) -> None:
+        """Keep a state in place of the one before."""
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        seconds = self._store._before.get(self._path, 0.0) + time.perf_counter() - self._started
+        self._store._write(_partial_path(self._path), self._key, state, seconds)
+
+
+def _partial_path(path: Path) -> Path:
+    return path.with_suffix(".partial.safetensors")
 
 
 def _digest(tensors: Tensors) -> str:

@@ -221,3 +221,38 @@ def test_fingerprints():
     assert len({fingerprint(key) for key in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": None}, {"a": [1]}, {"b": 1})}) == 6
     with pytest.raises(TypeError):
         fingerprint({"a": torch.ones(1)})
+
+
+def test_an_entry_under_way_keeps_its_state(tmp_path):
+    store = Store(tmp_path)
+    partial = store.partial("long", KEY)
+    assert partial.read() is None
+    partial.write({"step": torch.tensor(3)})
+    assert not store.holds("long", KEY)
+    (path,) = tmp_path.rglob("*.safetensors")
+    found = Store(tmp_path).partial("long", KEY).read()
+    assert found["step"] == 3 and Store(tmp_path).partial("long", {**KEY, "other": 1}).read() is None
+    path.write_bytes(path.read_bytes()[:-3])
+    assert Store(tmp_path).partial("long", KEY).read() is None
+
+
+def test_an_entry_that_is_there_leaves_no_state_behind_and_counts_what_was_spent_before(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("lampq.store.time.perf_counter", lambda: clock[0])
+
+    def step(store, seconds):
+        partial = store.partial("long", KEY)
+        partial.read()
+        clock[0] += seconds
+        partial.write({"x": torch.zeros(1)})
+        return {"x": torch.ones(1)}
+
+    step(Store(tmp_path), 5)  # killed afterwards
+    step(Store(tmp_path), 2)  # and again
+    store = Store(tmp_path)
+    store.fetch("long", KEY, lambda: step(store, 1))
+    assert [path.suffixes for path in tmp_path.rglob("*.safetensors")] == [[".safetensors"]]
+    assert store.seconds_computed["long"] == 1
+    reader = Store(tmp_path)
+    reader.fetch("long", KEY, lambda: None)
+    assert reader.seconds_read["long"] == 8

@@ -42,6 +42,7 @@ class ImageNet:
     """
 
     name = "imagenet"
+    splits = ("train", "val")
     full_validation_images = 50_000
 
     def __init__(
@@ -73,11 +74,10 @@ class ImageNet:
             "mean": optional(_three_channels, "dataset.mean", mean, at_least=0, at_most=1),
             "std": optional(_three_channels, "dataset.std", std, above=0),
         }
-        for split in ("train", "val"):
+        for split in self.splits:
             if not (self.root / split).is_dir():
-                raise LampQError(
-                    f"dataset.root={root}: has no folder {split}/; give the folder that holds train/ and val/"
-                )
+                folders = " and ".join(f"{name}/" for name in self.splits)
+                raise LampQError(f"dataset.root={root}: has no folder {split}/; give the folder that holds {folders}")
         self._transform = None
 
     def bind(self, adapter: ModelAdapter) -> None:

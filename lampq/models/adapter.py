@@ -22,12 +22,16 @@ class ModelAdapter(ABC):
         name: the architecture's name.
         network: the model in evaluation mode, attention matmuls as modules.
         sites: quantized sites in the order of execution.
+        prefix_tokens: tokens in front of those of the patches (class and distillation tokens).
+        windows: whether attention stays within windows of patches.
         tensors: whether these include tensors that are no operand of a product (see `with_tensors`).
         input_size: (channels, height, width) of one image.
         data_config: the model's own preprocessing (timm's keys), or an empty dictionary.
         published_top1: published full-precision top-1 in percent, or None.
     """
 
+    prefix_tokens = 0
+    windows = False
     tensors = False
 
     def __init__(

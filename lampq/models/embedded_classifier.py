@@ -26,6 +26,7 @@ class EmbeddedClassifier:
         Raises:
             LampQError: a checkpoint is given that cannot be read or does not fit.
         """
+        from lampq.datasets.shapes import MEAN, STD
         from lampq.models.checkpoints import load_weights, read_weights
         from lampq.models.embedded.architectures import EMBEDDED, build_embedded
         from lampq.models.timm_adapters import adapt
@@ -34,4 +35,4 @@ class EmbeddedClassifier:
         path = self.checkpoint or resources.files("lampq.models.embedded") / f"{self.name}.safetensors"
         load_weights(network, read_weights(str(path)), path)
         size = EMBEDDED[self.name]["img_size"]
-        return adapt(self.name, network.to(device), input_size=(3, size, size))
+        return adapt(self.name, network.to(device), input_size=(3, size, size), data_config={"mean": MEAN, "std": STD})

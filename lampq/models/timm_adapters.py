@@ -76,6 +76,10 @@ class VisionTransformerAdapter(ModelAdapter):
     def blocks(self) -> int:
         return len(self.network.blocks)
 
+    @property
+    def prefix_tokens(self) -> int:
+        return self.network.num_prefix_tokens
+
     def declare_sites(self) -> list[Site]:
         blocks = [block_sites(f"blocks.{index}", index, False, self.tensors) for index in range(self.blocks)]
         return outside_sites(self.network, list(chain.from_iterable(blocks)))
@@ -103,6 +107,8 @@ class VisionTransformerAdapter(ModelAdapter):
 
 class SwinTransformerAdapter(ModelAdapter):
     """timm's `SwinTransformer`: blocks of all stages in one row; a patch merging runs with the block after it."""
+
+    windows = True
 
     def __init__(self, name: str, network: nn.Module, *args, **kwargs) -> None:
         for stage in network.layers:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lampq.models.adapter import ModelAdapter
+from lampq.store import Store
 
 
 class ClassificationTask:
@@ -26,6 +28,18 @@ class ClassificationTask:
         self.seed = seed
         self.device = device
         self.identity: dict = dataset.identity(seed)
+
+    def make_images(self, store: Store, folder: Path, searches: bool, training_images: int | None) -> None:
+        """Make the images that a run uses and show them in its folder; nothing for a data set that reads its images.
+
+        Args:
+            store: where they are kept.
+            folder: of the run.
+            searches: whether D is used.
+            training_images: how many training images are; None for the calibration images.
+        """
+        if hasattr(self.dataset, "make"):
+            self.dataset.make(self.seed, store, folder, self.dataset.needed(searches, training_images))
 
     @cached_property
     def calibration_images(self) -> Tensor:
