@@ -1,0 +1,56 @@
+"""Losses of single layers: those of plans in which one layer differs, and what the others' precision changes."""
+
+import pytest
+import torch
+
+from lampq.errors import LampQError
+from lampq.plan import BitPlan
+from lampq.quantized_model import QuantizedModel
+from lampq.sensitivity.single_layer_loss import single_layer_losses
+from tests.allocation.budgets import budget
+from tests.small_models import search_over, swin_adapter, vit_adapter
+
+
+@pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
+@pytest.mark.parametrize("others", [None, 4])
+def test_they_are_differences_of_losses_on_d(build, others, tmp_path):
+    search = search_over(build(), tmp_path)
+    losses = single_layer_losses(search, budget(), others)
+    assert list(losses) == [s.name for s in search.layers]
+    sites = search.adapter.sites
+    context = BitPlan.full_precision(sites)
+    if others is not None:
+        context = budget().plan(sites, dict.fromkeys(losses, others))
+
+    def loss(plan):
+        model = QuantizedModel(search.adapter, search.bank).apply(plan).adapter
+        logits = model.run(search.task.sample_images)
+        return torch.nn.functional.cross_entropy(logits.double(), search.task.sample_labels).item()
+
+    for site in (search.layers[0], search.layers[-3]):
+        base = loss(context.with_bits({site.name: (None, None)}))
+        for bits in (2, 5):
+            expected = loss(context.with_bits({site.name: (bits, bits)})) - base
+            assert losses[site.name][bits] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path):
+    search = search_over(vit_adapter(), tmp_path)
+    whole = single_layer_losses(search, budget(candidates=(2, 3)))
+    again = search_over(vit_adapter(), tmp_path)
+    assert single_layer_losses(again, budget(candidates=(2, 3))) == whole and again.evaluator.evaluations == 0
+    single_layer_losses(again, budget(candidates=(2, 3, 4)))
+    assert again.evaluator.evaluations == len(again.layers)
+
+
+def test_a_loss_that_is_no_number_is_one_line(tmp_path, monkeypatch):
+    search = search_over(vit_adapter(), tmp_path)
+    score = search.evaluator.score
+
+    def spoilt(plan, keep=False):
+        found = score(plan, keep)
+        return type(found)(found.loss * float("nan"), found.correct)
+
+    monkeypatch.setattr(search.evaluator, "score", spoilt)
+    with pytest.raises(LampQError, match=r"the loss on D with .* is nan; leave the smallest bits out"):
+        single_layer_losses(search, budget(), 4)
