@@ -1,5 +1,6 @@
 """Budgets: the rules from weight bits to a whole plan, and what a plan costs, by hand."""
 
+from dataclasses import replace
 from fractions import Fraction
 from math import isnan
 
@@ -92,6 +93,56 @@ def test_a_plan_above_the_budget_is_refused(adapter):
     above = exact.with_bits({"blocks.0.attn.proj": (4, 4)})
     with pytest.raises(LampQError, match=r"3\.0417 bits on average, over weight_bits=3"):
         budget(3).check_feasible(adapter.sites, above)
+
+
+def test_what_fingerprints_see_of_a_plain_budget_is_what_it_was():
+    """Published runs are named by it: no key may be added where nothing beyond the paper is asked for."""
+    assert budget("3.5", 8).to_json() == {
+        "weight_bits": 3.5,
+        "activation_bits": 8.0,
+        "candidates": [2, 3, 4, 5],
+        "activation_rule": "fixed",
+        "fixed_site_bits": [3, 8],
+        "operand_bits": "target",
+    }
+
+
+BEYOND = {
+    "unit": "bops",
+    "limit": 10**9,
+    "ties": (("fc1", "fc2"),),
+    "pins": (("fc2", 4), ("block 0", 8)),
+    "input_candidates": (3, 4),
+}
+
+
+@pytest.mark.parametrize("key", BEYOND)
+def test_what_goes_beyond_the_paper_is_in_fingerprints(key):
+    plain, asked = budget(3).to_json(), replace(budget(3), **{key: BEYOND[key]})
+    assert asked.to_json().keys() - plain.keys() == {key} and plain.items() <= asked.to_json().items()
+    assert asked.unbound() == budget(3)
+    assert replace(budget(3), ties="modules").to_json()["ties"] == "modules"
+    order = replace(budget(3), pins=BEYOND["pins"][::-1])
+    assert order.to_json() == replace(budget(3), pins=BEYOND["pins"]).to_json()
+
+
+def test_inputs_of_their_own(adapter):
+    asked = replace(budget(3, operands="follow_qkv"), activation_rule="independent")
+    layer_bits, input_bits = by_type(adapter, **BITS), by_type(adapter, qkv=6, proj=5, fc1=4, fc2=2)
+    found = bits_of(asked.plan(adapter.sites, layer_bits, input_bits=input_bits))
+    assert found["qkv"] == (4, 6) and found["proj"] == (2, 5) and found["fc1"] == (3, 4) and found["fc2"] == (5, 2)
+    assert found["qk"] == found["pv"] == (None, 6) and found["head"] == (3, 3)
+    # Where nobody chooses them, inputs are at the target, as with fixed ones; also where the targets are equal.
+    assert asked.input_bits(5) == 3 and asked.unbound().activation_rule == "fixed"
+    assert replace(asked, activation_bits=Fraction(9, 2)).input_bits(5) == 4
+
+
+def test_spent_by_hand(adapter):
+    plan = budget(3).plan(adapter.sites, by_type(adapter, **BITS))
+    assert budget(3).spent(adapter.sites, plan, None) == 2 * 576 * (3 * 4 + 2 + 4 * 3 + 4 * 5)
+    bops = replace(budget(3), unit="bops").spent(adapter.sites, plan, None)
+    assert bops == realised_costs(adapter.sites, plan)["bops"] and isinstance(bops, int)
+    assert replace(budget(3), unit="packed_bytes").spent(adapter.sites, plan, lambda p: 7 * (p is plan)) == 7
 
 
 @pytest.mark.parametrize(

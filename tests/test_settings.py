@@ -22,6 +22,7 @@ from lampq.settings import PARTS, check, construct
 CONF = config_folder()
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 QUICK = ("base_quantizer=rtn",)
+INDEPENDENT = ("allocator=output_fisher", "activation_rule=independent")
 
 
 @functools.cache
@@ -75,7 +76,7 @@ def test_every_option_says_what_it_is(path):
 def test_every_option_composes_and_resolves(option):
     group, _, name = option.partition("=")
     values = compose(option)
-    if group not in ("method", "scale", "experiment"):
+    if group not in ("method", "scale", "experiment", "hardware"):
         assert set(yaml.safe_load((CONF / group / f"{name}.yaml").read_text())) == set(values[group])
 
 
@@ -158,6 +159,26 @@ def test_defaults():
         (["activation_rule=follow"], "budget.activation_rule", "follow"),
         (["operand_bits=follow_qkv"], "budget.operand_bits", "follow_qkv"),
         (["fixed_site_bits=8"], "budget.fixed_site_bits", (8, 8)),
+        (["budget=bops"], "budget.unit", "bops"),
+        (["budget=packed_bytes", "budget_limit=450000"], "budget.limit", 450000),
+        (["budget=bops", "budget_limit=2.5e8"], "budget.limit", 250_000_000),
+        (["ties=modules"], "budget.ties", "modules"),
+        (
+            ["ties=[[blocks.0.*,blocks.1.*],[block 5,fc2]]"],
+            "budget.ties",
+            (("blocks.0.*", "blocks.1.*"), ("block 5", "fc2")),
+        ),
+        (["pins={blocks.0.*:8}"], "budget.pins", (("blocks.0.*", 8),)),
+        (["pins={block 0:8,fc2:4}"], "budget.pins", (("block 0", 8), ("fc2", 4))),
+        (["budget=bops", "budget_limit=1e8", "bit_set.bits=[4,8]"], "budget.candidates", (4, 8)),
+        ([*INDEPENDENT, "activation_bits=4.5"], "budget.activation_bits", Fraction(9, 2)),
+        ([*INDEPENDENT, "activation_bits=4.5"], "budget.input_candidates", (2, 3, 4, 5, 6, 7)),
+        ([*INDEPENDENT, "activation_bits=4.5", "bit_set.bits=[3,6]"], "budget.candidates", (3, 6)),
+        (["hardware=int4_int8"], "budget.candidates", (4, 8)),
+        (["hardware=int4_int8"], "budget.fixed_site_bits", (8, 8)),
+        (["hardware=int4_int8", "bits=7"], "budget.weight_bits", 7),
+        (["hardware=int4", "allocator=uniform"], "budget.weight_bits", 4),
+        (["hardware=powers_of_two", "bits=3", "fixed_site_bits=6"], "budget.fixed_site_bits", (6, 6)),
         (["bit_set=b12345"], "budget.candidates", (1, 2, 3, 4, 5)),
         (["bit_set.bits=[4,2,3]"], "budget.candidates", (2, 3, 4)),
         (["seed=7"], "seed", 7),
@@ -227,7 +248,38 @@ def test_device_auto_is_decided(monkeypatch):
             ["weight_bits=3.5", "activation_bits=8", "activation_rule=follow"],
             "activation_bits=8.0: with activation_rule=follow it must differ from weight_bits=3.5 by an integer",
         ),
-        (["activation_rule=folow"], "activation_rule=folow: must be one of fixed, follow; did you mean follow?"),
+        (
+            ["activation_rule=folow"],
+            "activation_rule=folow: must be one of fixed, follow, independent; did you mean follow?",
+        ),
+        (["budget=bytes"], "budget=bytes: must be one of average_bits, packed_bytes, bops"),
+        (["budget_limit=9"], "budget_limit=9: budget=average_bits is limited by weight_bits; leave it null, or choose"),
+        (["budget=bops", "budget_limit=0"], "budget_limit=0: must be a number of at least 1"),
+        (["budget=bops", "budget_limit=many"], "budget_limit=many: must be a number"),
+        (["ties=module"], "ties=module: must be one of none, modules, blocks, types; did you mean modules?"),
+        (
+            ["ties=[fc1,fc2]"],
+            "ties=[fc1,fc2]: must be one of none, modules, blocks, types, or a list of lists of layers",
+        ),
+        (["pins=8"], "pins=8: must be layers and their bits, for example {blocks.0.*:8}, or null"),
+        (["pins={fc2:eight}"], "pins.fc2=eight: must be an integer between 1 and 16"),
+        (
+            ["hardware=int4_int8", "bits=3"],
+            "bit_set.bits=[4,8]: no plan of these averages weight_bits=3 or less; add 3",
+        ),
+        (
+            ["activation_rule=independent"],
+            "activation_rule=independent: allocator=lampq does not score weights and inputs by themselves; choose",
+        ),
+        ([*INDEPENDENT, "budget=bops"], "activation_rule=independent: budget=bops multiplies the bits of weights and"),
+        (
+            [*INDEPENDENT, "activation_bits=8", "bit_set.bits=[2,3,4]"],
+            "activation_bits=8: inputs of bit_set.bits=[2,3,4] cannot average it; add bits below or above it",
+        ),
+        (
+            [*INDEPENDENT, "sensitivity=components"],
+            "activation_rule=independent: sensitivity=components has one number a component; choose fixed",
+        ),
         (["operand_bits=qkv"], "operand_bits=qkv: must be one of target, follow_qkv"),
         (["fixed_site_bits=targt"], "fixed_site_bits=targt: must be target, or an integer"),
         (["fixed_site_bits=0"], "fixed_site_bits=0: must be an integer between 1 and 16"),
@@ -259,7 +311,10 @@ def test_device_auto_is_decided(monkeypatch):
         (["lampq.beta=0"], "lampq.beta=0: must be an integer"),
         (["lampq.beta=2.5"], "lampq.beta=2.5: must be an integer"),
         (["lampq.gamma=1"], "lampq.gamma=1: must be a number above 1"),
-        (["allocator.solver=lip"], "allocator.solver=lip: must be one of ilp, dynamic_program; did you mean ilp?"),
+        (
+            ["allocator.solver=lip"],
+            "allocator.solver=lip: must be one of ilp, dynamic_program, greedy; did you mean ilp?",
+        ),
         (["dataset.batch_size=0"], "dataset.batch_size=0: must be an integer of at least 1"),
         (["dataset.calibration_images=x"], "dataset.calibration_images=x: must be an integer"),
         (["+bit=3"], "bit=3: there is no such key; did you mean bits?"),
@@ -301,6 +356,9 @@ def test_bits_the_base_quantizer_is_not_defined_at(monkeypatch):
     for overrides, key in [
         (["bit_set.bits=[1,3]"], "bit_set.bits: 1 bits"),
         (["lampq.beta=1"], "lampq.beta: 1 bits"),
+        (["pins={fc2:9}"], "pins.fc2: 9 bits"),
+        (["pins={fc2:8}", "weight_bits=3", "activation_bits=5", "activation_rule=follow"], "pins.fc2: 10 bits"),
+        (["bit_set.bits=[3,9]"], "bit_set.bits: 9 bits"),
         (["fixed_site_bits=10"], "fixed_site_bits: 10 bits"),
         (["allocator=uniform", "bits=9", "fixed_site_bits=8"], "weight_bits: 9 bits"),
         (["weight_bits=4", "activation_bits=9", "fixed_site_bits=8"], "activation_bits: 9 bits"),

@@ -1,5 +1,6 @@
 """The exact optimum, against trying every plan, and what the choice among tied plans promises."""
 
+import itertools
 import math
 import time
 from fractions import Fraction
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from lampq.allocation.dynamic_program import solve_dynamic_program
+from lampq.allocation.ilp import solve_ilp
 from lampq.errors import LampQError
 from tests.allocation.instances import WORKED, brute_force, random_instance, spent, transformer_sizes
 
@@ -49,6 +51,34 @@ def test_forbidden_widths_are_not_chosen(seed):
     allocation = solve_dynamic_program(costs, sizes, bits, budget)
     assert allocation.bits == brute_force(costs, sizes, bits, budget)[1]
     assert math.isfinite(allocation.objective)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_spending_need_not_be_proportional_to_bits(seed):
+    """A table instead of sizes: any integers that do not fall with more bits, some widths forbidden."""
+    generator = np.random.default_rng(seed)
+    spending = np.cumsum(generator.integers(0, 10**6, (5, 4)), axis=1)
+    costs = generator.random((5, 4)) if seed % 2 else np.sort(generator.random((5, 4)))[:, ::-1]
+    costs[generator.random(costs.shape) < 0.2] = np.inf
+    costs[:, 0] = 2.0
+    budget = int(spending[:, 0].sum() + generator.integers(0, 3 * 10**6))
+    best = min(
+        math.fsum(costs[i, k] for i, k in enumerate(plan))
+        for plan in itertools.product(range(4), repeat=5)
+        if sum(spending[i, k] for i, k in enumerate(plan)) <= budget
+    )
+    for solve in (solve_dynamic_program, solve_ilp):
+        allocation = solve(costs, spending, (2, 3, 4, 6), budget)
+        assert allocation.objective == pytest.approx(best, rel=1e-6)
+        columns = [(2, 3, 4, 6).index(b) for b in allocation.bits]
+        assert sum(spending[i, k] for i, k in enumerate(columns)) <= budget
+    assert allocation.solver == "integer linear program (CBC)"
+
+
+def test_sizes_are_the_table_of_size_times_bits():
+    costs, sizes, bits, budget = random_instance(5, layers=8)
+    table = np.outer(sizes, bits)
+    assert solve_dynamic_program(costs, table, bits, budget) == solve_dynamic_program(costs, sizes, bits, budget)
 
 
 def test_budget_is_never_exceeded():
@@ -138,6 +168,8 @@ def test_a_budget_below_the_smallest_plan():
         (np.ones((2, 2)), [1, 0], [2, 3], "layer 1 has no parameters"),
         (np.array([[1, 1], [math.nan, 1]]), [1, 1], [2, 3], "layer 1 is not a number"),
         (np.array([[1, 1], [math.inf, math.inf]]), [1, 1], [2, 3], "layer 1 has no allowed"),
+        (np.ones((2, 2)), [[1, 2], [3, 2]], [2, 3], "layer 1 spends less with more bits"),
+        (np.ones((2, 2)), [[60, 70], [50, 70]], [2, 3], "the smallest plan spends 110, over the limit of 100"),
     ],
 )
 def test_malformed_instances(costs, sizes, bits, message):

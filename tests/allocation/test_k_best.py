@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from lampq.allocation import k_best
 from lampq.allocation.dynamic_program import optimal_plan
 from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.k_best import k_best_plans
@@ -38,6 +39,22 @@ def test_they_are_the_best_of_all_in_order(seed, count):
 def test_where_there_are_fewer_all_are_given():
     instance = problem(1, layers=3)
     assert sorted(map(tuple, k_best_plans(instance, 1000))) == sorted(every_plan(instance))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_they_are_the_best_where_the_first_round_is_too_narrow(seed, monkeypatch):
+    """So many plans that the first round drops some, large numbers without a divisor, ties, forbidden widths."""
+    monkeypatch.setattr(k_best, "TRIAL_WIDTH", 10)
+    generator = np.random.default_rng(seed)
+    spending = np.cumsum(generator.integers(1, 10**9, (7, 3)), axis=1)
+    costs = generator.integers(0, 5, (7, 3)).astype(float) if seed % 2 else generator.random((7, 3))
+    costs[generator.random(costs.shape) < 0.1] = np.inf
+    costs[:, 0] = 5.0
+    instance = AllocationProblem.checked(costs, spending, (2, 3, 4), int(spending[:, 1].sum()))
+    expected = [plan for plan in every_plan(instance) if np.isfinite(instance.objective(plan))][:40]
+    found = k_best_plans(instance, 40)
+    assert [instance.objective(plan) for plan in found] == pytest.approx([instance.objective(p) for p in expected])
+    assert all(instance.fits(plan) for plan in found) and len({tuple(plan) for plan in found}) == len(found) == 40
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,14 +2,18 @@
 
 import itertools
 import math
+from dataclasses import replace
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
+from lampq.allocation.dynamic_program import solve_dynamic_program
 from lampq.allocation.least_score import at_the_target, least_score_plan
 from lampq.allocation.output_fisher import OutputFisher
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
-from lampq.sensitivity.output_fisher import falling, output_fisher
+from lampq.sensitivity.output_fisher import falling, output_fisher, output_scores, weight_and_input_scores
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
@@ -40,6 +44,28 @@ def test_the_scores_are_the_metrics_made_to_fall(build, tmp_path):
         assert plan[name].score == told["3"]
     assert search.evaluator.scored == 0, "no plan is tried"
     assert len(set(plan.layer_bits().values())) > 1
+
+
+def test_inputs_of_their_own_have_scores_and_a_target_of_their_own(search):
+    target = replace(budget(3), activation_rule="independent")
+    plan = OutputFisher().allocate(search, target)
+    weights, inputs = weight_and_input_scores(search, target, "dataset")
+    images, labels = search.task.sample_images, search.task.sample_labels
+    site = search.layers[1]
+    for scores, pair in ((weights, (2, None)), (inputs, (None, 2))):
+        (expected,) = output_scores(search.adapter, {site.name: [search.bank.module(site, *pair)]}, images, labels)
+        assert scores[site.name][2] == pytest.approx(expected.item(), rel=1e-9)
+    elements = [s.input_elements for s in search.layers]
+    for kind, rows, sizes, bits in (
+        ("weights", weights, [s.parameters for s in search.layers], [plan[s.name].weight_bits for s in search.layers]),
+        ("inputs", inputs, elements, [plan[s.name].activation_bits for s in search.layers]),
+    ):
+        costs = [[falling(rows[s.name])[b] for b in (2, 3, 4, 5)] for s in search.layers]
+        best = solve_dynamic_program(np.array(costs), sizes, (2, 3, 4, 5), 3 * sum(sizes))
+        assert bits == best.bits and plan.origin[kind]["objective"] == best.objective
+    assert [s.bits for s in plan.sites if s.allocated and s.weight_bits != s.activation_bits]
+    other = OutputFisher().allocate(search, replace(target, activation_bits=Fraction(4)))
+    assert other.layer_bits() == plan.layer_bits() and other.key() != plan.key()
 
 
 def test_labels_change_the_scores(search):

@@ -38,6 +38,16 @@ def test_steps_are_those_of_the_bit_set():
         assert spent <= 48 and all(step > 48 - spent for step in steps)
 
 
+def test_forbidden_widths_are_not_drawn():
+    costs = np.zeros((4, 4))
+    costs[0, :3] = costs[1, 1:3] = np.inf  # layer 0 is pinned to 5 bits, layer 1 has 2 or 5
+    asked = AllocationProblem.checked(costs, [3, 1, 4, 4], (2, 3, 4, 5), 12 * 3.6)
+    drawn = [random_choice(asked, generator_of(0, draw)) for draw in range(60)]
+    assert all(asked.fits(choice) for choice in drawn)
+    assert {choice[0] for choice in drawn} == {3} and {choice[1] for choice in drawn} == {0, 3}
+    assert {choice[2] for choice in drawn} == {0, 1, 2}  # 5 bits would not leave 2 for the last
+
+
 def test_the_distribution_is_the_one_described():
     """A layer of two weights and one of one, bits {1, 2, 3}, seven weight bits: only (2, 3) and (3, 1) spend them.
 

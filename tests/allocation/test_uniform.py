@@ -1,5 +1,6 @@
 """Equal bits everywhere."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -34,6 +35,28 @@ def test_activations_have_their_own_target(tmp_path):
 def test_fractions_are_refused(tmp_path):
     with pytest.raises(LampQError, match=r"weight_bits=3\.5: uniform bits must be whole"):
         Uniform().allocate(search_over(vit_adapter(), tmp_path), budget("3.5"))
+
+
+def test_nothing_binds_it_and_it_says_so(tmp_path, caplog):
+    search, plain = (
+        search_over(vit_adapter(), tmp_path),
+        Uniform().allocate(search_over(vit_adapter(), tmp_path), budget(3)),
+    )
+    caplog.set_level("INFO", "lampq")
+    for changes, said in (
+        ({"pins": (("block 0", 8),)}, 1),
+        ({"ties": "modules"}, 1),
+        ({"unit": "bops", "limit": 1000}, 1),
+        ({"unit": "bops"}, 0),
+        ({"activation_rule": "independent"}, 0),
+    ):
+        caplog.clear()
+        assert Uniform().allocate(search, replace(budget(3), **changes)) == plain
+        assert [r.message for r in caplog.records] == said * [
+            "uniform: equal bits everywhere, not bound by pins, ties and budget_limit"
+        ]
+    with pytest.raises(LampQError, match=r"activation_bits=4\.5: uniform bits must be whole"):
+        Uniform().allocate(search, replace(budget(3, "4.5"), activation_rule="independent"))
 
 
 def test_the_bit_set_is_not_used():
