@@ -11,7 +11,7 @@ from lampq.layers import MODULES
 from lampq.limits import choice, integer, optional
 from lampq.plan import BitPlan
 from lampq.progress import progress
-from lampq.sensitivity.nuclear_norm import module_sensitivities
+from lampq.sensitivity.nuclear_norm import ERRORS, module_sensitivities
 
 log = logging.getLogger(__name__)
 
@@ -22,24 +22,34 @@ class VTPTQ(Allocator):
     Args:
         selection: ``frontier`` scores the plans of least total Omega on D and takes the best, as the LampQ paper says
             that VT-PTQ does ("testing hundreds of cases"); ``knapsack`` takes the plan of least total Omega.
+        error: of what the error of an MSA is taken: of its ``output``, or of its attention ``map`` (the literal
+            reading of the formula; see `lampq.sensitivity.nuclear_norm`).
         candidates: plans that are scored on D.
         max_evaluations: plans scored on D after the first one, at most; None is no limit beyond `candidates`.
     """
 
     name = "vt_ptq"
-    revision = 1
+    revision = 2
     ties = "modules"
 
-    def __init__(self, selection: str = "frontier", candidates: int = 200, max_evaluations: int | None = None) -> None:
+    def __init__(
+        self,
+        selection: str = "frontier",
+        error: str = "output",
+        candidates: int = 200,
+        max_evaluations: int | None = None,
+    ) -> None:
         self.selection = choice("allocator.selection", selection, ("frontier", "knapsack"))
+        self.error = choice("allocator.error", error, ERRORS)
         self.candidates = integer("allocator.candidates", candidates, minimum=1)
         self.max_evaluations = optional(integer, "max_evaluations", max_evaluations, minimum=0)
 
     def settings(self) -> dict:
+        metric = {"selection": self.selection, "error": self.error}
         if self.selection == "knapsack":
-            return {"selection": self.selection}
+            return metric
         limited = {} if self.max_evaluations is None else {"max_evaluations": self.max_evaluations}
-        return {"selection": self.selection, "candidates": self.candidates, **limited}
+        return {**metric, "candidates": self.candidates, **limited}
 
     def allocate(self, search: Search, budget: Budget) -> BitPlan:
         """Choose the bits of every module.
@@ -49,7 +59,7 @@ class VTPTQ(Allocator):
         """
         search.bank.check_bits("bit_set", *budget.candidates)
         space = SearchSpace.open(search, budget, self.ties)
-        omega = module_sensitivities(search, budget)
+        omega = module_sensitivities(search, budget, self.error)
         modules = list(omega)
         of_layers = {
             s.name: omega[b, m] for b, m in modules for s in search.layers if s.block == b and s.type in MODULES[m]

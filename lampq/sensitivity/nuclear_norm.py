@@ -4,8 +4,13 @@
 ``sigma_j`` being the singular values of Y: of the attention map for an MSA module, of the output features for an MLP.
 What the paper leaves open is read as follows: the map is the softmax's, each head's by itself; ``Y^`` is what the
 module gives with all its layers and operands at the bits in question, everything else in full precision; nuclear norms
-are averaged over heads (and windows), errors summed over an image, and the product averaged over images.
+are averaged over heads (and windows), errors summed over an image, and the product averaged over images. Of what the
+error of an MSA is taken, there are two readings (`ERRORS`): the formula has one Y, so that it would be the map, whose
+entries are about 1 / tokens; then an MSA's Omega is orders of magnitude below an MLP's, every MSA gets the fewest
+bits, and models collapse. With the error of the module's output, modules compare.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +18,7 @@ from torch import Tensor, nn
 from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.layers import MODULES, Site
+from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.quantized_model import QuantizedModel
@@ -20,32 +26,37 @@ from lampq.quantized_model import QuantizedModel
 CHUNK = 8
 """Images run at once; fixed, so that values do not depend on a user's batch size."""
 
+ERRORS = ("output", "map")
+"""Of what the error of an MSA is taken: of its output, or of the attention map."""
+
 Module = tuple[int, str]
 """Block and MSA or MLP."""
 
 
-def module_sensitivities(search: Search, budget: Budget) -> dict[Module, dict[int, float]]:
+def module_sensitivities(search: Search, budget: Budget, error: str = "output") -> dict[Module, dict[int, float]]:
     """Omega of every module at every bit-width of the bit set, over the calibration images.
 
     Args:
         search: the full-precision model, the bank, the calibration images.
         budget: the bit set, and the bits of inputs and operands.
+        error: one of `ERRORS`.
     """
     inner = [s for s in search.adapter.sites if any(s.type in types for types in MODULES.values())]
     blocks = sorted({s.block for s in inner})
     parts = {(b, m): [s for s in inner if s.block == b and s.type in MODULES[m]] for b in blocks for m in MODULES}
     bits = list(budget.candidates)
-    key = {**search.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
+    key = {**search.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "error": error}
+    key["revision"] = 2
 
     def compute() -> dict[str, Tensor]:
-        return {"omega": torch.stack(_measure(search, budget, parts))}
+        return {"omega": torch.stack(_measure(search, budget, parts, error))}
 
     stored = search.store.fetch("nuclear_norm", key, compute)["omega"].tolist()
     return {part: dict(zip(bits, row, strict=True)) for part, row in zip(parts, stored, strict=True)}
 
 
 @torch.inference_mode()
-def _measure(search: Search, budget: Budget, parts: dict[Module, list[Site]]) -> list[Tensor]:
+def _measure(search: Search, budget: Budget, parts: dict[Module, list[Site]], error: str) -> list[Tensor]:
     """``[candidates]`` float64 of every module, block by block from the full-precision model's states."""
     full_precision = BitPlan.full_precision(search.adapter.sites)
     wanted = [(s, *_bits(s, b, budget)) for sites in parts.values() for s in sites for b in budget.candidates]
@@ -56,17 +67,19 @@ def _measure(search: Search, budget: Budget, parts: dict[Module, list[Site]]) ->
     images = 0
     for (block, module), sites in progress(parts.items(), description="nuclear norms of modules", unit="modules"):
         segment = block + 1
-        where = next(s.name for s in sites if s.type == ("pv" if module == "MSA" else "fc2"))
+        of = {s.type: s.name for s in sites}
+        informative = of["pv" if module == "MSA" else "fc2"]
+        moving = informative if error == "map" else of["proj" if module == "MSA" else "fc2"]
         images = 0
         for index, state in enumerate(states):
-            reference, after = _output(original, segment, where, module, state)
-            information = _nuclear_norm(reference, len(state), module)
+            seen, after = _run(original, segment, (informative, moving), state)
+            information = _nuclear_norm(seen[informative], len(state), module)
             images += len(state)
             for column, bits in enumerate(budget.candidates):
                 plan = full_precision.with_bits({s.name: _bits(s, bits, budget) for s in sites})
-                moved, _ = _output(quantized.apply(plan).adapter, segment, where, module, state)
-                error = (moved - reference).double().square().reshape(len(state), -1).sum(1)
-                sums[block, module][column] += (information * error).sum().cpu()
+                moved, _ = _run(quantized.apply(plan).adapter, segment, (moving,), state)
+                squares = (moved[moving] - seen[moving]).double().square().reshape(len(state), -1).sum(1)
+                sums[block, module][column] += (information * squares).sum().cpu()
             if module == "MLP":  # the last module of its block
                 states[index] = after
     return [total / images for total in sums.values()]
@@ -77,23 +90,22 @@ def _bits(site: Site, bits: int, budget: Budget) -> tuple[int | None, int]:
     return None if site.is_matmul else bits, budget.input_bits(bits)
 
 
-def _output(adapter, segment: int, where: str, module: str, state: Tensor) -> tuple[Tensor, Tensor]:
-    """A module's Y in one block, and the block's output: the map that enters `pv`, or what `fc2` gives."""
-    seen: list[Tensor] = []
-    site = adapter.module(where)
-    if module == "MSA":
-        handle = site.register_forward_pre_hook(lambda _, operands: seen.append(operands[0]))
-    else:
+def _run(
+    adapter: ModelAdapter, segment: int, names: tuple[str, ...], state: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What the named sites give in one block, and the block's output; of a matmul, its first operand: the map."""
+    seen: dict[str, Tensor] = {}
 
-        def keep(_: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.append(output)
+    def keep(name: str, module: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = operands[0] if adapter.site(name).is_matmul else output
 
-        handle = site.register_forward_hook(keep)
+    handles = [adapter.module(name).register_forward_hook(partial(keep, name)) for name in set(names)]
     try:
         after = adapter.run_segment(segment, state)
     finally:
-        handle.remove()
-    return seen[0], after
+        for handle in handles:
+            handle.remove()
+    return seen, after
 
 
 def _nuclear_norm(output: Tensor, images: int, module: str) -> Tensor:

@@ -55,6 +55,7 @@ def test_candidates_and_evaluations_limit_what_is_scored(store):
         plan = VTPTQ(**options).allocate(search, BUDGET)
         assert search.evaluator.scored == scored == len(plan.origin["frontier"])
     assert VTPTQ(candidates=5).settings() != VTPTQ(candidates=6).settings() != VTPTQ("knapsack").settings()
+    assert VTPTQ("knapsack", error="map").settings() != VTPTQ("knapsack").settings()
     assert VTPTQ(max_evaluations=3).settings() != VTPTQ().settings()
 
 

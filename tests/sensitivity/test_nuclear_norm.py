@@ -58,6 +58,31 @@ def test_a_modules_value_is_its_nuclear_norm_times_its_error(build, tmp_path):
     assert omega[block, "MLP"][3] == pytest.approx(float(expected) / len(images), rel=1e-4)
 
 
+@pytest.mark.parametrize(("error", "type"), [("output", "proj"), ("map", "pv")])
+def test_the_error_of_an_msa_is_that_of_its_output_or_of_its_map(error, type, tmp_path):
+    search = search_over(vit_adapter(), tmp_path)
+    adapter, images = search.adapter, search.task.calibration_images
+    sites = {s.type: s for s in adapter.sites if s.block == 0}
+    plan = BitPlan.full_precision(adapter.sites).with_bits(
+        {sites[t].name: (None if sites[t].is_matmul else 3, 3) for t in ("qkv", "qk", "pv", "proj")}
+    )
+    seen = {"pv": [], "proj": []}
+    for model in (adapter, QuantizedModel(adapter, search.bank).apply(plan).adapter):
+        handles = [
+            model.module(sites["pv"].name).register_forward_hook(
+                lambda _, inputs, output: seen["pv"].append(inputs[0])
+            ),
+            model.module(sites["proj"].name).register_forward_hook(lambda _, inputs, y: seen["proj"].append(y)),
+        ]
+        model.run(images)
+        for handle in handles:
+            handle.remove()
+    norms = torch.linalg.svdvals(seen["pv"][0]).sum(-1).mean(1).double()
+    errors = (seen[type][1] - seen[type][0]).double().square().reshape(len(images), -1).sum(1)
+    expected = float((norms * errors).mean())
+    assert module_sensitivities(search, BUDGET, error)[0, "MSA"][3] == pytest.approx(expected, rel=1e-4)
+
+
 def test_more_bits_hurt_less(tmp_path):
     for values in module_sensitivities(search_over(vit_adapter(), tmp_path), BUDGET).values():
         assert values[2] > values[3] > values[5] > 0
