@@ -15,6 +15,9 @@ LABELS = {
     "lampq_without_update": "LampQ without update",
     "lampq_without_type_scaling": "LampQ without type scaling",
     "lampq_update_only": "LampQ's update alone",
+    "lampq_greedy": "LampQ, greedy solver",
+    "lampq_module_wise": "LampQ by module",
+    "lampq_resolve": "LampQ, solved again",
     "lampq": "LampQ",
     "lampq_plus": "LampQ+",
 }

@@ -23,6 +23,9 @@ NAME = "metrics"
 USUAL_BITS = 2
 """Bits at which scores by bits are shown where no single layer was measured."""
 
+TRACES = {"fisher_traces": "Fisher trace", "hessian_traces": "Hessian trace", "importance": "relevance"}
+"""What allocators note of each layer beside its scores, and what it is called."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -89,7 +92,7 @@ def metrics_of(plan: BitPlan, named: str, bits: list[int]) -> list[Metric]:
         bits: bit-widths at which scores by bits are taken, where they were scored.
     """
     origin, found = plan.origin, []
-    for key, name in (("fisher_traces", "Fisher trace"), ("hessian_traces", "Hessian trace")):
+    for key, name in TRACES.items():
         if key in origin:
             found.append(Metric(name, dict(origin[key])))
     try:

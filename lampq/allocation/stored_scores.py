@@ -16,7 +16,7 @@ from lampq.errors import LampQError
 from lampq.layers import MODULES, Site
 from lampq.plan import BitPlan, SitePlan
 
-HISTORY = ("swaps", "steps", "steps_by_the_screen_alone", "frontier", "objective", "solver", "initial_bits")
+HISTORY = ("swaps", "steps", "steps_by_the_screen_alone", "frontier", "resolved", "objective", "solver", "initial_bits")
 """What an origin tells of one budget; the rest are scores, which serve every budget."""
 
 
@@ -131,7 +131,9 @@ def stored_scores(plan: BitPlan) -> StoredScores:
         return StoredScores(f"{name}, by module", plan, budget_of(plan), rows, ties="modules")
     if gamma is not None and all(s.score is not None for s in layers):
         return StoredScores("Omega", plan, budget_of(plan), omega={s.name: s.score for s in layers}, gamma=gamma)
-    raise LampQError(f"the plan has no scores: allocator={name} left none; take a plan of a search that scores layers")
+    raise LampQError(
+        f"the plan has no scores that add up: allocator={name} left none; take a plan of a search that scores layers"
+    )
 
 
 def _module_of(site: SitePlan) -> str:

@@ -114,7 +114,7 @@ def test_pins_and_ties_are_the_reason_where_they_bind(tmp_path):
 
 def test_a_plan_without_costs_says_so(tmp_path):
     text = told(replace(scored_plan(), origin={"allocator": "random"}), tmp_path)
-    assert "No costs to compare: the plan has no scores: allocator=random left none." in text
+    assert "No costs to compare: the plan has no scores that add up: allocator=random left none." in text
     assert "price" not in text and line_of(text, "blocks.0.qkv").split()[0] == "blocks.0.qkv"
     assert "No costs" in told(example_plan(2), tmp_path)
 

@@ -48,6 +48,8 @@ def test_a_plan_tells_its_traces_and_its_scores():
     plan = by_bits(plan, "hawq_v2", order(), hessian_traces=order(rising=False))
     found = {metric.name: metric.values for metric in metrics_of(plan, "HAWQ-V2", [1, 2])}
     assert found == {"Hessian trace": order(rising=False), "HAWQ-V2 at 2 bits": order()}, "at 1 bit nothing was scored"
+    plan = by_bits(plan, "mix_qvit", order(), importance=order())
+    assert [metric.name for metric in metrics_of(plan, "Mix-QViT", [2])] == ["relevance", "Mix-QViT at 2 bits"]
     assert metrics_of(replace(plan, origin={"allocator": "random"}), "random bits", [2]) == []
 
 
