@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.observation import Observer
+from lampq.calibration.output_gradients import OutputGradients
 from lampq.errors import LampQError
 from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
@@ -53,6 +54,8 @@ class LayerBank:
             "revision": self.independent.revision,
             "settings": self.independent.settings(),
         }
+        labels = self.independent.gradient_labels
+        self.gradients = None if labels is None else OutputGradients(observer, labels)
         self._observer = observer
         self._observing = Lock()
         self._modules: dict[tuple, nn.Module] = {}
@@ -74,7 +77,8 @@ class LayerBank:
         def calibrate() -> dict[str, Tensor]:
             with self._observing:
                 inputs = self._observer.inputs(site)
-            return self.independent.calibrate(site, layer, inputs, weight_bits, activation_bits)
+                gradient = {} if self.gradients is None else {"output_gradient": self.gradients.at_site(site)}
+            return self.independent.calibrate(site, layer, inputs, weight_bits, activation_bits, **gradient)
 
         return self.store.fetch("bank", self._key(site, weight_bits, activation_bits), calibrate, concurrency)
 

@@ -40,12 +40,18 @@ class Observer:
         return self._inputs[site.name]
 
     @torch.inference_mode()
-    def _observe(self, segment: int) -> dict[str, tuple[Tensor, ...]]:
+    def segment_inputs(self, segment: int) -> list[Tensor]:
+        """What a segment is fed, `CHUNK` images at a time."""
         if not self._states:
             self._states.append(list(self._images().split(CHUNK)))
         while len(self._states) <= segment:
             index = len(self._states) - 1
             self._states.append([self.adapter.run_segment(index, state) for state in self._states[index]])
+        return self._states[segment]
+
+    @torch.inference_mode()
+    def _observe(self, segment: int) -> dict[str, tuple[Tensor, ...]]:
+        states = self.segment_inputs(segment)
         seen: dict[str, list[tuple[Tensor, ...]]] = {}
         handles = []
         for site in self.adapter.sites:
@@ -57,7 +63,7 @@ class Observer:
 
                 handles.append(self.adapter.module(site.name).register_forward_pre_hook(hook))
         try:
-            for state in self._states[segment]:
+            for state in states:
                 self.adapter.run_segment(segment, state)
         finally:
             for handle in handles:

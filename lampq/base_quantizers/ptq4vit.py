@@ -1,0 +1,203 @@
+"""PTQ4ViT: symmetric uniform formats, twin uniform ones after softmax and GELU, scales by a Hessian-guided search.
+
+Yuan et al., PTQ4ViT: Post-Training Quantization for Vision Transformers with Twin Uniform Quantization, ECCV 2022.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lampq.base_quantizers.base import BaseQuantizer
+from lampq.calibration.finite_inputs import check_finite
+from lampq.calibration.output_gradients import LABELS
+from lampq.calibration.parameter_search import Searched, search_layer, search_matmul, search_rows
+from lampq.calibration.patches import patches
+from lampq.errors import LampQError
+from lampq.layers import Site
+from lampq.limits import boolean, choice, integer, number
+from lampq.number_formats.twin_uniform import (
+    PostGELUQuantizer,
+    ProbabilityQuantizer,
+    fake_quantize_overlapping,
+    fake_quantize_post_gelu,
+    fake_quantize_probabilities,
+)
+from lampq.number_formats.uniform import SymmetricQuantizer, fake_quantize_symmetric
+from lampq.quantized_modules.convolution import QuantizedConvolution
+from lampq.quantized_modules.linear import QuantizedLinear
+from lampq.quantized_modules.matmul import QuantizedMatMul
+
+SPLITS = 20
+"""Splits of attention probabilities that are tried: 1, 1/2, 1/4 ..."""
+
+WEIGHT_GROUPS = {"qkv": 3}
+"""Scales of a layer's weights: one for each of queries, keys and values, one for any other linear layer."""
+
+
+class PTQ4ViT(BaseQuantizer):
+    """PTQ4ViT with a gradient that is well defined.
+
+    Weights: one scale a tensor, three for qkv, one a row for the patch embedding. Inputs of linear layers: one scale
+    a tensor. Queries, keys and values: one scale a head. Attention probabilities and post-GELU inputs: twin uniform.
+    The image entering the patch embedding stays in full precision.
+
+    The error that candidates are judged by is ``sum (g (O^ - O))^2``, g being the gradient of the loss at the output
+    O. The authors' loss is the divergence of the model from itself, whose gradient is rounding noise; here it is
+    -log p(label | image) at the model's own labels.
+
+    Args:
+        metric: ``hessian``, or ``mse``: every element of the output counts alike (g = 1).
+        labels: of the loss, ``sampled`` from the model's predictions, or its ``most_likely`` class.
+        candidates: scales tried in a search.
+        rounds: how often the two operands of a product take turns.
+        alpha, beta: candidates run from alpha to beta times the scale at which nothing is clipped, beta left out.
+        literal: attention probabilities as in the authors' code, whose two regions overlap, and their split found with
+            the values in full precision.
+
+    Raises:
+        LampQError: a value out of its range.
+    """
+
+    name = "ptq4vit"
+    revision = 1
+    minimum_bits = 2  # a twin format has two regions
+
+    def __init__(
+        self,
+        metric: str = "hessian",
+        labels: str = "sampled",
+        candidates: int = 100,
+        rounds: int = 3,
+        alpha: float = 0.01,
+        beta: float = 1.2,
+        literal: bool = False,
+    ) -> None:
+        self.metric = choice("base_quantizer.metric", metric, ("hessian", "mse"))
+        self.labels = choice("base_quantizer.labels", labels, LABELS)
+        self.candidates = integer("base_quantizer.candidates", candidates, minimum=2, maximum=10_000)
+        self.rounds = integer("base_quantizer.rounds", rounds, minimum=1, maximum=100)
+        self.alpha = number("base_quantizer.alpha", alpha, above=0)
+        self.beta = number("base_quantizer.beta", beta, above=0)
+        self.literal = boolean("base_quantizer.literal", literal)
+        if self.alpha >= self.beta:
+            raise LampQError(f"base_quantizer.alpha={alpha}: must be below base_quantizer.beta={beta}")
+
+    @property
+    def gradient_labels(self) -> str | None:
+        return self.labels if self.metric == "hessian" else None
+
+    def settings(self) -> dict:
+        return {
+            "metric": self.metric,
+            "labels": self.gradient_labels,
+            "candidates": self.candidates,
+            "rounds": self.rounds,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "literal": self.literal,
+        }
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        site: Site,
+        layer: nn.Module,
+        inputs: tuple[Tensor, ...],
+        weight_bits: int | None,
+        activation_bits: int | None,
+        output_gradient: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Entries: ``weight_scale`` ``[1]``, for qkv ``[3]``, for the patch embedding ``[out channels]``;
+        ``input_scale`` ``[1]`` (fc2: of the positive values); for matmuls ``a_scale``, ``b_scale`` ``[heads]``, for pv
+        ``a_split`` ``[1]`` in place of the former.
+
+        Args:
+            output_gradient: g, of the output's shape; without it every element counts alike.
+        """
+        check_finite(site, inputs)
+        if site.is_matmul:
+            if activation_bits is None:
+                return {}
+            a, b = (self.searched(site, name, x, activation_bits) for name, x in zip("ab", inputs, strict=True))
+            full_second = self.literal and site.type == "pv"
+            found = search_matmul(*inputs, output_gradient, a, b, self.rounds, full_second)
+            return dict(zip(("a_split" if site.type == "pv" else "a_scale", "b_scale"), found, strict=True))
+        check_finite(site, (layer.weight,))
+        weight = layer.weight.detach().flatten(1)
+        weights = None if weight_bits is None else self.searched(site, "weight", weight, weight_bits)
+        if site.type == "patch_embed":
+            if weights is None:
+                return {}
+            gradient = None if output_gradient is None else output_gradient.flatten(2).mT.flatten(0, 1)
+            return {"weight_scale": search_rows(weight, patches(site, layer, inputs[0]), gradient, weights)}
+        x = inputs[0].flatten(0, -2)
+        gradient = None if output_gradient is None else output_gradient.flatten(0, -2)
+        activations = None if activation_bits is None else self.searched(site, "input", x, activation_bits)
+        found = search_layer(weight, x, gradient, weights, activations, self.rounds)
+        return {
+            name: parameter
+            for name, parameter in zip(("weight_scale", "input_scale"), found, strict=True)
+            if parameter is not None
+        }
+
+    @torch.no_grad()
+    def quantized_module(
+        self,
+        site: Site,
+        layer: nn.Module,
+        state: dict[str, Tensor],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> nn.Module:
+        if site.is_matmul:
+            if activation_bits is None:
+                return QuantizedMatMul(None, None)
+            b = _head_wise(state["b_scale"], activation_bits)
+            if "a_split" in state:
+                return QuantizedMatMul(ProbabilityQuantizer(state["a_split"], activation_bits, self.literal), b)
+            return QuantizedMatMul(_head_wise(state["a_scale"], activation_bits), b)
+        weight = layer.weight.detach()
+        if weight_bits is not None:
+            groups = len(state["weight_scale"])
+            scale = state["weight_scale"].view(groups, 1, 1)
+            grouped = weight.reshape(groups, len(weight) // groups, -1)
+            weight = fake_quantize_symmetric(grouped, scale, weight_bits).view_as(weight)
+        if site.type == "patch_embed":
+            return QuantizedConvolution(weight, layer)
+        if activation_bits is None:
+            return QuantizedLinear(weight, layer.bias)
+        input_format = PostGELUQuantizer if site.type == "fc2" else SymmetricQuantizer
+        return QuantizedLinear(weight, layer.bias, input_format(state["input_scale"], activation_bits))
+
+    def searched(self, site: Site, operand: str, x: Tensor, bits: int) -> Searched:
+        """What is tried for an operand of a site.
+
+        Args:
+            operand: ``weight``, ``input``, or ``a`` and ``b`` of a matmul.
+            x: its values: ``[rows, inner]`` of weights, ``[images, heads, ...]`` of a matmul's operand.
+        """
+        if site.type == "pv" and operand == "a":
+            splits = 2.0 ** -torch.arange(SPLITS, dtype=x.dtype, device=x.device)
+            quantize = fake_quantize_overlapping if self.literal else fake_quantize_probabilities
+            return Searched(splits[:1], splits[:, None], partial(quantize, bits=bits))
+        quantize, largest = fake_quantize_symmetric, x.abs()
+        if site.type == "fc2" and operand == "input":
+            quantize, largest = fake_quantize_post_gelu, x
+        if operand in ("a", "b"):
+            largest = largest.transpose(0, 1).flatten(1).amax(1)
+        elif operand == "weight":
+            groups = len(x) if site.type == "patch_embed" else WEIGHT_GROUPS.get(site.type, 1)
+            largest = largest.reshape(groups, -1).amax(1)
+        else:
+            largest = largest.amax().view(1)
+        start = largest / (2 ** (bits - 1) - 0.5)
+        start = torch.where(start > torch.finfo(start.dtype).tiny / self.alpha, start, torch.ones_like(start))
+        steps = torch.arange(self.candidates, dtype=x.dtype, device=x.device) / self.candidates
+        fractions = self.alpha + (self.beta - self.alpha) * steps
+        return Searched(start, fractions[:, None] * start, partial(quantize, bits=bits))
+
+
+def _head_wise(scale: Tensor, bits: int) -> SymmetricQuantizer:
+    """Symmetric format with parameters ``[heads]`` for operands ``[images, heads, rows, columns]``."""
+    return SymmetricQuantizer(scale.view(-1, 1, 1), bits)
