@@ -92,6 +92,9 @@ class RepQActivations(BaseQuantizer):
     reparameterized = ("qkv", "fc1", "reduction")
     """Types of the layers after a LayerNorm whose input is reparameterized."""
 
+    weights_on_full_precision = False
+    """Whether weights are fitted to inputs of the full-precision network, whatever activations are observed on."""
+
     def __init__(
         self, inputs: str, search: str, literal: bool, image_bits: int | None, channel_bound: str | float | None
     ) -> None:
@@ -140,12 +143,7 @@ class RepQActivations(BaseQuantizer):
         """Entries: ``input_scale``, ``input_zero_point`` (scalars); after a LayerNorm ``channel_scale``,
         ``channel_shift`` ``[in channels]``; for matmuls ``a_scale``, ``b_scale``, ``b_zero_point`` and (qk)
         ``a_zero_point`` (scalars); and what the method's weights need."""
-        check_finite(site, inputs)
-        state = {} if activation_bits is None else self._activations(site, inputs, activation_bits)
-        if not site.is_matmul and weight_bits is not None:
-            check_finite(site, (layer.weight,))
-            state |= self.calibrate_weight(self._problem(site, layer, inputs[0], state, activation_bits), weight_bits)
-        return {name: tensor.clone() for name, tensor in state.items()}
+        return self._calibrate(site, layer, inputs, inputs, weight_bits, activation_bits)
 
     @torch.no_grad()
     def quantized_module(
@@ -171,14 +169,43 @@ class RepQActivations(BaseQuantizer):
             return QuantizedConvolution(weight.view_as(layer.weight), layer, quantize, bias)
         return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"))
 
+    @torch.no_grad()
     def realise_segment(self, segment: "Segment") -> dict[str, dict[str, Tensor]]:
         """Site by site, each on what reaches it with everything before it quantized."""
         states = {}
         for site, *bits in segment.sites:
-            layer = segment.full_precision.module(site.name)
-            states[site.name] = self.calibrate(site, layer, segment.observe(site.name), *bits)
+            layer, observed = segment.full_precision.module(site.name), segment.observe(site.name)
+            fitted = observed
+            if self.weights_on_full_precision and not site.is_matmul:
+                fitted = segment.observe(site.name, full_precision=True)
+            states[site.name] = self._calibrate(site, layer, observed, fitted, *bits)
             segment.place(site.name, states[site.name])
         return states
+
+    def channel_wise_module(
+        self, layer: nn.Linear, weight: Tensor, state: dict[str, Tensor], activation_bits: int
+    ) -> QuantizedLinear:
+        """A layer after a LayerNorm before its reparameterization: one input format a channel, and this weight."""
+        scale = state["input_scale"] * state["channel_scale"]
+        zero_point = torch.round(state["input_zero_point"] - state["channel_shift"] / state["input_scale"])
+        return QuantizedLinear(weight, layer.bias, AffineQuantizer(scale, zero_point, activation_bits))
+
+    def _calibrate(
+        self,
+        site: Site,
+        layer: nn.Module,
+        observed: tuple[Tensor, ...],
+        fitted: tuple[Tensor, ...],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> dict[str, Tensor]:
+        """As `calibrate`; activations on what was `observed`, weights fitted to the inputs `fitted`."""
+        check_finite(site, observed)
+        state = {} if activation_bits is None else self._activations(site, observed, activation_bits)
+        if not site.is_matmul and weight_bits is not None:
+            check_finite(site, (layer.weight,))
+            state |= self.calibrate_weight(self._problem(site, layer, fitted[0], state, activation_bits), weight_bits)
+        return {name: tensor.clone() for name, tensor in state.items()}
 
     def _activations(self, site: Site, inputs: tuple[Tensor, ...], bits: int) -> dict[str, Tensor]:
         if site.is_matmul:

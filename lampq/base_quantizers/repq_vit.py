@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from lampq.base_quantizers.repq_activations import LinearProblem, RepQActivations
 from lampq.calibration.percentile_clipping import affine_between, clipped_range
 from lampq.layers import Site
-from lampq.number_formats.uniform import AffineQuantizer, fake_quantize_affine
-from lampq.quantized_modules.linear import QuantizedLinear
+from lampq.number_formats.uniform import fake_quantize_affine
 
 
 class RepQViT(RepQActivations):
@@ -53,12 +52,10 @@ class RepQViT(RepQActivations):
         authors observe all activations first and reparameterize then."""
         if "channel_scale" not in state:
             return super().upstream_module(site, layer, state, weight_bits, activation_bits)
-        scale = state["input_scale"] * state["channel_scale"]
-        zero_point = torch.round(state["input_zero_point"] - state["channel_shift"] / state["input_scale"])
         weight = layer.weight.detach()
         if weight_bits is not None:
             weight = fake_quantize_affine(weight, *(p[:, None] for p in _clipped(weight, weight_bits)), weight_bits)
-        return QuantizedLinear(weight, layer.bias, AffineQuantizer(scale, zero_point, activation_bits))
+        return self.channel_wise_module(layer, weight, state, activation_bits)
 
 
 def _clipped(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
