@@ -22,6 +22,7 @@ from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.store import Store
+from lampq.workers import Workers
 
 States = dict[str, dict[str, Tensor]]
 """State of every quantized site, by the site's name."""
@@ -46,6 +47,8 @@ class Segment:
         store: for what has to survive an interruption inside a segment; its keys begin with `identity`.
         identity: everything that this segment's states depend on (JSON-able).
         seed: for everything random.
+        full_precision_outputs: gives this segment's output in the full-precision network, ``[images, ...]``.
+        full_precision_logits: gives the full-precision network's logits, ``[images, classes]``.
         step: says that steps of work were done (`BaseQuantizer.realisation_steps` a segment), for the time left.
     """
 
@@ -61,6 +64,8 @@ class Segment:
     store: Store
     identity: dict
     seed: int
+    full_precision_outputs: Callable[[], Tensor]
+    full_precision_logits: Callable[[], Tensor]
     step: Callable[[int], object] = field(default=lambda count: None)
 
     def independent_states(self) -> States:
@@ -225,6 +230,20 @@ class _Walk:
         self._images: Tensor | None = None
         self._inputs: Tensor | None = None
         self._full_precision_inputs: Tensor | None = None
+        self._full_precision_outputs: Tensor | None = None
+        self._logits: Tensor | None = None
+
+    def _outputs(self) -> Tensor:
+        if self._full_precision_outputs is None:
+            adapter = self._realisation.adapter
+            self._full_precision_outputs = run_in_chunks(adapter, self._index, self._full_precision_inputs)
+        return self._full_precision_outputs
+
+    def _full_precision_logits(self) -> Tensor:
+        if self._logits is None:
+            adapter = self._realisation.adapter
+            self._logits = run_in_chunks(adapter, self._index, self._full_precision_inputs, adapter.segments)
+        return self._logits
 
     def segment(self, index: int, parts: list[States], identity: dict, step: Callable[[int], object]) -> Segment:
         """The segment `index`, all before it realised by `parts`."""
@@ -243,11 +262,9 @@ class _Walk:
         while self._index < index:
             # Until something is quantized, both are the very same tensor.
             same = self._inputs is self._full_precision_inputs and not any(parts[: self._index + 1])
-            self._full_precision_inputs, before = (
-                run_in_chunks(whole.adapter, self._index, self._full_precision_inputs),
-                self._inputs,
-            )
-            self._inputs = self._full_precision_inputs if same else run_in_chunks(quantized, self._index, before)
+            outputs = self._outputs()
+            self._inputs = outputs if same else run_in_chunks(quantized, self._index, self._inputs)
+            self._full_precision_inputs, self._full_precision_outputs = outputs, None
             self._index += 1
         return Segment(
             index=index,
@@ -262,20 +279,22 @@ class _Walk:
             store=whole.bank.store,
             identity=identity,
             seed=whole._seed,
+            full_precision_outputs=self._outputs,
+            full_precision_logits=self._full_precision_logits,
             step=step,
         )
 
 
-@torch.no_grad()
-def run_in_chunks(adapter: ModelAdapter, index: int, inputs: Tensor) -> Tensor:
-    """Output of a segment for all images, a fixed number of images at a time, ``[images, ...]``."""
-    output = None
-    for start in range(0, len(inputs), CHUNK):
-        part = adapter.run_segment(index, inputs[start : start + CHUNK])
-        if output is None:
-            output = part.new_empty(len(inputs), *part.shape[1:])
-        output[start : start + CHUNK] = part
-    return output
+def run_in_chunks(adapter: ModelAdapter, start: int, inputs: Tensor, stop: int | None = None) -> Tensor:
+    """Output of a segment (or of segments `start` to `stop` - 1) for all images, ``[images, ...]``: a fixed number of
+    images at a time, several times side by side."""
+
+    @torch.no_grad()
+    def run(chunk: Tensor) -> Tensor:
+        return adapter.run(chunk, start, start + 1 if stop is None else stop)
+
+    with Workers(inputs.device) as workers:
+        return torch.cat(workers.map(run, inputs.split(CHUNK)))
 
 
 def _modules_of(

@@ -56,7 +56,18 @@ KEYS = (
 )
 """Everything a configuration holds."""
 LOGGER_KEYS = {"csv": ("name",), "wandb": ("name", "project", "entity", "mode", "group", "job_type", "tags", "timeout")}
-EFFORT_KEYS = ("candidates", "rounds", "steps", "synthetic_images", "synthesis_steps")
+EFFORT_KEYS = (
+    "candidates",
+    "rounds",
+    "steps",
+    "synthetic_images",
+    "synthesis_steps",
+    "block_iterations",
+    "block_images",
+    "rounding_rate",
+    "scale_rate",
+    "mlp_rate",
+)
 MINIMUM_BITS, MAXIMUM_BITS = 1, 16
 REMEDIES = {
     "dataset.root": "the folder that holds train/ and val/",

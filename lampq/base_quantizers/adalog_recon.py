@@ -1,0 +1,43 @@
+"""AdaLog with the block reconstruction of its authors.
+
+Wu et al., AdaLog, ECCV 2024 (the code's ``--optimize``).
+"""
+
+from dataclasses import dataclass, replace
+
+from lampq.base_quantizers.adalog import AdaLog
+from lampq.base_quantizers.block_reconstruction import BlockReconstruction
+from lampq.reconstruction.block import Recipe
+from lampq.reconstruction.losses.mse import SquaredError
+
+PUBLISHED_DIVISOR = 10.0
+"""What the squared error is divided by."""
+
+
+@dataclass(eq=False)
+class AdaLogReconstruction(BlockReconstruction):
+    """From AdaLog's states on, every block is trained by squared error on *full-precision* inputs, nothing dropped.
+
+    Args:
+        candidates, rounds, steps, elitist, one_bit: AdaLog's.
+
+    and as `BlockReconstruction`.
+    """
+
+    candidates: int = 128
+    rounds: int = 3
+    steps: int = 6
+    elitist: bool = False
+    one_bit: str = "literal"
+
+    name = "adalog_recon"
+    revision = 1
+
+    def calibrated_by(self) -> AdaLog:
+        return AdaLog(self.candidates, self.rounds, self.steps, self.elitist, self.one_bit)
+
+    def loss(self) -> SquaredError:
+        return SquaredError(PUBLISHED_DIVISOR)
+
+    def recipe(self) -> Recipe:
+        return replace(super().recipe(), quantized_input=0.0)

@@ -1,0 +1,139 @@
+"""What all methods share that train block after block to keep its output."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+
+from torch import Tensor, nn
+
+from lampq.base_quantizers.adalog import AdaLog
+from lampq.base_quantizers.base import BaseQuantizer
+from lampq.layers import Site
+from lampq.limits import choice, integer, number
+from lampq.realisation import Segment, States
+from lampq.reconstruction.block import Block, Recipe
+from lampq.reconstruction.losses.base import BlockLoss
+from lampq.reconstruction.losses.divergence import Divergence
+from lampq.workers import Workers
+
+
+@dataclass(eq=False)
+class BlockReconstruction(BaseQuantizer):
+    """Stem, blocks and tail are trained in turn, each on what the quantized ones before it give.
+
+    What is trained, from independent states on, is the rounding of weights and the scales of activations.
+
+    The tail (classifier) is trained by the divergence of class probabilities, whatever the loss of the others.
+
+    Args:
+        iterations: steps a block.
+        images: training images that blocks are trained on.
+        batch_size: images of a step.
+        rounding_rate: learning rate of the rounding.
+        scale_rate: learning rate of activation scales.
+        regularization: lambda, weight of the regularizer that drives soft weights to a code.
+        warmup: fraction of the steps before it sets in.
+        search: what plans are scored with: ``surrogate``, ``exact``.
+
+    Raises:
+        LampQError: a value out of its range.
+    """
+
+    iterations: int = 20_000
+    images: int = 1024
+    batch_size: int = 32
+    rounding_rate: float = 1e-3
+    scale_rate: float = 4e-5
+    regularization: float = 0.01
+    warmup: float = 0.2
+    search: str = "surrogate"
+
+    sequential = True
+    stores_weights = True
+
+    def __post_init__(self) -> None:
+        prefix = "base_quantizer."
+        self.iterations = integer(f"{prefix}iterations", self.iterations, minimum=1)
+        self.images = integer(f"{prefix}images", self.images, minimum=1)
+        self.batch_size = integer(f"{prefix}batch_size", self.batch_size, minimum=1)
+        self.rounding_rate = number(f"{prefix}rounding_rate", self.rounding_rate, above=0)
+        self.scale_rate = number(f"{prefix}scale_rate", self.scale_rate, at_least=0)
+        self.regularization = number(f"{prefix}regularization", self.regularization, at_least=0)
+        self.warmup = number(f"{prefix}warmup", self.warmup, at_least=0, at_most=1)
+        self.search = choice(f"{prefix}search", self.search, ("surrogate", "exact"))
+        self.calibration = self.calibrated_by()
+
+    @abstractmethod
+    def calibrated_by(self) -> AdaLog:
+        """The method that finds the independent states."""
+
+    @abstractmethod
+    def loss(self) -> BlockLoss:
+        """What stem and blocks are trained by; a new one for each."""
+
+    def recipe(self) -> Recipe:
+        """How a block is trained; here without dropping, from the quantized network's input on."""
+        return Recipe(
+            self.iterations, self.batch_size, self.rounding_rate, self.scale_rate, self.regularization, self.warmup
+        )
+
+    @property
+    def independent(self) -> BaseQuantizer:
+        return self.calibration
+
+    @property
+    def training_images(self) -> int:
+        return self.images
+
+    @property
+    def realisation_steps(self) -> int:
+        return self.iterations
+
+    def settings(self) -> dict:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values.pop("search")
+        return values
+
+    def calibrate(
+        self,
+        site: Site,
+        layer: nn.Module,
+        inputs: tuple[Tensor, ...],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> dict[str, Tensor]:
+        return self.calibration.calibrate(site, layer, inputs, weight_bits, activation_bits)
+
+    def quantized_module(
+        self,
+        site: Site,
+        layer: nn.Module,
+        state: dict[str, Tensor],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> nn.Module:
+        return self.calibration.quantized_module(site, layer, state, weight_bits, activation_bits)
+
+    def has_choice(self, bits: int | None) -> bool:
+        """Whether weights at these bits are rounded to one of two neighbouring codes, so that there is a choice."""
+        return bits is not None and not (bits == 1 and self.calibration.one_bit == "symmetric")
+
+    def realise_segment(self, segment: Segment) -> States:
+        with Workers(segment.inputs.device) as workers:
+            block = Block(segment, workers)
+            return self.reconstruct(block, segment.independent_states(), {}, self.loss_of(block))
+
+    def loss_of(self, block: Block) -> BlockLoss:
+        """The loss of a segment: the tail has its own."""
+        last = block.segment.index == block.segment.full_precision.segments - 1
+        return Divergence() if last else self.loss()
+
+    def reconstruct(self, block: Block, states: States, layers: dict[str, nn.Module], loss: BlockLoss) -> States:
+        """Train a block from the given states on.
+
+        Args:
+            layers: full-precision layers in place of the network's own, by name.
+        """
+        recipe = self.recipe()
+        block.make_trainable(states, layers, recipe)
+        block.train(loss, recipe)
+        return block.states()

@@ -1,0 +1,53 @@
+"""QDrop on Vision Transformers: block reconstruction in which quantization is dropped at random.
+
+Wei et al., QDrop: Randomly Dropping Quantization for Extremely Low-bit Post-Training Quantization, ICLR 2022, as it is
+run on Vision Transformers by Wu et al., APHQ-ViT, CVPR 2025: uniform formats with reparameterized LayerNorms.
+"""
+
+from dataclasses import dataclass, replace
+
+from lampq.base_quantizers.block_reconstruction import BlockReconstruction
+from lampq.base_quantizers.uniform_search import UniformSearch
+from lampq.limits import number
+from lampq.reconstruction.block import Recipe
+from lampq.reconstruction.losses.base import BlockLoss
+from lampq.reconstruction.losses.mse import SquaredError
+
+
+@dataclass(eq=False)
+class QDrop(BlockReconstruction):
+    """From uniform states on, every block is trained by squared error.
+
+    Its inputs are mixed, element by element, from those of the quantized and of the full-precision network; its
+    activations are mixed likewise.
+
+    Unlike in QDrop on CNNs, first and last layer have the bits of the others.
+
+    Args:
+        quantized_probability: that an element is the quantized one.
+        candidates, rounds: `UniformSearch`'s.
+
+    and as `BlockReconstruction`.
+    """
+
+    quantized_probability: float = 0.5
+    candidates: int = 128
+    rounds: int = 3
+
+    name = "qdrop"
+    revision = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key = "base_quantizer.quantized_probability"
+        self.quantized_probability = number(key, self.quantized_probability, at_least=0, at_most=1)
+
+    def calibrated_by(self) -> UniformSearch:
+        return UniformSearch(self.candidates, self.rounds)
+
+    def loss(self) -> BlockLoss:
+        return SquaredError()
+
+    def recipe(self) -> Recipe:
+        probability = self.quantized_probability
+        return replace(super().recipe(), quantized_input=probability, quantized_activation=probability)

@@ -1,0 +1,1 @@
+"""Block reconstruction: weights' rounding and activations' scales trained so that a block's output is kept."""
