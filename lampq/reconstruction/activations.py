@@ -13,22 +13,23 @@ from lampq.reconstruction.dropping import Dropping
 
 
 class _Affine(torch.autograd.Function):
-    """Values ``s (clip(round(x / s), -z, 2^b - 1 - z))`` where `quantized`, else x."""
+    """Values ``s (clip(round(x / s), -z, 2^b - 1 - z))`` where `quantized` is 1, x where it is 0."""
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, quantized: Tensor | None) -> Tensor:
         ratio = x / scale
         level = ratio.round()
         clipped = torch.minimum(torch.maximum(level, low), high)
-        passed = level == clipped
+        # 1 outside the range, 0 inside; arithmetic, since truth values are slow.
+        outside = level.sub_(clipped).abs_().clamp_(max=1)
         # Derivative by the scale: the rounding error inside the range, the clipped level outside.
-        slope = torch.sub(clipped, ratio.mul_(passed), out=level)
+        slope = torch.addcmul(clipped - ratio, ratio, outside)
         y = clipped.mul_(scale)
         if quantized is not None:
-            y = torch.where(quantized, y, x)
-            passed.logical_or_(~quantized)
+            y = torch.lerp(x, y, quantized)
+            outside.mul_(quantized)
             slope.mul_(quantized)
-        ctx.save_for_backward(passed, slope)
+        ctx.save_for_backward(outside.neg_().add_(1), slope)
         ctx.scale_shape = scale.shape
         return y
 
@@ -40,7 +41,7 @@ class _Affine(torch.autograd.Function):
 
 
 class _AdaLog(torch.autograd.Function):
-    """Values ``s level[round(-(r / q) log2((x + shift) / s))] - shift`` where `quantized`, else x.
+    """Values ``s level[round(-(r / q) log2((x + shift) / s))] - shift`` where `quantized` is 1, x where it is 0.
 
     The derivative by x is that of a power of the rounded logarithm, ``value / (x + shift)``: 0 where the value is
     zero, and where x is above the scale. There, and only there, the scale has one: 1.
@@ -49,18 +50,20 @@ class _AdaLog(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, format: AdaLogQuantizer, quantized: Tensor | None) -> Tensor:
         ratio = (x + format.shift).div_(scale)
-        above = ratio > 1
-        clipped = ratio.clamp_(SMALLEST_RATIO, 1)
+        clipped = ratio.clamp(SMALLEST_RATIO, 1)
+        # 1 above the scale, else 0; the smallest excess of a ratio over 1 times this is more than 1.
+        above = ratio.sub_(1).mul_(2**24).clamp_(0, 1)
         codes = torch.log2(clipped).mul_(-BASE_DENOMINATOR / format.log_base).round_().clamp_(max=2**format.bits)
         levels = torch.index_select(format.levels, 0, codes.to(torch.int32).view(-1)).view(x.shape)
         y = levels * scale
         if format.shift:
             y -= format.shift
-        slope = levels.div_(clipped).masked_fill_(above, 0)
+        slope = levels.div_(clipped)
+        slope.addcmul_(slope, above, value=-1)
         if quantized is not None:
-            y = torch.where(quantized, y, x)
-            slope = torch.where(quantized, slope, 1)
-            above.logical_and_(quantized)
+            y = torch.lerp(x, y, quantized)
+            slope = torch.lerp(torch.ones_like(slope), slope, quantized)
+            above.mul_(quantized)
         ctx.save_for_backward(slope, above)
         ctx.scale_shape = scale.shape
         return y

@@ -36,7 +36,7 @@ class Dropping:
             self._local.generator = None
 
     def quantized(self, like: Tensor) -> Tensor | None:
-        """True where an element is quantized, shape of `like`; None for everywhere."""
+        """1 where an element is quantized, else 0, shape of `like`; None for 1 everywhere."""
         generator = getattr(self._local, "generator", None)
         if generator is None or self._threshold == GRAIN:
             return None
@@ -44,9 +44,15 @@ class Dropping:
 
 
 def quantized_elements(generator: np.random.Generator, like: Tensor, threshold: int) -> Tensor:
-    """True with probability ``threshold / 256``, shape and device of `like`."""
+    """1 with probability ``threshold / 256``, else 0; shape, type, device and order in memory of `like`.
+
+    Numbers and not truth values: arithmetic on the former is many times faster than choosing by the latter.
+    """
     drawn = np.frombuffer(generator.bytes(like.numel()), np.uint8)
-    return torch.from_numpy(drawn < threshold).view(like.shape).to(like.device)
+    chosen = torch.from_numpy((drawn < threshold).view(np.uint8))
+    quantized = torch.empty_like(like, requires_grad=False)
+    quantized.as_strided(chosen.shape, (1,)).copy_(chosen)
+    return quantized
 
 
 def mixed(quantized: Tensor, full_precision: Tensor, generator: np.random.Generator, probability: float) -> Tensor:
@@ -54,4 +60,4 @@ def mixed(quantized: Tensor, full_precision: Tensor, generator: np.random.Genera
     threshold = round(probability * GRAIN)
     if threshold in (0, GRAIN):
         return quantized if threshold else full_precision
-    return torch.where(quantized_elements(generator, quantized, threshold), quantized, full_precision)
+    return torch.lerp(full_precision, quantized, quantized_elements(generator, quantized, threshold))
