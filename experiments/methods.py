@@ -11,6 +11,7 @@ LABELS = {
     "output_fisher": "output Fisher",
     "mix_qvit": "Mix-QViT",
     "clado": "CLADO",
+    "clado_diagonal": "CLADO without pairs",
     "mptq_greedy": "greedy descent",
     "lampq_without_update": "LampQ without update",
     "lampq_without_type_scaling": "LampQ without type scaling",
