@@ -32,6 +32,8 @@ CLASSES = {
 SEARCHING = [name for name, part in CLASSES.items() if part.searches]
 FEW = ("max_evaluations=6",)
 """What is tested here does not depend on how many plans a search scores."""
+CHEAP = {"clado": ("allocator.pairs=diagonal",)}
+"""Nor on how many pairs of layers are measured; that takes minutes, and is tested with the allocator."""
 MODELS = {"vit": vit_adapter, "swin": swin_adapter}
 
 
@@ -44,7 +46,8 @@ def budget(weight=3, activation=None, rule="fixed", operands="target"):
 @functools.cache
 def configuration(name):
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose("config", overrides=[f"allocator={name}", "base_quantizer=rtn", *FEW])
+        chosen = [f"allocator={name}", "base_quantizer=rtn", *FEW, *CHEAP.get(name, ())]
+        return hydra.compose("config", overrides=chosen)
 
 
 class Setup:
