@@ -150,6 +150,13 @@ def test_inputs_in_full_precision_make_sites_independent(tmp_path):
     assert mine != theirs and mine.item() == pytest.approx(theirs.item(), rel=0.5)
 
 
+def test_one_bit_and_more_than_eight_are_refused(tmp_path):
+    search = search_over(vit_adapter(1), tmp_path, base_quantizer=RepQViT())
+    for bits in (1, 9):
+        with pytest.raises(LampQError, match=f"repq_vit is not defined at {bits} bits, only at 2 to 8"):
+            search.realisation.states(plan_of(search, bits))
+
+
 def test_a_search_scores_plans_by_independent_sites_or_by_what_is_realised(tmp_path):
     losses = []
     for index, how in enumerate(("surrogate", "exact")):
