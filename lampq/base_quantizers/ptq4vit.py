@@ -115,31 +115,24 @@ class PTQ4ViT(BaseQuantizer):
         Args:
             output_gradient: g, of the output's shape; without it every element counts alike.
         """
-        check_finite(site, inputs)
+        check_finite(site, inputs if site.is_matmul else (*inputs, layer.weight))
+        tried = self.operands(site, layer, inputs, weight_bits, activation_bits)
+        if not tried:
+            return {}
         if site.is_matmul:
-            if activation_bits is None:
-                return {}
-            a, b = (self.searched(site, name, x, activation_bits) for name, x in zip("ab", inputs, strict=True))
             full_second = self.literal and site.type == "pv"
-            found = search_matmul(*inputs, output_gradient, a, b, self.rounds, full_second)
-            return dict(zip(("a_split" if site.type == "pv" else "a_scale", "b_scale"), found, strict=True))
-        check_finite(site, (layer.weight,))
+            found = search_matmul(*inputs, output_gradient, *tried.values(), self.rounds, full_second)
+            return dict(zip(tried, found, strict=True))
         weight = layer.weight.detach().flatten(1)
-        weights = None if weight_bits is None else self.searched(site, "weight", weight, weight_bits)
         if site.type == "patch_embed":
-            if weights is None:
-                return {}
             gradient = None if output_gradient is None else output_gradient.flatten(2).mT.flatten(0, 1)
-            return {"weight_scale": search_rows(weight, patches(site, layer, inputs[0]), gradient, weights)}
-        x = inputs[0].flatten(0, -2)
+            x = patches(site, layer, inputs[0])
+            return {"weight_scale": search_rows(weight, x, gradient, tried["weight_scale"])}
         gradient = None if output_gradient is None else output_gradient.flatten(0, -2)
-        activations = None if activation_bits is None else self.searched(site, "input", x, activation_bits)
-        found = search_layer(weight, x, gradient, weights, activations, self.rounds)
-        return {
-            name: parameter
-            for name, parameter in zip(("weight_scale", "input_scale"), found, strict=True)
-            if parameter is not None
-        }
+        names = ("weight_scale", "input_scale")
+        operands = (tried.get(name) for name in names)
+        found = search_layer(weight, inputs[0].flatten(0, -2), gradient, *operands, self.rounds)
+        return {name: parameter for name, parameter in zip(names, found, strict=True) if name in tried}
 
     @torch.no_grad()
     def quantized_module(
@@ -169,6 +162,29 @@ class PTQ4ViT(BaseQuantizer):
             return QuantizedLinear(weight, layer.bias)
         input_format = PostGELUQuantizer if site.type == "fc2" else SymmetricQuantizer
         return QuantizedLinear(weight, layer.bias, input_format(state["input_scale"], activation_bits))
+
+    def operands(
+        self,
+        site: Site,
+        layer: nn.Module,
+        inputs: tuple[Tensor, ...],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> dict[str, Searched]:
+        """The operands of a site that are quantized, in the order of searching, by the entry that describes each."""
+        if site.is_matmul:
+            if activation_bits is None:
+                return {}
+            names = ("a_split" if site.type == "pv" else "a_scale", "b_scale")
+            pairs = zip("ab", inputs, strict=True)
+            searched = [self.searched(site, operand, x, activation_bits) for operand, x in pairs]
+            return dict(zip(names, searched, strict=True))
+        tried = {}
+        if weight_bits is not None:
+            tried["weight_scale"] = self.searched(site, "weight", layer.weight.detach().flatten(1), weight_bits)
+        if activation_bits is not None and site.type != "patch_embed":
+            tried["input_scale"] = self.searched(site, "input", inputs[0], activation_bits)
+        return tried
 
     def searched(self, site: Site, operand: str, x: Tensor, bits: int) -> Searched:
         """What is tried for an operand of a site.

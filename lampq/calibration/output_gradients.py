@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lampq.calibration.observation import Observer
+from lampq.calibration.observation import CHUNK, Observer
 from lampq.layers import Site
 from lampq.sensitivity.fisher import sample_labels
 
@@ -43,10 +43,17 @@ class OutputGradients:
             self._segment = segment
         return self._at_outputs[site.name]
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def at_segment(self, index: int) -> Tensor:
-        """Gradient at the output of a segment but the last, all images: ``[images, ...]``."""
-        return torch.cat(self._after(index))
+        """Gradient at the output of a segment, all images: ``[images, ...]``."""
+        after = torch.cat(self._after(index))
+        if index < self._adapter.segments - 1:
+            return after
+        logits = self._logits().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(logits, after, reduction="sum"), logits)[0]
 
+    @torch.inference_mode(False)
     def _after(self, segment: int) -> list[Tensor]:
         """What the backward pass through a segment starts from, chunk by chunk: gradients at its output, for the last
         segment labels."""
@@ -91,11 +98,14 @@ class OutputGradients:
             gradients += torch.autograd.grad(output, inputs, after)
         return gradients
 
+    def _chosen_labels(self) -> list[Tensor]:
+        logits = self._logits()
+        labels = sample_labels(logits, SEED) if self._labels == "sampled" else logits.argmax(1)
+        return list(labels.split(CHUNK))
+
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _chosen_labels(self) -> list[Tensor]:
+    def _logits(self) -> Tensor:
         last = self._adapter.segments - 1
         chunks = self._observer.segment_inputs(last)
-        logits = torch.cat([self._adapter.run_segment(last, chunk.clone()) for chunk in chunks])
-        labels = sample_labels(logits, SEED) if self._labels == "sampled" else logits.argmax(1)
-        return list(labels.split([len(chunk) for chunk in chunks]))
+        return torch.cat([self._adapter.run_segment(last, chunk.clone()) for chunk in chunks])

@@ -4,6 +4,7 @@
 evaluated on one piece of the output after the other instead, and given up when they cannot win any more.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -25,14 +26,18 @@ class WeightedOutputError:
     Args:
         target: full-precision output, ``[batch, ..., columns]``.
         weights: g, of the same shape; None: every element counts alike.
+        fraction: of each item of the batch, this fraction of its elements, those of the largest errors, is summed.
+        items: items of the batch evaluated at once; None: `PIECE_ELEMENTS` elements.
     """
 
-    def __init__(self, target: Tensor, weights: Tensor | None) -> None:
+    def __init__(self, target: Tensor, weights: Tensor | None, fraction: float = 1.0, items: int | None = None) -> None:
         largest = 0.0 if weights is None else weights.abs().max().item()
         # Only ratios count; where nothing reaches the loss, everything counts alike.
         self.weights = weights / largest if largest > 0 else None
         self.target = target
-        step = max(1, PIECE_ELEMENTS // target[0].numel())
+        elements = target[0].numel()
+        self.dropped = elements - math.ceil(fraction * elements)
+        step = items or max(1, PIECE_ELEMENTS // elements)
         self.pieces = [slice(start, start + step) for start in range(0, len(target), step)]
 
     def best(self, candidates: int, output: Output) -> int:
@@ -40,8 +45,12 @@ class WeightedOutputError:
 
         def piece_error(candidate: int, piece: int) -> float:
             place = self.pieces[piece]
-            difference = self._weighted_difference(output(candidate, place), place).view(-1)
-            return torch.dot(difference, difference).item()
+            difference = self._weighted_difference(output(candidate, place), place)
+            if self.dropped:
+                terms = difference.square_().flatten(1)
+                smallest = terms.topk(self.dropped, largest=False, sorted=False).values
+                return (terms.sum(dtype=torch.float64) - smallest.sum(dtype=torch.float64)).item()
+            return torch.dot(difference.view(-1), difference.view(-1)).item()
 
         errors = best_first(piece_error, candidates, len(self.pieces), 1, [])
         return int(first_best(torch.tensor([errors], dtype=torch.float64))[0])

@@ -46,7 +46,7 @@ def test_they_are_those_of_one_pass(model, labels):
     for site in reversed(adapter.sites):  # any order will do
         gradient = gradients.at_site(site)
         torch.testing.assert_close(gradient, expected[site.name], rtol=1e-3, atol=1e-6 + 1e-4 * gradient.std().item())
-    for index in range(adapter.segments - 1):
+    for index in range(adapter.segments):
         torch.testing.assert_close(gradients.at_segment(index), expected[index], rtol=1e-3, atol=1e-5)
 
 
@@ -63,16 +63,18 @@ def test_labels_differ_where_the_model_is_in_doubt():
     torch.testing.assert_close(one.sum(1), torch.zeros(8), rtol=0, atol=1e-5)  # p minus the label's indicator
 
 
-def test_the_model_is_left_alone_and_inputs_may_be_observed_before_and_after():
+@pytest.mark.parametrize("labels", ["sampled", "most_likely"])
+def test_the_model_is_left_alone_and_inputs_may_be_observed_before_and_after(labels):
     adapter = vit_adapter(2)
     pictures = images(adapter, 5)
     observer = Observer(adapter, lambda: pictures)
-    gradients = OutputGradients(observer, "most_likely")
+    gradients = OutputGradients(observer, labels)
     site = adapter.sites[3]
     with torch.inference_mode():
         before = observer.inputs(site)
         gradient = gradients.at_site(site)
         after = observer.inputs(site)
+        assert gradients.at_segment(adapter.segments - 1).shape == adapter.run(pictures).shape
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert gradient.shape == adapter.module(site.name)(*before).shape
     assert not any(module._forward_hooks for module in observer.adapter.network.modules())

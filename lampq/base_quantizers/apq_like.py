@@ -1,0 +1,165 @@
+"""APQ-like: what can be read of APQ-ViT, whose code is not public, on top of PTQ4ViT's formats and candidates.
+
+Ding et al., Towards Accurate Post-Training Quantization for Vision Transformer (APQ-ViT), ACM Multimedia 2022. Its
+bottom-elimination blockwise calibration and its Matthew-effect preserving quantization are described in words; the
+reading here is ours, so this is not APQ-ViT, and its numbers are not compared with published ones.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lampq.base_quantizers.ptq4vit import PTQ4ViT
+from lampq.calibration.parameter_search import Searched
+from lampq.calibration.weighted_output_error import WeightedOutputError
+from lampq.layers import Site
+from lampq.limits import choice, fraction, integer
+from lampq.number_formats.uniform import AffineQuantizer, affine_from_range, fake_quantize_affine
+from lampq.quantized_modules.matmul import QuantizedMatMul
+from lampq.realisation import Segment
+
+ITEMS = 4
+"""Images of which a block is run at once."""
+
+
+class APQLike(PTQ4ViT):
+    """PTQ4ViT with asymmetric attention probabilities, and scales that are judged at the output of their block.
+
+    Attention probabilities: uniform from 0 to the largest one, so that large ones keep their value. A block's sites
+    are searched one after the other, weights before inputs, those found stay quantized, the later ones are in full
+    precision. Candidates are PTQ4ViT's, the groups of an operand (heads; queries, keys and values) scaled alike. The
+    error is ``sum (g (Y^ - Y))^2`` at the block's output Y, of each image over the largest terms alone; the block is
+    fed by the quantized blocks before it. The patch embedding has a scale a row, found as PTQ4ViT finds it.
+
+    The independent states are those that PTQ4ViT's own search finds, at each layer's output.
+
+    Args:
+        rho: fraction of the error's terms that count, the others, the smallest, being dropped.
+        block_rounds: how often the operands of a site take turns in its block's search.
+        search: what plans are scored with, ``surrogate`` (independent states) or ``exact``.
+        metric, labels, candidates, rounds, alpha, beta: as for PTQ4ViT.
+
+    Raises:
+        LampQError: a value out of its range.
+    """
+
+    name = "apq_like"
+    revision = 1
+    sequential = True
+    starts_from_bank = False
+
+    def __init__(
+        self,
+        rho: float = 0.9,
+        block_rounds: int = 1,
+        search: str = "surrogate",
+        metric: str = "hessian",
+        labels: str = "sampled",
+        candidates: int = 100,
+        rounds: int = 3,
+        alpha: float = 0.01,
+        beta: float = 1.2,
+    ) -> None:
+        super().__init__(metric, labels, candidates, rounds, alpha, beta)
+        self.rho = fraction("base_quantizer.rho", rho, of="the error's terms")
+        self.block_rounds = integer("base_quantizer.block_rounds", block_rounds, minimum=1, maximum=100)
+        self.search = choice("base_quantizer.search", search, ("surrogate", "exact"))
+
+    def settings(self) -> dict:
+        return {**super().settings(), "rho": self.rho, "block_rounds": self.block_rounds}
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        site: Site,
+        layer: nn.Module,
+        inputs: tuple[Tensor, ...],
+        weight_bits: int | None,
+        activation_bits: int | None,
+        output_gradient: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Entries as of PTQ4ViT, for pv ``a_scale``, ``a_zero_point`` (scalars) in place of the split."""
+        state = super().calibrate(site, layer, inputs, weight_bits, activation_bits, output_gradient)
+        return self._with_probabilities(site, inputs, state, activation_bits)
+
+    @torch.no_grad()
+    def quantized_module(
+        self,
+        site: Site,
+        layer: nn.Module,
+        state: dict[str, Tensor],
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> nn.Module:
+        module = super().quantized_module(site, layer, state, weight_bits, activation_bits)
+        if site.type != "pv" or activation_bits is None:
+            return module
+        probabilities = AffineQuantizer(state["a_scale"], state["a_zero_point"], activation_bits)
+        return QuantizedMatMul(probabilities, module.quantize_b)
+
+    def searched(self, site: Site, operand: str, x: Tensor, bits: int) -> Searched:
+        if site.type != "pv" or operand != "a":
+            return super().searched(site, operand, x, bits)
+        scale, zero_point = _probability_format(x, bits)
+        only = torch.ones(1, dtype=x.dtype, device=x.device)
+        return Searched(only, only[None], lambda x, _: fake_quantize_affine(x, scale, zero_point, bits))
+
+    @torch.no_grad()
+    def realise_segment(self, segment: Segment) -> dict[str, dict[str, Tensor]]:
+        gradient = None
+        if segment.bank.gradients is not None:
+            gradient = segment.bank.gradients.at_segment(segment.index)
+        error = WeightedOutputError(segment.full_precision_outputs(), gradient, self.rho, ITEMS)
+        states = {}
+        for site, *bits in segment.sites:
+            if site.type == "patch_embed":
+                states[site.name] = segment.bank.entry(site, *bits)
+            else:
+                states[site.name] = self._search_in_block(segment, error, site, *bits)
+            segment.place(site.name, states[site.name])
+        return states
+
+    def _search_in_block(
+        self,
+        segment: Segment,
+        error: WeightedOutputError,
+        site: Site,
+        weight_bits: int | None,
+        activation_bits: int | None,
+    ) -> dict[str, Tensor]:
+        """State of a site with which the block's output is best, what comes after the site being in full precision."""
+        layer, inputs = segment.full_precision.module(site.name), segment.observe(site.name)
+        tried = self.operands(site, layer, inputs, weight_bits, activation_bits)
+        state = {name: searched.start for name, searched in tried.items()}
+        state = self._with_probabilities(site, inputs, state, activation_bits)
+        for _ in range(self.block_rounds):
+            before = dict(state)
+            for name, searched in tried.items():
+                if name not in state:  # probabilities have nothing that is searched
+                    continue
+                placed = None
+
+                def output(index: int, place: slice, name: str = name, searched: Searched = searched) -> Tensor:
+                    nonlocal placed
+                    if index != placed:
+                        segment.place(site.name, {**state, name: searched.candidates[index]})
+                        placed = index
+                    return segment.quantized.run_segment(segment.index, segment.inputs[place])
+
+                state[name] = searched.candidates[error.best(len(searched.candidates), output)]
+            if all(torch.equal(state[name], before[name]) for name in state):
+                break
+        return state
+
+    def _with_probabilities(
+        self, site: Site, inputs: tuple[Tensor, ...], state: dict[str, Tensor], bits: int | None
+    ) -> dict[str, Tensor]:
+        """A state of pv with the format of attention probabilities instead of a split."""
+        if site.type != "pv" or bits is None:
+            return state
+        scale, zero_point = _probability_format(inputs[0], bits)
+        return {"a_scale": scale, "a_zero_point": zero_point, "b_scale": state["b_scale"]}
+
+
+def _probability_format(probabilities: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point with which nothing is clipped: the largest probability has the last code."""
+    return affine_from_range(probabilities.amin(), probabilities.amax(), bits)
