@@ -149,6 +149,8 @@ def _with_costs(found: Gathered, model: str, remarks: list[str]) -> Table:
         + ", ".join(f"{1 / math.sqrt(n - 1):.2f} for {n}" for n in sorted(set(counts.values()), reverse=True) if n > 1)
         + ". Layers of a module share VT-PTQ's value."
     ]
+    if any(metric.name.startswith(label("mix_qvit")) for metric in found.metrics):
+        told.append("Mix-QViT's scores contain this very measurement, on the same images: theirs is no test.")
     for cost in found.costs:
         noisy = sum(abs(value) < 2 * cost.errors[name] for name, value in cost.values.items())
         told.append(

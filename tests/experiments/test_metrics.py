@@ -90,6 +90,14 @@ def test_without_single_layers_there_are_metrics_and_a_word(results):
     assert "Not available: `method=mix_qvit does not exist`." in each_other.remarks
 
 
+def test_what_holds_the_measurement_itself_is_named(measured_layers):
+    circular = "Mix-QViT's scores contain this very measurement"
+    assert not any(circular in remark for remark in tables(measured_layers.path)[0].remarks)
+    plan = by_bits(scored_plan(), "mix_qvit", order())
+    measured_layers.measured("metrics", f"{BASE} method=mix_qvit", plan=plan)
+    assert any(circular in remark for remark in tables(measured_layers.path)[0].remarks)
+
+
 def test_nothing_at_all_is_no_obstacle(results):
     assert gathered(results.path) is None
     assert all(table.body == [] for table in tables(results.path))
