@@ -2,6 +2,8 @@
 
 import functools
 import json
+import tempfile
+from pathlib import Path
 
 import hydra
 import pytest
@@ -23,14 +25,24 @@ MODELS = {"vit": lambda: vit_adapter(1), "swin": swin_adapter}
 BLOCK = ("attn.qkv", "attn.qk", "attn.pv", "attn.proj", "mlp.fc1", "mlp.fc2")
 SITES = [("vit", name) for name in ("patch_embed.proj", *(f"blocks.0.{part}" for part in BLOCK), "head")]
 SITES += [("swin", "layers.0.blocks.1.attn.qkv"), ("swin", "layers.1.downsample.reduction")]
+QUICK = ("effort=smoke", "effort.block_iterations=3", "effort.block_images=6", "effort.rounding_rate=0.05")
 SOME_SITES = [("vit", f"blocks.0.{part}") for part in ("attn.qkv", "attn.qk", "attn.pv", "mlp.fc2")]
 
 
 @functools.cache
-def quantizer(name):
+def quantizer(name, *effort):
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=[f"base_quantizer={name}"])
+        cfg = hydra.compose("config", overrides=[f"base_quantizer={name}", *effort])
     return construct("base_quantizer", resolved(cfg)["base_quantizer"])
+
+
+def with_own_states():
+    """Methods whose independent states no other one has found before: entries are tested once."""
+    found = {}
+    for name in NAMES:
+        independent = quantizer(name).independent
+        found.setdefault(json.dumps([independent.name, independent.settings()]), name)
+    return sorted(found.values())
 
 
 @functools.cache
@@ -70,8 +82,18 @@ def error(name, model, site_name, weight_bits, activation_bits):
     return ((output - expected).square().mean() / expected.square().mean()).item()
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=with_own_states())
 def name(request):
+    return request.param
+
+
+@pytest.fixture(params=NAMES)
+def any_name(request):
+    return request.param
+
+
+@pytest.fixture(params=[name for name in NAMES if quantizer(name).sequential])
+def sequential(request):
     return request.param
 
 
@@ -83,9 +105,10 @@ every_site = pytest.mark.parametrize(
 some_sites = pytest.mark.parametrize(("model", "site"), SOME_SITES, ids=["-".join(pair) for pair in SOME_SITES])
 
 
-def test_it_says_what_it_is(name):
-    method = quantizer(name)
-    assert isinstance(method, BaseQuantizer) and name.startswith(method.name)
+def test_it_says_what_it_is(any_name):
+    method = quantizer(any_name)
+    assert isinstance(method, BaseQuantizer) and any_name.startswith(method.name)
+    assert isinstance(method.independent, BaseQuantizer) and method.search in ("surrogate", "exact")
     assert isinstance(method.revision, int) and method.revision >= 1 and isinstance(method.sequential, bool)
     assert 1 <= method.minimum_bits <= method.maximum_bits <= 16
     assert json.loads(json.dumps(method.settings())) == method.settings()
@@ -223,3 +246,80 @@ def test_a_whole_model_follows_a_plan(name, model, tmp_path):
         assert distances[-1] < 0.5 * expected.var().item()
         back = quantized.apply(BitPlan.full_precision(search.adapter.sites)).adapter.run(pictures)
     assert torch.equal(back, expected)
+
+
+def realised(name, root, model="vit", bits=4, **changes):
+    """A search with a shortened method, a plan of equal bits, and the states of the whole plan."""
+    search = search_over(MODELS[model](), root, base_quantizer=quantizer(name, *QUICK), calibration_images=3, **changes)
+    rules = Budget(bits, bits, (bits,), "fixed", (bits, bits), "target")
+    plan = rules.plan(search.adapter.sites, {site.name: bits for site in search.layers})
+    return search, plan, search.realisation.states(plan)
+
+
+@functools.cache
+def realised_once(name):
+    return realised(name, Path(tempfile.mkdtemp(dir=_folder.name)))
+
+
+_folder = tempfile.TemporaryDirectory(prefix="lampq-realised-")
+
+
+def the_same(one, other):
+    return one.keys() == other.keys() and all(
+        one[site].keys() == other[site].keys() and all(torch.equal(one[site][k], other[site][k]) for k in one[site])
+        for site in one
+    )
+
+
+def test_what_is_realised_is_determined_by_seed_and_images(sequential, tmp_path):
+    """On any number of threads; every site of the plan has a state."""
+    search, _, states = realised_once(sequential)
+    assert states.keys() == {site.name for site in search.adapter.sites}
+    assert all(value.isfinite().all() for state in states.values() for value in state.values())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        assert the_same(realised(sequential, tmp_path / "again")[2], states)
+    finally:
+        torch.set_num_threads(threads)
+    assert not the_same(realised(sequential, tmp_path / "other", seed=1)[2], states)
+
+
+def test_what_is_realised_survives_the_disk(sequential):
+    """Another process reads every bit of it, and computes nothing."""
+    search, plan, states = realised_once(sequential)
+    again, _, read = realised(sequential, search.store.root)
+    assert the_same(read, states) and "realisation" not in again.store.seconds_computed
+    pictures = images(search.adapter, 4, seed=5)
+    with torch.inference_mode():
+        models = [QuantizedModel(s.adapter, s.bank, s.realisation).apply(plan).adapter for s in (search, again)]
+        assert torch.equal(*(model.run(pictures) for model in models))
+
+
+def test_a_realised_model_follows_plans_and_leaves_the_original(sequential):
+    search, plan, _ = realised_once(sequential)
+    quantized = QuantizedModel(search.adapter, search.bank, search.realisation)
+    pictures, before = images(search.adapter, 6, seed=5), search.adapter.weights_hash()
+    full_precision = BitPlan.full_precision(search.adapter.sites)
+    with torch.inference_mode():
+        expected = search.adapter.run(pictures)
+        assert torch.equal(quantized.apply(full_precision).adapter.run(pictures), expected)
+        logits = quantized.apply(plan).adapter.run(pictures)
+        alone = torch.cat([quantized.adapter.run(picture[None]) for picture in pictures])
+        assert torch.equal(quantized.apply(full_precision).adapter.run(pictures), expected)
+        assert torch.equal(search.adapter.run(pictures), expected)
+    assert search.adapter.weights_hash() == before
+    assert 0 < (logits - expected).square().mean() < expected.var()
+    torch.testing.assert_close(alone, logits, rtol=0, atol=1e-4)
+    assert 0 < search.realisation.quantizer_parameters(plan) < search.adapter.parameters()
+
+
+@pytest.mark.slow
+def test_layers_without_bias_windows_and_mergings_are_realised(sequential, tmp_path):
+    search, plan, states = realised(sequential, tmp_path, "swin")
+    pictures = images(search.adapter, 4, seed=5)
+    with torch.inference_mode():
+        expected = search.adapter.run(pictures)
+        logits = QuantizedModel(search.adapter, search.bank, search.realisation).apply(plan).adapter.run(pictures)
+    assert states.keys() == {site.name for site in search.adapter.sites}
+    assert (logits - expected).square().mean() < expected.var()
