@@ -28,7 +28,8 @@ class APHQViT(QDrop):
 
     An MLP is trained anew when its block's turn comes, and belongs to the block's realised state; independent states,
     which searches see by default, are those of the network with GELU. The authors train all MLPs first and take the
-    network with ReLU for the full-precision one; here the target of every block stays the original's output.
+    network with ReLU for the full-precision one; here the target of every block stays the original's output. The
+    perturbation is random instead of constant (see `lampq.reconstruction.losses.average_hessian`).
 
     Args:
         temperature: T of the class probabilities.

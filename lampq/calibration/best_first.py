@@ -25,7 +25,7 @@ def best_first(
         keep: how many of the best (`known` ones included) have to be exact.
         known: errors of other candidates that compete for the same places.
     """
-    pilot = range(PILOT // 2, pieces, PILOT) if candidates > keep else range(0)
+    pilot = range(min(PILOT // 2, pieces - 1), pieces, PILOT) if candidates > keep and pieces > 1 else range(0)
     rest = [piece for piece in range(pieces) if piece not in set(pilot)]
     sums = [[piece_error(candidate, piece) for piece in pilot] for candidate in range(candidates)]
     errors = [float("inf")] * candidates

@@ -1,13 +1,17 @@
 """Average perturbation Hessian: squared errors weighed by how much the class probabilities feel each element.
 
-Wu et al., APHQ-ViT, CVPR 2025. The authors add +eps and -eps (1e-6) to a whole block output and subtract the two
-gradients of the divergence. Gradients vanish without a perturbation, so to first order that is ``2 eps |M 1|``, M the
-Hessian of the divergence, averaged over images. In single precision a perturbation of 1e-6 drowns in rounding; here
-M 1 is computed exactly, and the factor 2 eps does not matter where the loss is scaled.
+Wu et al., APHQ-ViT, CVPR 2025. The authors add +eps and -eps (1e-6) to every element of a block's output, subtract the
+two gradients of the divergence, and average magnitudes over images: to first order ``2 eps |M 1|``, M the Hessian of
+the divergence. But M 1 is zero in a network in which all that reads the output passes through a LayerNorm, as in ViT,
+DeiT and Swin: a LayerNorm does not see a number added to all channels. In single precision the two gradients differ all
+the same, by what rounding makes of the perturbation: a random one. Here the perturbation is random by intention, an
+independent sign for every element and image, and its product with M is exact (no eps; the loss is scaled anyway).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,24 +54,29 @@ class AveragePerturbation(BlockLoss):
 
 
 def average_perturbation(block: "Block", temperature: float, images: int) -> Tensor:
-    """``|M 1|`` averaged over the first images, shape of one image's output."""
-    targets = block.targets[:images]
+    """``|M v|``, v random signs, averaged over the first images, shape of one image's output."""
+    targets, segment = block.targets[:images], block.segment
 
-    def of_chunk(chunk: Tensor) -> Tensor:
-        return hessian_times_ones(block.rest, chunk, temperature).abs().double().sum(0)
+    def of_chunk(start: int) -> Tensor:
+        state = targets[start : start + CHUNK]
+        signs = np.random.default_rng((segment.seed, segment.index, start, 0, 0)).integers(0, 2, state.shape)
+        direction = torch.from_numpy(2 * signs - 1).to(state)
+        return hessian_product(block.rest, state, direction, temperature).abs().double().sum(0)
 
-    return (sum(block.workers.map(of_chunk, targets.split(CHUNK))) / len(targets)).to(targets.dtype)
+    chunks = block.workers.map(of_chunk, range(0, len(targets), CHUNK))
+    return (sum(chunks) / len(targets)).to(targets.dtype)
 
 
-def hessian_times_ones(rest, state: Tensor, temperature: float) -> Tensor:
-    """``M_n 1`` of every image: M_n is the Hessian of ``KL(softmax(rest(x_n) / T) || softmax(rest(x) / T))`` at x_n.
+def hessian_product(rest: Callable[[Tensor], Tensor], state: Tensor, direction: Tensor, temperature: float) -> Tensor:
+    """``M_n v_n`` of every image: M_n is the Hessian of ``KL(softmax(rest(x_n) / T) || softmax(rest(x) / T))`` at x_n.
 
-    There it is ``J' (diag(p) - p p') J / T^2`` with J the Jacobian of the logits. ``J 1`` is the derivative by u of
-    ``1' J' u``, which is linear in u: forward mode differentiation knows no threads.
+    There it is ``J' (diag(p) - p p') J / T^2`` with J the Jacobian of the logits. ``J v`` is the derivative by u of
+    ``v' J' u``, which is linear in u: forward mode differentiation knows no threads.
 
     Args:
         rest: from states to logits.
         state: x, ``[batch, ...]``.
+        direction: v, of the same shape.
 
     Returns:
         shape of `state`.
@@ -77,7 +86,7 @@ def hessian_times_ones(rest, state: Tensor, temperature: float) -> Tensor:
         logits = rest(state)
         u = torch.zeros_like(logits, requires_grad=True)
         (back,) = torch.autograd.grad(logits, state, u, create_graph=True)
-        (change,) = torch.autograd.grad(back, u, torch.ones_like(back), retain_graph=True)
+        (change,) = torch.autograd.grad(back, u, direction, retain_graph=True)
         p = (logits.detach() / temperature).softmax(1)
         weights = p * (change - (p * change).sum(1, keepdim=True)) / temperature**2
         return torch.autograd.grad(logits, state, weights)[0]
