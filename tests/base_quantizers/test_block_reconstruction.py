@@ -1,0 +1,222 @@
+"""Methods that train blocks: whole plans get better, interruptions cost a block, mixed bits and odd plans work."""
+
+import pytest
+import torch
+
+from lampq.base_quantizers.adalog import AdaLog
+from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
+from lampq.base_quantizers.aphq_vit import APHQViT
+from lampq.base_quantizers.fima_q import FimaQ
+from lampq.base_quantizers.pd_quant import PDQuant
+from lampq.base_quantizers.qdrop import QDrop
+from lampq.budgets import Budget
+from lampq.errors import LampQError
+from lampq.plan import BitPlan
+from lampq.quantized_model import QuantizedModel
+from tests.reconstruction.blocks import QUICK
+from tests.small_models import distilled_adapter, images, search_over, vit_adapter
+
+METHODS = (AdaLogReconstruction, QDrop, PDQuant, FimaQ, APHQViT)
+BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
+
+
+def method(cls, **changes):
+    return cls(**{**QUICK, "iterations": 3, **changes})
+
+
+def searched(root, its_method, build=vit_adapter):
+    return search_over(build(), root, base_quantizer=its_method, calibration_images=8)
+
+
+def uniform(search, bits=3):
+    return BUDGET.plan(search.adapter.sites, {site.name: bits for site in search.layers})
+
+
+def loss(search, plan, realised=True):
+    """Mean squared error of the logits on other images."""
+    realisation = search.realisation if realised else None
+    adapter = QuantizedModel(search.adapter, search.bank, realisation).apply(plan).adapter
+    pictures = images(search.adapter, 64, seed=5)
+    with torch.inference_mode():
+        return (adapter.run(pictures) - search.adapter.run(pictures)).square().mean().item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [cls for cls in METHODS if cls is not AdaLogReconstruction])
+def test_the_whole_model_gets_better(tmp_path, cls):
+    """AdaLog's training sees full-precision inputs alone: each block gets better, the whole need not."""
+    extra = {"mlp_rate": 3e-3} if cls is APHQViT else {}
+    search = searched(tmp_path, method(cls, iterations=60, images=128, scale_rate=1e-3, **extra))
+    plan = uniform(search)
+    assert loss(search, plan) < loss(search, plan, realised=False)
+
+
+@pytest.mark.parametrize("cls", [QDrop, APHQViT])
+def test_mixed_bits_and_sites_in_full_precision(tmp_path, cls):
+    search = searched(tmp_path, method(cls), distilled_adapter)
+    plan = uniform(search).with_bits(
+        {
+            "blocks.0.attn.qkv": (2, 4),
+            "blocks.0.mlp.fc1": (None, 3),
+            "blocks.0.mlp.fc2": (4, None),
+            "blocks.1.mlp.fc1": (None, None),
+            "blocks.1.attn.qk": (None, None),
+            "head_dist": (8, None),
+        }
+    )
+    states = search.realisation.states(plan)
+    assert "weight_codes" not in states["blocks.0.mlp.fc1"] and states["blocks.0.attn.qkv"]["weight_codes"].max() <= 3
+    assert "blocks.1.attn.qk" not in states and states["head_dist"]["weight_codes"].max() > 15
+    assert loss(search, plan) < loss(search, uniform(search, 2), realised=False)
+
+
+def test_interrupted_it_goes_on_at_the_block(tmp_path):
+    class Killed(QDrop):
+        def realise_segment(self, segment):
+            if segment.index == 2:
+                raise KeyboardInterrupt
+            return super().realise_segment(segment)
+
+    search = searched(tmp_path, method(Killed))
+    with pytest.raises(KeyboardInterrupt):
+        search.realisation.states(uniform(search))
+    trained = []
+
+    class Watched(QDrop):
+        def realise_segment(self, segment):
+            trained.append(segment.index)
+            return super().realise_segment(segment)
+
+    again = searched(tmp_path, method(Watched)).realisation.states(uniform(search))
+    assert trained == [2, 3, 4]
+    expected = searched(tmp_path / "other", method(QDrop)).realisation.states(uniform(search))
+    assert all(torch.equal(again[name][key], expected[name][key]) for name in expected for key in expected[name])
+
+
+def test_independent_states_are_shared(tmp_path):
+    """AdaLog's entries serve its reconstruction, those of QDrop serve PD-Quant, and so do scores."""
+    adalog = AdaLog(candidates=32, rounds=1, steps=1)
+    first = searched(tmp_path, adalog)
+    first.bank.calibrate(uniform(first))
+    score = first.evaluator.score(uniform(first))
+    second = searched(tmp_path, method(AdaLogReconstruction, steps=1))
+    second.bank.calibrate(uniform(second))
+    assert "bank" not in second.store.seconds_computed
+    assert torch.equal(second.evaluator.score(uniform(second)).loss, score.loss) and second.evaluator.evaluations == 0
+    identities = [searched(tmp_path, method(cls)).bank.identity for cls in (QDrop, PDQuant, FimaQ, APHQViT)]
+    assert all(identity == identities[0] for identity in identities)
+    realised = {str(searched(tmp_path, method(cls)).realisation.identity) for cls in METHODS}
+    assert len(realised) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes"),
+    [
+        (AdaLogReconstruction, {"steps": 2}),
+        (AdaLogReconstruction, {"elitist": True, "steps": 2}),
+        (AdaLogReconstruction, {"one_bit": "symmetric"}),
+        (AdaLogReconstruction, {"images": 20}),
+        (QDrop, {"quantized_probability": 1.0}),
+        (QDrop, {"candidates": 48}),
+        (QDrop, {"rounds": 2}),
+        (PDQuant, {"temperature": 1.0}),
+        (PDQuant, {"prediction_weight": 10.0}),
+        (FimaQ, {"temperature": 1.0}),
+        (FimaQ, {"rank": 1}),
+        (FimaQ, {"gradient_images": 2}),
+        (APHQViT, {"temperature": 1.0}),
+        (APHQViT, {"hessian_images": 2}),
+        (APHQViT, {"mlp_reconstruction": False}),
+        (APHQViT, {"mlp_rate": 1e-2}),
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_result_and_the_fingerprint(tmp_path, cls, changes):
+    plain = {"elitist": {"steps": 2}, "one_bit": {"one_bit": "literal"}}.get(next(iter(changes)), {})
+    bits = 1 if "one_bit" in changes else 3
+    found, settings = [], []
+    for options in (plain, changes):
+        its_method = method(cls, **options)
+        search = searched(tmp_path, its_method, lambda: vit_adapter(1))
+        states = search.realisation.states(uniform(search, bits))
+        found.append(torch.cat([value.flatten().double() for state in states.values() for value in state.values()]))
+        settings.append(its_method.settings())
+    assert settings[0] != settings[1]
+    assert found[0].shape != found[1].shape or not torch.equal(found[0], found[1])
+
+
+def test_search_is_not_among_the_settings():
+    assert method(QDrop, search="exact").settings() == method(QDrop).settings()
+
+
+def test_trained_mlps_have_relu_between_their_layers(tmp_path):
+    search = searched(tmp_path, method(APHQViT))
+    plan = uniform(search)
+    quantized = QuantizedModel(search.adapter, search.bank, search.realisation)
+    adapter = quantized.apply(plan).adapter
+    assert isinstance(adapter.module("blocks.1.mlp.act"), torch.nn.ReLU)
+    fc2 = adapter.module("blocks.1.mlp.fc2").quantize_input
+    assert fc2.zero_point.item() == 0, "no code is spent on negative values"
+    assert isinstance(search.adapter.module("blocks.1.mlp.act"), torch.nn.GELU)
+    back = quantized.apply(BitPlan.full_precision(search.adapter.sites)).adapter
+    assert isinstance(back.module("blocks.1.mlp.act"), torch.nn.GELU)
+    # Without both of its layers among the quantized ones an MLP stays what it is.
+    partly = quantized.apply(plan.with_bits({"blocks.1.mlp.fc1": (None, None)})).adapter
+    assert isinstance(partly.module("blocks.1.mlp.act"), torch.nn.GELU)
+    assert isinstance(partly.module("blocks.0.mlp.act"), torch.nn.ReLU)
+
+
+def test_trained_mlps_serve_other_plans(tmp_path):
+    """They depend on the bits through the bound alone."""
+    search = searched(tmp_path, method(APHQViT))
+    search.realisation.states(uniform(search))
+    before = search.store.seconds_computed["mlps"]
+    search.realisation.states(uniform(search).with_bits({"blocks.1.attn.qkv": (4, 4)}))
+    assert search.store.seconds_computed["mlps"] == before
+    search.realisation.states(uniform(search).with_bits({"blocks.1.mlp.fc2": (3, 4)}))
+    assert search.store.seconds_computed["mlps"] > before
+
+
+def test_inputs_only_and_trained_mlp_weights(tmp_path):
+    search = searched(tmp_path, method(APHQViT))
+    plan = BitPlan.full_precision(search.adapter.sites).with_bits(
+        {"blocks.1.mlp.fc1": (None, 8), "blocks.1.mlp.fc2": (None, 8)}
+    )
+    states = search.realisation.states(plan)
+    assert states["blocks.1.mlp.fc1"]["weight"].shape == search.adapter.module("blocks.1.mlp.fc1").weight.shape
+    assert loss(search, plan) < 0.2
+
+
+def test_a_network_without_gelu_is_refused(tmp_path):
+    search = searched(tmp_path, method(APHQViT), lambda: vit_adapter(1, act_layer=torch.nn.SiLU))
+    with pytest.raises(LampQError, match="mlp_reconstruction"):
+        search.realisation.states(uniform(search))
+    search = searched(tmp_path, method(APHQViT, mlp_reconstruction=False), search.adapter.clone)
+    assert search.realisation.states(uniform(search))
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "value"),
+    [
+        (QDrop, "iterations", 0),
+        (QDrop, "images", 0),
+        (QDrop, "batch_size", 0),
+        (QDrop, "rounding_rate", 0),
+        (QDrop, "scale_rate", -1),
+        (QDrop, "regularization", -0.1),
+        (QDrop, "warmup", 1.5),
+        (QDrop, "search", "both"),
+        (QDrop, "quantized_probability", 2),
+        (QDrop, "candidates", 33),
+        (PDQuant, "temperature", 0),
+        (PDQuant, "prediction_weight", 0),
+        (FimaQ, "rank", 0),
+        (FimaQ, "gradient_images", 0),
+        (APHQViT, "mlp_reconstruction", "yes"),
+        (APHQViT, "hessian_images", 0),
+        (APHQViT, "mlp_rate", 0),
+    ],
+)
+def test_a_value_out_of_range_is_named(cls, key, value):
+    with pytest.raises(LampQError, match=f"base_quantizer.{key}="):
+        method(cls, **{key: value})
