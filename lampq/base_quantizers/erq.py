@@ -49,7 +49,7 @@ class ERQ(RepQActivations):
     """
 
     name = "erq"
-    revision = 1
+    revision = 2
     stores_weights = True
     weights_on_full_precision = True
     reparameterized = ("qkv", "fc1")

@@ -15,8 +15,9 @@ def refined_codes(
 ) -> Tensor:
     """Codes of weights, near the nearest ones, with a small error ``d' C d`` in every row.
 
-    d is the row's quantization error. One weight at a time, the one whose error adds most to the row's (the largest
-    ``C d`` of those that have the sign of d) is rounded the other way, as long as the row's error does not rise.
+    d is the row's quantization error, ``2 C d`` its gradient. One weight at a time, the one with the largest gradient
+    of those whose gradient has the sign of d, goes to whichever of its two neighbouring values is nearer to where one
+    step against the gradient would lead. A row is done when that is where the weight is, or when its error would rise.
 
     Args:
         weight: ``[rows, columns]``, float64.
@@ -32,22 +33,22 @@ def refined_codes(
     scale, zero_point = scale.expand_as(weight), zero_point.expand_as(weight)
     error = (codes - zero_point) * scale - weight
     outside = error.abs() > scale / 2 * (1 + 1e-9)
-    product = error @ second_moments
+    gradient = 2 * (error @ second_moments)
     diagonal = second_moments.diagonal()
     rows = torch.arange(len(weight), device=weight.device)
     running = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
     for _ in range(turns):
-        turned = codes - torch.sign(error)
-        allowed = (error * product > 0) & ~outside & (turned >= 0) & (turned < 2**bits)
-        column = torch.where(allowed, product.abs(), -1.0).argmax(1)
-        change = -torch.sign(error[rows, column]) * scale[rows, column]
-        rise = 2 * change * product[rows, column] + change.square() * diagonal[column]
-        running &= allowed[rows, column] & (rise <= 0)
+        column = torch.where(error * gradient > 0, gradient.abs(), -1.0).argmax(1)
+        own_error, own_gradient, step = error[rows, column], gradient[rows, column], scale[rows, column]
+        turned = codes[rows, column] - torch.sign(own_error)
+        change = -torch.sign(own_error) * step
+        rise = change * own_gradient + change.square() * diagonal[column]
+        running &= (own_error * own_gradient > 0) & (own_gradient.abs() > step / 2) & (rise <= 0)
+        running &= (turned >= 0) & (turned < 2**bits) & ~outside[rows, column]
         if not running.any():
             break
         at, where = rows[running], column[running]
-        step = change[running]
-        codes[at, where] = turned[at, where]
-        error[at, where] += step
-        product[at] += step[:, None] * second_moments[where]
+        codes[at, where] = turned[running]
+        error[at, where] += change[running]
+        gradient[at] += 2 * change[running, None] * second_moments[where]
     return codes
