@@ -1,15 +1,24 @@
 """Plans of a sequential method: segment by segment, each one once, shared as far as plans agree, and after a kill."""
 
+import json
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import lampq.realisation
+from lampq.allocation.lampq import LampQ
+from lampq.allocation.uniform import Uniform
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.budgets import Budget
 from lampq.errors import LampQError
+from lampq.pipeline import run
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
-from tests.small_models import distilled_adapter, images, search_over, swin_adapter, vit_adapter
+from lampq.settings import Settings
+from tests.small_models import MadeUpImages, distilled_adapter, images, search_over, swin_adapter, vit_adapter
 
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
 
@@ -250,3 +259,54 @@ def test_the_number_of_images_and_the_seed_are_part_of_the_identity(tmp_path):
 
     assert identity() == identity()
     assert identity() != identity(images=5) != identity(images=None) and identity() != identity(seed=1)
+
+
+def whole_run(tmp_path, method, allocator=None, **changes):
+    settings = Settings(
+        model=SimpleNamespace(name="small_vit", build=lambda device: vit_adapter()),
+        dataset=MadeUpImages(),
+        base_quantizer=method,
+        allocator=allocator or LampQ(try_next_pairs=0),
+        budget=Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target"),
+        seed=0,
+        device="cpu",
+        threads=None,
+        bank="reuse",
+        force=False,
+        baseline="none",
+        prefix_memory_gib=1.0,
+        results=tmp_path / "results",
+        cache=tmp_path / "cache",
+        logger={"name": "csv"},
+        resolved={},
+    )
+    return run(replace(settings, **changes))[-1]
+
+
+@pytest.mark.parametrize("search_by", ["surrogate", "exact"])
+def test_a_run_says_what_its_search_was_on_and_measures_what_is_realised(tmp_path, monkeypatch, caplog, search_by):
+    caplog.set_level(logging.INFO, "lampq")
+    monkeypatch.setattr("lampq.pipeline.draw_bit_allocation", lambda plan, path: path.touch())
+    record = whole_run(tmp_path, OneAfterAnother(search_by))
+    assert record.metrics["search"] == record.identity["search"] == search_by
+    said = "surrogate" if search_by == "surrogate" else "every plan that is scored is realised"
+    assert said in (record.folder / "log.txt").read_text()
+    assert json.loads((record.folder / "images.json").read_text())["training"] == [f"0/{i}" for i in range(6)]
+    search = search_with(OneAfterAnother(search_by), tmp_path / "other")
+    model = QuantizedModel(search.adapter, search.bank, search.realisation).apply(record.plan).adapter
+    with torch.inference_mode():
+        right = [(model.run(x).argmax(1) == y).double() for x, y in search.task.validation()]
+    assert record.metrics["top1"] == pytest.approx(100 * torch.cat(right).mean().item())
+    score = search.evaluator.score(record.plan)
+    assert record.metrics["sample_loss"] == pytest.approx(score.mean_loss, rel=1e-5)
+    stored = search.realisation.quantizer_parameters(record.plan)
+    assert stored == sum(v.numel() for state in search.realisation.states(record.plan).values() for v in state.values())
+
+
+def test_fingerprints_of_independent_methods_and_of_runs_without_a_search_do_not_know_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("lampq.pipeline.draw_bit_allocation", lambda plan, path: path.touch())
+    record = whole_run(tmp_path, RoundToNearest(), Uniform())
+    assert "search" not in record.identity and "search" not in record.metrics
+    assert "training" not in record.identity["images"]
+    one, other = (whole_run(tmp_path, OneAfterAnother(s), Uniform()) for s in ("surrogate", "exact"))
+    assert one.fingerprint == other.fingerprint and one.identity["images"]["training"]["images"] == 6

@@ -107,6 +107,16 @@ def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
     assert some == [every[i * len(every) // 5] for i in range(5)]
 
 
+def test_training_images_are_a_longer_prefix_of_the_same_list(copy):
+    dataset = bound(copy, calibration_images=3)
+    listed = dataset.training_listing(0, 5)
+    assert listed[:3] == dataset.listing(0)["calibration"] and len(set(listed)) == 5
+    assert torch.equal(dataset.training(0, 5)[:3], dataset.calibration(0))
+    assert dataset.training_identity(0, 3) == dataset.identity(0)["calibration"] != dataset.training_identity(0, 4)
+    assert dataset.training_identity(0, 5) != dataset.training_identity(1, 5)
+    assert "base_quantizer.images=1000" in refused(dataset.training_identity, 0, 1000)
+
+
 def test_a_calibration_list_is_taken_as_it_is(copy, tmp_path):
     names = ["n15075141/train_3_0.png", "n01440764/train_0_1.JPEG"]
     (tmp_path / "list.txt").write_text("\n".join(names) + "\n\n")

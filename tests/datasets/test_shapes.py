@@ -133,6 +133,16 @@ def test_the_data_set_hands_out_its_three_image_sets():
     assert torch.equal(torch.cat([images for images, _ in dataset.validation(start=3)]), whole[3:])
 
 
+def test_training_images_begin_with_the_calibration_images():
+    data = shapes.Shapes(calibration_images=3)
+    images = data.training(1, 5)
+    assert images.shape == (5, *data.input_size) and torch.equal(images[:3], data.calibration(1))
+    assert data.training_listing(1, 3) == data.listing(1)["calibration"]
+    assert data.training_identity(1, 3) == data.identity(1)["calibration"] != data.training_identity(1, 5)
+    with pytest.raises(LampQError, match=r"base_quantizer\.images="):
+        data.training_identity(0, shapes.IMAGES_PER_RUN_SEED + 1)
+
+
 def test_the_seed_changes_calibration_and_sample_but_not_validation():
     dataset = shapes.Shapes(calibration_images=4, sample_images=4, validation_images=4)
     assert torch.equal(dataset.calibration(1), dataset.calibration(1))
