@@ -42,11 +42,12 @@ def loss(search, plan, realised=True):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [cls for cls in METHODS if cls is not AdaLogReconstruction])
+@pytest.mark.parametrize("cls", METHODS)
 def test_the_whole_model_gets_better(tmp_path, cls):
-    """AdaLog's training sees full-precision inputs alone: each block gets better, the whole need not."""
     extra = {"mlp_rate": 3e-3} if cls is APHQViT else {}
-    search = searched(tmp_path, method(cls, iterations=60, images=128, scale_rate=1e-3, **extra))
+    # AdaLog's, which starts from smaller errors, needs more steps to come out ahead of them.
+    iterations = 300 if cls is AdaLogReconstruction else 60
+    search = searched(tmp_path, method(cls, iterations=iterations, images=128, scale_rate=1e-3, **extra))
     plan = uniform(search)
     assert loss(search, plan) < loss(search, plan, realised=False)
 
