@@ -1,0 +1,1 @@
+"""What detection adds: images of different sizes, instances, and the way into mmdet."""
