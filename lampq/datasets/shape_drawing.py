@@ -119,6 +119,72 @@ class Placement:
     phase_y: np.ndarray
 
 
+class Uniforms:
+    """Hands out the columns of uniform random numbers `[images, numbers]`, each once."""
+
+    def __init__(self, values: np.ndarray):
+        self.values, self.used = values, 0
+
+    def between(self, low: float, high: float) -> np.ndarray:
+        """The next number of every image, in [low, high)."""
+        self.used += 1
+        return (low + (high - low) * self.values[:, self.used - 1]).astype(np.float32)
+
+    def integer(self, choices: int) -> np.ndarray:
+        return np.floor(self.between(0, choices)).astype(np.int64).clip(0, choices - 1)
+
+    def colour(self, low: float, high: float) -> np.ndarray:
+        return np.stack([self.between(low, high) for _ in range(3)], axis=1)[:, None, None, :]
+
+    def placement(
+        self, centre: tuple[float, float], radius: tuple[float, float], turn: float, period: tuple[float, float]
+    ) -> Placement:
+        angle_tangent = self.between(-turn, turn)  # of half the angle: a turn without trigonometric functions
+        square = angle_tangent * angle_tangent
+        return Placement(
+            centre_x=self.between(*centre),
+            centre_y=self.between(*centre),
+            radius=self.between(*radius),
+            cosine=(1 - square) / (1 + square),
+            sine=2 * angle_tangent / (1 + square),
+            period=self.between(*period),
+            slope=self.between(-0.12, 0.12),
+            phase_x=self.between(0, 1),
+            phase_y=self.between(0, 1),
+        )
+
+
+def mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Lay a colour `above` over one `below` `[..., 3]`, as far as its share `[...]` says."""
+    return below + (above - below) * share[..., None]
+
+
+def random_stream(seed: int, first: int, count: int, uniforms: int, noise: int) -> tuple[Uniforms, np.ndarray]:
+    """Random numbers of images `first` to `first + count - 1` of the stream `seed`, each image's from its own key.
+
+    Args:
+        seed: the stream's key, 0 or more.
+        first, count: which images.
+        uniforms: how many uniform numbers an image gets, in [0, 1).
+        noise: how many nearly normal ones.
+
+    Returns:
+        The uniform numbers, and noise of zero mean and unit deviation, float32 ``[images, noise]``.
+    """
+    noise_words = -(-noise // 2)  # four bytes a value, eight bytes a word
+    words = np.empty((count, uniforms + noise_words), dtype="<u8")
+    for row in range(count):
+        key = np.array([seed, first + row], dtype=np.uint64)
+        # Philox's raw words are the same in every version of NumPy; those of its distributions need not be.
+        words[row] = np.random.Philox(key=key).random_raw(uniforms + noise_words)
+    octets = np.ascontiguousarray(words[:, uniforms:]).view(np.uint8)[:, : noise * 4]
+    # The sum of four uniform bytes is nearly normal (mean 510, deviation 147.8) and an exact integer.
+    sums = octets.reshape(count, noise, 4).sum(-1, dtype=np.int32)
+    return Uniforms((words[:, :uniforms] >> np.uint64(11)) * 2.0**-53), (sums - 510).astype(np.float32) / np.float32(
+        147.8
+    )
+
+
 def draw_shapes(
     outlines: np.ndarray, textures: np.ndarray, placement: Placement, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lampq.datasets.shape_drawing import OUTLINES, TEXTURES, Placement, draw_shapes
+from lampq.datasets.shape_drawing import OUTLINES, TEXTURES, Uniforms, draw_shapes, mix, random_stream
 from lampq.errors import LampQError
 from lampq.limits import integer
 
@@ -38,46 +38,7 @@ CHUNK = 256
 """Images drawn at once: bounds the memory, changes no pixel."""
 
 
-class _Uniforms:
-    """Hands out the columns of uniform random numbers `[images, UNIFORMS]`, each once."""
-
-    def __init__(self, values: np.ndarray):
-        self.values, self.used = values, 0
-
-    def between(self, low: float, high: float) -> np.ndarray:
-        """The next number of every image, in [low, high)."""
-        self.used += 1
-        return (low + (high - low) * self.values[:, self.used - 1]).astype(np.float32)
-
-    def integer(self, choices: int) -> np.ndarray:
-        return np.floor(self.between(0, choices)).astype(np.int64).clip(0, choices - 1)
-
-    def colour(self, low: float, high: float) -> np.ndarray:
-        return np.stack([self.between(low, high) for _ in range(3)], axis=1)[:, None, None, :]
-
-    def placement(
-        self, centre: tuple[float, float], radius: tuple[float, float], turn: float, period: tuple[float, float]
-    ) -> Placement:
-        angle_tangent = self.between(-turn, turn)  # of half the angle: a turn without trigonometric functions
-        square = angle_tangent * angle_tangent
-        return Placement(
-            centre_x=self.between(*centre),
-            centre_y=self.between(*centre),
-            radius=self.between(*radius),
-            cosine=(1 - square) / (1 + square),
-            sine=2 * angle_tangent / (1 + square),
-            period=self.between(*period),
-            slope=self.between(-0.12, 0.12),
-            phase_x=self.between(0, 1),
-            phase_y=self.between(0, 1),
-        )
-
-
-def _mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
-    return below + (above - below) * share[..., None]
-
-
-def _draw(uniforms: _Uniforms, noise: np.ndarray, labels: np.ndarray, size: int, difficulty: float) -> np.ndarray:
+def _draw(uniforms: Uniforms, noise: np.ndarray, labels: np.ndarray, size: int, difficulty: float) -> np.ndarray:
     count, difficulty = len(labels), np.float32(difficulty)
     scale = size / IMAGE_SIZE
     anywhere = (0.0, float(size))
@@ -89,13 +50,13 @@ def _draw(uniforms: _Uniforms, noise: np.ndarray, labels: np.ndarray, size: int,
     _, tone, _ = draw_shapes(
         np.zeros(count, dtype=np.int64), uniforms.integer(10), uniforms.placement(anywhere, (1, 2), 0.1, period), size
     )
-    image = _mix(base - swing, base + swing + uniforms.colour(-0.05, 0.05), tone)
+    image = mix(base - swing, base + swing + uniforms.colour(-0.05, 0.05), tone)
 
     def clutter(image: np.ndarray, radius: tuple[float, float]) -> np.ndarray:
         place = uniforms.placement(anywhere, (radius[0] * scale, radius[1] * scale), 1.0, period)
         coverage, tone, _ = draw_shapes(uniforms.integer(10), uniforms.integer(10), place, size)
         colour = uniforms.colour(0.1, 0.9)
-        return _mix(image, _mix(colour, colour + uniforms.colour(-0.3, 0.3), tone), difficulty * coverage)
+        return mix(image, mix(colour, colour + uniforms.colour(-0.3, 0.3), tone), difficulty * coverage)
 
     for _ in range(CLUTTER_BEHIND):
         image = clutter(image, (2.0, 4.5))
@@ -106,8 +67,8 @@ def _draw(uniforms: _Uniforms, noise: np.ndarray, labels: np.ndarray, size: int,
     colour = uniforms.colour(0.15, 0.85)
     contrast = uniforms.between(0.11, 0.29)[:, None, None, None] + np.float32(0.3) * (1 - difficulty)
     contrast = np.where(colour.mean(-1, keepdims=True) < 0.5, contrast, -contrast)
-    image = _mix(image, _mix(colour, colour + contrast, tone), coverage)
-    image = _mix(
+    image = mix(image, mix(colour, colour + contrast, tone), coverage)
+    image = mix(
         image,
         np.zeros_like(image),
         contour * (uniforms.between(0.3, 0.75)[:, None, None] + np.float32(0.2) * (1 - difficulty)),
@@ -147,19 +108,10 @@ def generate_shapes(
     """
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     labels = (np.arange(first, first + count, dtype=np.int64) * 37 + 11) % len(CLASS_NAMES)
-    noise_words = -(-size * size * 3 // 2)  # four bytes a colour value, eight bytes a word
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
-        words = np.empty((stop - start, UNIFORMS + noise_words), dtype="<u8")
-        for row in range(stop - start):
-            key = np.array([seed, first + start + row], dtype=np.uint64)
-            # Philox's raw words are the same in every version of NumPy; those of its distributions need not be.
-            words[row] = np.random.Philox(key=key).random_raw(UNIFORMS + noise_words)
-        uniforms = _Uniforms((words[:, :UNIFORMS] >> np.uint64(11)) * 2.0**-53)
-        octets = np.ascontiguousarray(words[:, UNIFORMS:]).view(np.uint8)[:, : size * size * 12]
-        # The sum of four uniform bytes is nearly normal (mean 510, deviation 147.8) and an exact integer.
-        sums = octets.reshape(stop - start, size, size, 3, 4).sum(-1, dtype=np.int32)
-        noise = (sums - 510).astype(np.float32) / np.float32(147.8)
+        uniforms, noise = random_stream(seed, first + start, stop - start, UNIFORMS, size * size * 3)
+        noise = noise.reshape(stop - start, size, size, 3)
         images[start:stop] = _draw(uniforms, noise, labels[start:stop], size, difficulty)
     return images, labels
 
