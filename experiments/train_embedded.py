@@ -70,14 +70,14 @@ def initialize(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def start_from_patches(model: nn.Module, images: Tensor) -> None:
+def start_from_patches(projection: nn.Conv2d, images: Tensor) -> None:
     """Begin with a patch embedding that whitens: the strongest principal components of patches, at equal size.
 
-    Without it the colour of a patch drowns its texture, and for thousands of steps nothing is learned.
+    Without it the colour of a patch drowns its texture, and for thousands of steps nothing is learned. Images are
+    normalised, `[images, 3, height, width]`.
     """
-    projection = model.patch_embed.proj
     side, width = projection.kernel_size[0], projection.out_channels
-    patches = shapes.normalize(images[:4000]).unfold(2, side, side).unfold(3, side, side)
+    patches = images.unfold(2, side, side).unfold(3, side, side)
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
     values, vectors = torch.linalg.eigh(torch.cov(patches.T))
     kept = min(width, len(values))
@@ -119,7 +119,7 @@ def train(name: str, pool: int, images_seen: int, seconds: float | None, seed: i
     )
     model = build_embedded(name)
     initialize(model)
-    start_from_patches(model, drawn)
+    start_from_patches(model.patch_embed.proj, shapes.normalize(drawn[:4000]))
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # twice as fast on a CPU at these sizes

@@ -15,6 +15,9 @@ from lampq.datasets.shape_drawing import OUTLINES, Placement, Uniforms, draw_sha
 REVISION = 1
 """Raised whenever any scene changes."""
 
+TRAINING_SEED, CALIBRATION_SEED, VALIDATION_SEED = 201, 202, 203
+"""Keys of the three disjoint streams: training of the embedded detector, calibration and D, validation."""
+
 SIZES = ((96, 128), (128, 96), (112, 112))
 """Height and width in pixels of scene i: entry i modulo their number."""
 SIDE = 128
@@ -45,8 +48,6 @@ class Scene:
         image: uint8 ``[height, width, 3]``, red, green, blue.
         labels: class of each shape, its outline's number in ``OUTLINES``, int64 ``[shapes]``.
         masks: the visible part of each shape, bool ``[shapes, height, width]``.
-        boxes: the smallest boxes around these, x1 y1 x2 y2 in pixels (right and lower edges outside), float32
-            ``[shapes, 4]``.
     """
 
     image: np.ndarray
@@ -55,6 +56,7 @@ class Scene:
 
     @property
     def boxes(self) -> np.ndarray:
+        """The smallest boxes around the masks: left, top, right, bottom in pixels, float32 ``[shapes, 4]``."""
         columns, rows = self.masks.any(1), self.masks.any(2)
         return np.stack(
             [
