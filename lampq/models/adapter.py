@@ -19,6 +19,7 @@ class ModelAdapter(ABC):
     whose first change is in block b can be evaluated again from the stored input of that block.
 
     Attributes:
+        task: what the model does: ``classification`` or ``detection`` (see `lampq.tasks`).
         name: the architecture's name.
         network: the model in evaluation mode, attention matmuls as modules.
         sites: quantized sites in the order of execution.
@@ -30,6 +31,7 @@ class ModelAdapter(ABC):
         published_top1: published full-precision top-1 in percent, or None.
     """
 
+    task = "classification"
     prefix_tokens = 0
     windows = False
     tensors = False
@@ -61,6 +63,10 @@ class ModelAdapter(ABC):
     @abstractmethod
     def run_segment(self, index: int, state: Tensor) -> Tensor:
         """Run segment `index` on its input."""
+
+    def observe_segment(self, index: int, state: Tensor) -> None:
+        """Run a segment on calibration images so that each of its sites runs at least once."""
+        self.run_segment(index, state)
 
     @property
     def segments(self) -> int:
@@ -131,35 +137,43 @@ class ModelAdapter(ABC):
         return sum(p.numel() for p in self.network.parameters())
 
     def _measure(self, declared: list[Site]) -> tuple[Site, ...]:
-        """Fill in parameters, MACs and operand elements from one forward pass of one blank image."""
+        """Fill in parameters, MACs and operand elements from one forward pass of one blank image.
+
+        Returns:
+            The sites in the order in which they ran; what runs more than once counts as often.
+        """
         measured: dict[str, Site] = {}
         handles = []
         for site in declared:
 
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, site: Site = site) -> None:
+                before = measured.get(site.name, site)
+                sizes = {"input_elements": before.input_elements + inputs[0].numel()}
                 if site.is_matmul:
                     a, b = inputs
-                    counts = {"macs": a.numel() * b.shape[-1], "second_input_elements": b.numel()}
-                    measured[site.name] = replace(site, parameters=0, input_elements=a.numel(), **counts)
-                    return
-                if site.is_tensor:
-                    measured[site.name] = replace(site, input_elements=inputs[0].numel())
-                    return
-                weights = module.weight.numel()
-                positions = output.numel() // module.weight.shape[0]
-                measured[site.name] = replace(
-                    site, parameters=weights, macs=positions * weights, input_elements=inputs[0].numel()
-                )
+                    sizes["macs"] = before.macs + a.numel() * b.shape[-1]
+                    sizes["second_input_elements"] = before.second_input_elements + b.numel()
+                elif not site.is_tensor:
+                    weights = module.weight.numel()
+                    positions = output.numel() // module.weight.shape[0]
+                    sizes |= {"parameters": weights, "macs": before.macs + positions * weights}
+                measured[site.name] = replace(before, **sizes)
 
             handles.append(self.module(site.name).register_forward_hook(hook))
-        device = next(self.network.parameters()).device
         try:
             with torch.inference_mode():
-                self.run(torch.zeros(1, *self.input_size, device=device))
+                self.run_blank_image()
         finally:
             for handle in handles:
                 handle.remove()
-        return tuple(measured[site.name] for site in declared)
+        unused = [site.name for site in declared if site.name not in measured]
+        if unused:
+            raise RuntimeError(f"{self.name}: declared as sites, but not run: {', '.join(unused)}")
+        return tuple(measured.values())
+
+    def run_blank_image(self) -> None:
+        """One forward pass in which every site runs as often as for one image."""
+        self.run(torch.zeros(1, *self.input_size, device=next(self.network.parameters()).device))
 
 
 def declared(name: str, type: str, block: int | None = None) -> Site:

@@ -60,13 +60,14 @@ class ExplicitWindowAttention(nn.Module):
     q is scaled before the product, as in the published code, so its quantizer sees the scaled q.
 
     Args:
-        attention: timm's `WindowAttention`; its sub-modules and position biases are shared, not copied.
+        attention: timm's `WindowAttention` or mmdet's `WindowMSA`; its sub-modules and position biases are shared, not
+            copied.
     """
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         self.num_heads, self.scale = attention.num_heads, attention.scale
-        self.window_area = attention.window_area
+        self.window_area = len(attention.relative_position_index)
         self.qkv, self.proj = attention.qkv, attention.proj
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.register_buffer("relative_position_index", attention.relative_position_index, persistent=False)
