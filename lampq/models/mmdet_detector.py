@@ -92,9 +92,12 @@ class MmdetDetector:
 
     def _where_from(self) -> str:
         """What to do without a checkpoint."""
-        authors = f"{self.architecture}_patch4_window7.pth of the releases of Swin-Transformer-Object-Detection"
+        authors = f"{self.architecture}_patch4_window7.pth of Swin-Transformer-Object-Detection"
         mmdet = f", or mmdet's {FILES[self.architecture]}" if self.architecture in FILES else ""
-        return f"model.checkpoint=null: detectors are not downloaded; give a file by model.checkpoint=FILE: {authors}{mmdet}"
+        return (
+            "model.checkpoint=null: detectors are not downloaded; get the file and give it by model.checkpoint=FILE: "
+            f"{authors}{mmdet}"
+        )
 
 
 def detector_config(name: str):
