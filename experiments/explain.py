@@ -204,14 +204,19 @@ def _swap_lines(swaps: list[dict[str, Any]], layers: list[SitePlan]) -> list[str
     if not swaps:
         return []
     width = max(len(s.name) for s in layers)
-    lines, before = ["", "swaps of the update (top-1 on D, before and after):"], None
+    losses = swaps[0]["accuracy"] is None  # a detector's images are not right or wrong
+    measure, form = ("loss", "{:8.4f}") if losses else ("accuracy", "{:6.2f} %")
+    lines, before = ["", f"swaps of the update ({'loss' if losses else 'top-1'} on D, before and after):"], None
     for number, swap in enumerate(swaps, 1):
-        start = swap.get("accuracy_before", before)
-        first = "     ?" if start is None else f"{100 * start:6.2f}"
+        start = swap.get(f"{measure}_before", before)
+        first, then = (
+            "     ?" if value is None else form.format(value if losses else 100 * value)
+            for value in (start, swap[measure])
+        )
         verdict = "kept" if swap["accepted"] else "refused"
         names = f"+ {swap['up'].ljust(width)}  - {swap['down'].ljust(width)}"
-        lines.append(_fitted(f"{number:4d}  {names}  {first} -> {100 * swap['accuracy']:6.2f} %  {verdict}"))
-        before = swap["accuracy"] if swap["accepted"] else before
+        lines.append(_fitted(f"{number:4d}  {names}  {first.removesuffix(' %')} -> {then}  {verdict}"))
+        before = swap[measure] if swap["accepted"] else before
     return lines
 
 

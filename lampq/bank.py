@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.observation import Observer
 from lampq.calibration.output_gradients import OutputGradients
+from lampq.calibration.rows import as_linear
 from lampq.errors import LampQError
 from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.progress import progress
+from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.store import Store
 
 
@@ -55,6 +57,11 @@ class LayerBank:
             "settings": self.independent.settings(),
         }
         labels = self.independent.gradient_labels
+        if labels is not None and adapter.task != "classification":
+            raise LampQError(
+                f"base_quantizer={base_quantizer.name}: takes gradients of a classifier's loss; choose another for "
+                f"{adapter.name}"
+            )
         self.gradients = None if labels is None else OutputGradients(observer, labels)
         self._observer = observer
         self._observing = Lock()
@@ -72,7 +79,7 @@ class LayerBank:
             LampQError: the base quantizer is not defined at these bits.
         """
         self.check_bits(site.name, weight_bits, activation_bits)
-        layer = self.adapter.module(site.name)
+        layer = self._layer(site)
 
         def calibrate() -> dict[str, Tensor]:
             with self._observing:
@@ -88,11 +95,13 @@ class LayerBank:
             return self.adapter.module(site.name)
         key = (site.name, weight_bits, activation_bits)
         if key not in self._modules:
-            layer = self.adapter.module(site.name)
             state = self.entry(site, weight_bits, activation_bits)
             device = next(self.adapter.network.parameters()).device
             state = {name: tensor.to(device) for name, tensor in state.items()}
-            module = self.independent.quantized_module(site, layer, state, weight_bits, activation_bits)
+            module = self.independent.quantized_module(site, self._layer(site), state, weight_bits, activation_bits)
+            layer = self.adapter.module(site.name)
+            if site.sees_rows and isinstance(layer, nn.Conv2d):
+                module = QuantizedConvolution.of_rows(module, layer)
             self._modules[key] = module.eval().requires_grad_(False).to(device)
         return self._modules[key]
 
@@ -149,6 +158,11 @@ class LayerBank:
                     f"{where}: {method.name} is not defined at {value} bits, only at {method.minimum_bits} to "
                     f"{method.maximum_bits}; change bits, bit_set or lampq.beta"
                 )
+
+    def _layer(self, site: Site) -> nn.Module:
+        """The full-precision module as the method sees it."""
+        layer = self.adapter.module(site.name)
+        return as_linear(layer) if site.sees_rows and isinstance(layer, nn.Conv2d) else layer
 
     def _key(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> dict:
         return {**self.identity, "site": site.name, "weight_bits": weight_bits, "activation_bits": activation_bits}

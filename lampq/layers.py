@@ -17,7 +17,10 @@ MATMUL_TYPES = ("qk", "pv")
 MODULES = {"MSA": ("qkv", "qk", "pv", "proj"), "MLP": ("fc1", "fc2")}
 """The two modules of a block: a module is its two layers and, in the MSA, the operands of its matmuls."""
 
-OUTSIDE_TYPES = ("patch_embed", "reduction", "head")
+DETECTOR_TYPES = ("neck", "rpn", "roi")
+"""Convolutions and linear layers of a detector behind its backbone: neck, region proposals, heads of regions."""
+
+OUTSIDE_TYPES = ("patch_embed", "reduction", "head", *DETECTOR_TYPES)
 """Weight layers outside the 4N: kept at `fixed_site_bits`."""
 
 STEM_TENSORS = ("image", "patches", "tokens", "position_embedding", "embedding")
@@ -73,6 +76,12 @@ class Site:
     def allocated(self) -> bool:
         """Whether the site is one of the 4N layers whose bits an allocator chooses."""
         return self.type in LAYER_TYPES
+
+    @property
+    def sees_rows(self) -> bool:
+        """Whether the layer runs several times on maps or regions of any number and size, and is therefore calibrated
+        as a linear layer on rows: what each of its outputs is made of (`lampq.calibration.rows`)."""
+        return self.type in DETECTOR_TYPES
 
     @property
     def is_matmul(self) -> bool:

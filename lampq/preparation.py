@@ -20,9 +20,14 @@ from lampq.realisation import Realisation
 from lampq.settings import Settings
 from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
+from lampq.tasks.detection import DetectionTask
 from lampq.tasks.sample_evaluation import SampleEvaluator
+from lampq.tasks.task import Task
 
 log = logging.getLogger(__name__)
+
+TASKS = {task.name: task for task in (ClassificationTask, DetectionTask)}
+"""By the model's `task`."""
 
 _prepared: dict[str, "Prepared"] = {}
 """The last model and images of this process."""
@@ -33,7 +38,7 @@ class Prepared:
     """What several runs of one configuration share: the full-precision model and its images."""
 
     adapter: ModelAdapter
-    task: ClassificationTask
+    task: Task
     observer: Observer
     device: torch.device
 
@@ -69,7 +74,7 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     adapter = settings.model.build(device)
     if settings.base_quantizer.quantizes_tensors:
         adapter = adapter.with_tensors()
-    task = ClassificationTask(adapter, settings.dataset, settings.seed, device)
+    task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)
     for note in task.notes:
         log.info(note)
     return Prepared(adapter, task, Observer(adapter, lambda: task.calibration_images), device)

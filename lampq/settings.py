@@ -162,6 +162,7 @@ def check(cfg: DictConfig) -> Settings:
     if values["sensitivity"] is not None:
         parts["sensitivity"] = construct("sensitivity", _mapping("sensitivity", values))
     base_quantizer = parts["base_quantizer"]
+    _labels(parts["allocator"], getattr(parts["dataset"], "task", "classification"))
     rule = choice("activation_rule", values["activation_rule"], ("fixed", "follow", "independent"))
     candidates = _candidates(values["bit_set"]["bits"])
     own_input_set = rule == "independent" and candidates is None and weight_bits != activation_bits
@@ -349,6 +350,16 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
                 f"{key}: {bits} bits are asked for, but base_quantizer={base_quantizer.name} is defined from {lowest} "
                 f"to {highest} bits; stay within or choose another base quantizer"
             )
+
+
+def _labels(allocator: Any, task: str) -> None:
+    """Labels of a Fisher trace where none are asked for: drawn from the model, which a detector has no way to do."""
+    if getattr(allocator, "labels", "") is None:
+        allocator.labels = "sampled" if task == "classification" else "dataset"
+    elif task != "classification" and getattr(allocator, "labels", None) == "sampled":
+        raise LampQError(
+            "allocator.labels=sampled: a detector's answers are no labels to draw; choose dataset, or null"
+        )
 
 
 def _fits_inputs(budget: Budget, allocator: Any) -> None:

@@ -23,6 +23,7 @@ from lampq.pipeline import run
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
 from lampq.settings import Settings
+from lampq.tasks.classification import ClassificationTask
 from tests.small_models import MadeUpImages, search_over, swin_adapter, vit_adapter
 
 LABELS = {
@@ -296,7 +297,7 @@ def test_an_interrupted_run_goes_on_where_it_was(settings, monkeypatch, tmp_path
             estimates = lampq.allocation.iterative_update.reconstruction_errors
             patch.setattr(lampq.allocation.iterative_update, "reconstruction_errors", after(1, estimates))
         if place == "evaluation":
-            patch.setattr(lampq.tasks.validation, "_run", after(5, lampq.tasks.validation._run))
+            patch.setattr(ClassificationTask, "measure", after(5, ClassificationTask.measure))
         with pytest.raises(Interruption):
             run(first)
     (folder,) = (settings.results / "runs").iterdir()
@@ -306,8 +307,8 @@ def test_an_interrupted_run_goes_on_where_it_was(settings, monkeypatch, tmp_path
 
     second = fresh(settings)
     pieces = []
-    validation_run = lampq.tasks.validation._run
-    monkeypatch.setattr(lampq.tasks.validation, "_run", lambda *a: pieces.append(a[2:]) or validation_run(*a))
+    validation_run = ClassificationTask.measure
+    monkeypatch.setattr(ClassificationTask, "measure", lambda *a: pieces.append(a[2:]) or validation_run(*a))
     (record,) = run(second)
     assert not set(first.base_quantizer.calibrated) & set(second.base_quantizer.calibrated), "calibrated twice"
     assert record.folder == folder and not (folder / "failure.txt").exists()

@@ -10,8 +10,8 @@ from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.realisation import Realisation
 from lampq.store import Store
-from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.sample_evaluation import SampleEvaluator
+from lampq.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Search:
     """
 
     adapter: ModelAdapter
-    task: ClassificationTask
+    task: Task
     bank: LayerBank
     evaluator: SampleEvaluator
     store: Store

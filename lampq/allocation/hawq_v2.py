@@ -75,6 +75,7 @@ class HAWQV2(Allocator):
 
     def traces(self, search: Search) -> HessianTraces:
         """tr(H_i) of every layer, stored by what it depends on; the base quantizer is none of it."""
+        search.task.only_classifiers("Hessian traces (allocator=hawq_v2, or allocator.metric=hessian)")
         key = {
             "model": search.bank.identity["model"],
             "weights": search.bank.identity["weights"],

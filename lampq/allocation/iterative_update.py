@@ -26,7 +26,7 @@ class Swap:
         up, down: names of the layers, or of the groups where layers are tied.
         gain: estimated reduction of reconstruction error (or of the score) of `up`.
         cost: estimated increase of reconstruction error (or of the score) of `down`.
-        accuracy, loss: on D after the swap.
+        accuracy, loss: on D after the swap; no accuracy where images are not right or wrong.
         accuracy_before: of the plan that it was tried on.
         accepted: whether the swapped plan was kept.
     """
@@ -35,9 +35,9 @@ class Swap:
     down: str
     gain: float
     cost: float
-    accuracy: float
+    accuracy: float | None
     loss: float
-    accuracy_before: float
+    accuracy_before: float | None
     accepted: bool
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import replace
+from functools import partial
 
 from lampq.allocation.base import Allocator, Search
 from lampq.allocation.dynamic_program import solve_dynamic_program
@@ -14,12 +15,14 @@ from lampq.allocation.iterative_update import iterative_update
 from lampq.allocation.least_score import at_the_target, by_text
 from lampq.allocation.search_space import SearchSpace
 from lampq.budgets import Budget
+from lampq.detection.images import Images
 from lampq.errors import LampQError
 from lampq.limits import boolean, choice, fraction, integer, number, optional
 from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.sensitivity.expected_error import expected_ratios, paper_ratios
-from lampq.sensitivity.fisher import fisher_traces, sample_labels
+from lampq.sensitivity.fisher import fisher_traces
+from lampq.sensitivity.labels import labels_of
 from lampq.sensitivity.output_fisher import falling, output_fisher
 from lampq.sensitivity.single_layer_loss import single_layer_losses
 from lampq.sensitivity.straight_through import straight_through
@@ -27,6 +30,9 @@ from lampq.sensitivity.type_scaling import TypeScaling, sample_blocks, type_scal
 from lampq.sensitivity.weight_error import weight_errors
 
 log = logging.getLogger(__name__)
+
+CHUNK = 16
+"""Images of D in one backward pass; fixed, so that traces do not depend on a user's batch size."""
 
 Scores = dict[str, dict[int, float]]
 """Costs by layer and bits."""
@@ -63,7 +69,8 @@ class LampQ(Allocator):
         solver: ``ilp`` (PuLP's CBC, checked against the dynamic program), ``dynamic_program``, or ``greedy`` (from
             the fewest bits up, always the step that lowers the cost most for what it spends).
         drop: what A_t is measured by: ``accuracy``, ``loss``, or ``auto`` (loss where accuracy is within noise).
-        labels: labels of the Fisher trace: ``sampled`` from the model (Lemma 2) or the ``dataset``'s.
+        labels: labels of the Fisher trace: ``sampled`` from the model (Lemma 2) or the ``dataset``'s; None: sampled,
+            for a detector the data set's.
         gain_ratios: rho_B: ``recomputed`` (Lemma 3 in closed form), ``paper`` (Table 2 as printed), or ``measured``.
         swaps: ``feasible`` pairs within the budget, or the ``literal`` pair of Algorithm 1, lines 19-21.
         try_next_pairs: further pairs tried after one that failed, before the update stops (the paper: 0, at which a
@@ -92,7 +99,7 @@ class LampQ(Allocator):
         iterative_update: bool = True,
         solver: str = "ilp",
         drop: str = "auto",
-        labels: str = "sampled",
+        labels: str | None = "sampled",
         gain_ratios: str = "recomputed",
         swaps: str = "feasible",
         try_next_pairs: int = 4,
@@ -110,7 +117,7 @@ class LampQ(Allocator):
         self.iterative_update = boolean("allocator.iterative_update", iterative_update)
         self.solver = choice("allocator.solver", solver, tuple(SOLVERS))
         self.drop = choice("allocator.drop", drop, ("auto", "accuracy", "loss"))
-        self.labels = choice("allocator.labels", labels, ("sampled", "dataset"))
+        self.labels = optional(choice, "allocator.labels", labels, ("sampled", "dataset"))
         self.gain_ratios = choice("allocator.gain_ratios", gain_ratios, tuple(RATIOS))
         self.swaps = choice("allocator.swaps", swaps, ("feasible", "literal"))
         self.try_next_pairs = integer("allocator.try_next_pairs", try_next_pairs, minimum=0)
@@ -304,14 +311,17 @@ class LampQ(Allocator):
         }
 
         def compute() -> dict:
-            images, labels = task.sample_images, task.sample_labels
-            if self.labels == "sampled":
-                labels = sample_labels(search.evaluator.full_precision_logits(), search.seed)
+            images, labels = task.sample_images, labels_of(search, self.labels)
             with progress(description="Fisher traces over D", total=len(images), unit="images") as bar:
                 adapter = search.adapter if plan is None else straight_through(search.adapter, search.bank, plan)
-                network = adapter.network
                 traces = fisher_traces(
-                    network, names, images, labels, progress=lambda done, _: bar.update(done - bar.n)
+                    adapter.network,
+                    names,
+                    images,
+                    labels,
+                    chunk=1 if isinstance(images, Images) else CHUNK,
+                    losses=partial(task.losses, adapter),
+                    progress=lambda done, _: bar.update(done - bar.n),
                 )
             return {"trace": traces.trace, "standard_error": traces.standard_error}
 

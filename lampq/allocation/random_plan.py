@@ -57,7 +57,7 @@ class RandomPlan(Allocator):
         search.bank.calibrate(plan)
         score = search.evaluator.score(plan)
         origin |= {"accuracy": score.accuracy, "loss": score.mean_loss}
-        log.info("random plan %d of seed %d: %.2f %% of D right", self.draw, search.seed, 100 * score.accuracy)
+        log.info("random plan %d of seed %d: mean loss %.4f on D", self.draw, search.seed, score.mean_loss)
         return budget.plan(search.adapter.sites, layer_bits, origin)
 
 

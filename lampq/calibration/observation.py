@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lampq.calibration.rows import joined_operands, rows_of
+from lampq.detection.images import Images
 from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
 
@@ -23,16 +25,19 @@ class Observer:
         images: gives the calibration images ``[images, channels, height, width]`` when they are needed first.
     """
 
-    def __init__(self, adapter: ModelAdapter, images: Callable[[], Tensor]) -> None:
+    def __init__(self, adapter: ModelAdapter, images: Callable[[], Tensor | Images]) -> None:
         # Hooks on modules of its own: elsewhere, another thread may be calling the model's.
         self.adapter = adapter.clone()
         self._images = images
-        self._states: list[list[Tensor]] = []
+        self._states: list[list[Tensor | Images]] = []
         self._segment: int | None = None
         self._inputs: dict[str, tuple[Tensor, ...]] = {}
 
     def inputs(self, site: Site) -> tuple[Tensor, ...]:
-        """The operands that reach a site: one tensor for a layer, two for a matmul; images on the first axis."""
+        """The operands that reach a site: one tensor for a layer, two for a matmul; images on the first axis.
+
+        Of images that differ in size, all tokens as those of one image; where the layer sees rows, rows.
+        """
         segment = self.adapter.segment_of(site)
         if segment != self._segment:
             self._inputs = self._observe(segment)
@@ -40,7 +45,7 @@ class Observer:
         return self._inputs[site.name]
 
     @torch.inference_mode()
-    def segment_inputs(self, segment: int) -> list[Tensor]:
+    def segment_inputs(self, segment: int) -> list[Tensor | Images]:
         """What a segment is fed, `CHUNK` images at a time."""
         if not self._states:
             self._states.append(list(self._images().split(CHUNK)))
@@ -58,14 +63,14 @@ class Observer:
             if self.adapter.segment_of(site) == segment:
                 seen[site.name] = []
 
-                def hook(module: nn.Module, operands: tuple[Tensor, ...], name: str = site.name) -> None:
-                    seen[name].append(operands)
+                def hook(module: nn.Module, operands: tuple[Tensor, ...], site: Site = site) -> None:
+                    seen[site.name].append((rows_of(module, operands[0]),) if site.sees_rows else operands)
 
                 handles.append(self.adapter.module(site.name).register_forward_pre_hook(hook))
         try:
             for state in states:
-                self.adapter.run_segment(segment, state)
+                self.adapter.observe_segment(segment, state)
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: tuple(torch.cat(parts) for parts in zip(*chunks, strict=True)) for name, chunks in seen.items()}
+        return {name: joined_operands(calls) for name, calls in seen.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lampq.datasets.read_ahead import read_ahead
 from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
 from lampq.limits import choice, integer, number, optional, shown, text
@@ -155,13 +156,7 @@ class ImageNet:
         """Validation batches (images, labels) from image number `start` on, read one batch ahead."""
         files = self._files("val")[start:]
         batches = [files[i : i + self.batch_size] for i in range(0, len(files), self.batch_size)]
-        with ThreadPoolExecutor(1) as ahead:
-            pending = None
-            for batch in [*batches, None]:
-                upcoming = ahead.submit(self._load, batch) if batch is not None else None
-                if pending is not None:
-                    yield pending.result()
-                pending = upcoming
+        return read_ahead(batches, self._load)
 
     @property
     def validation_count(self) -> int:

@@ -135,6 +135,26 @@ class Detections:
     masks: list[dict] = field(default_factory=list)
 
 
-def join(parts: Sequence[Tensor] | Sequence[Images]) -> "Tensor | Images":
+Pictures = Tensor | Images
+"""A set of images: ``[images, channels, height, width]``, or images of different sizes."""
+Targets = Tensor | Sequence
+"""What is true of each of them: classes ``[images]``, or the instances in each image."""
+
+
+def batches(pictures: Pictures, size: int) -> Sequence[Pictures]:
+    """Sets that run through a network in one call each: `size` images of one size, or one image."""
+    return pictures.split(1 if isinstance(pictures, Images) else size)
+
+
+def with_gradients(pictures: Pictures) -> tuple[Pictures, list[Tensor]]:
+    """A copy that gradients are taken of, and the tensors in it that they are taken of."""
+    if isinstance(pictures, Tensor):
+        leaf = pictures.clone().requires_grad_()
+        return leaf, [leaf]
+    states = [replace(state, x=state.x.clone().requires_grad_()) for state in pictures]
+    return Images(states), [state.x for state in states]
+
+
+def join(parts: Sequence[Pictures]) -> Pictures:
     """The images of several sets, in order, whatever holds them."""
     return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else Images.cat(parts)

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lampq.quantized_modules.linear import QuantizedLinear
+
 
 class QuantizedConvolution(nn.Module):
     """Convolution (the patch embedding of a ViT) whose weights are already quantized.
@@ -30,6 +32,15 @@ class QuantizedConvolution(nn.Module):
         self.padding = convolution.padding
         self.dilation = convolution.dilation
         self.groups = convolution.groups
+
+    @classmethod
+    def of_rows(cls, linear: QuantizedLinear, convolution: nn.Conv2d) -> "QuantizedConvolution":
+        """The convolution that a quantized linear layer on its rows stands for (`lampq.calibration.rows`).
+
+        Its input is quantized element by element, before the padding: zeros around a map stay zeros.
+        """
+        weight = linear.weight.view_as(convolution.weight)
+        return cls(weight, convolution, linear.quantize_input, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[images, in channels, height, width] -> [images, out channels, height, width]``"""

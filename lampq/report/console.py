@@ -3,14 +3,11 @@
 from rich.console import Console
 
 from lampq.record import RunRecord
+from lampq.report.accuracies import ACCURACIES, accuracies_in
 from lampq.report.bit_allocation import bits_grid
 from lampq.report.summary import duration, summary_table
 
 COPIED = (
-    "top1",
-    "top1_standard_error",
-    "top1_difference",
-    "top1_difference_standard_error",
     "average_weight_bits",
     "average_activation_bits",
     "packed_bytes",
@@ -18,15 +15,20 @@ COPIED = (
 )
 
 
+ENDINGS = ("", "_standard_error", "_difference", "_difference_standard_error")
+"""Of an accuracy's name: itself, its error, the difference to full precision and its error."""
+
+
 def show(records: list[RunRecord]) -> None:
     """Print full precision and every record as one table, then the last plan's bits and the folders."""
     console = Console(width=None if Console().is_terminal else 120)
     last = records[-1].metrics
+    shown = accuracies_in(last)
     rows = [
         {
             "method": "full precision",
-            "top1": last["top1_full_precision"],
-            "top1_standard_error": last["top1_full_precision_standard_error"],
+            **{name: last[f"{name}_full_precision"] for name in shown},
+            **{f"{n}_standard_error": last.get(f"{n}_full_precision_standard_error") for n in shown},
             "average_weight_bits": 32,
             "average_activation_bits": 32,
             "packed_bytes": last["full_precision_bytes"],
@@ -35,7 +37,8 @@ def show(records: list[RunRecord]) -> None:
     for record in records:
         metrics = record.metrics
         method = f"{metrics['base_quantizer']}, {metrics['allocator']}"
-        rows.append({"method": method, **{name: metrics[name] for name in COPIED}})
+        own = [f"{n}{end}" for n in shown for end in ENDINGS if f"{n}{end}" in metrics]
+        rows.append({"method": method, **{name: metrics[name] for name in (*own, *COPIED)}})
     console.print(summary_table(rows))
     console.print(bits_grid(records[-1].plan))
     for record in records:
@@ -47,8 +50,9 @@ def summary_line(record: RunRecord) -> str:
     metrics = record.metrics
     bits = f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}"
     parts = [f"{metrics['model']}, {metrics['base_quantizer']}, {metrics['allocator']} {bits}"]
-    if "top1" in metrics:
-        parts.append(f"top-1 {metrics['top1']:.2f} ± {metrics['top1_standard_error']:.2f} %")
-    elif "sample_top1" in metrics:
+    for name in accuracies_in(metrics):
+        error = metrics.get(f"{name}_standard_error")
+        parts.append(f"{ACCURACIES[name]} {metrics[name]:.2f}" + ("" if error is None else f" ± {error:.2f}") + " %")
+    if not accuracies_in(metrics) and "sample_top1" in metrics:
         parts.append(f"top-1 on D {metrics['sample_top1']:.2f} %")
     return ", ".join([*parts, duration(metrics["seconds_total"]), record.fingerprint])

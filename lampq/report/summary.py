@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from rich.table import Table
 
+from lampq.report.accuracies import ACCURACIES, accuracies_in
+
 MISSING = "-"
 
 
@@ -11,19 +13,24 @@ def summary_table(rows: list[dict]) -> Table:
     """One row a method; what a row does not have is shown as "-".
 
     Args:
-        rows: each with `method` and any of: `top1` and `top1_standard_error` (percent), `top1_difference` to full
-            precision and its paired `top1_difference_standard_error` (points), `average_weight_bits`,
-            `packed_bytes`, `seconds_total`.
+        rows: each with `method` and any of: `top1` (or `box_ap` and `mask_ap`) and `top1_standard_error` (percent),
+            `top1_difference` to full precision and its paired `top1_difference_standard_error` (points),
+            `average_weight_bits`, `packed_bytes`, `seconds_total`.
     """
     table = Table(title="Results (simulated quantization)", title_justify="left")
     table.add_column("method", justify="left")
-    for header in ("top-1 (%)", "difference to\nfull precision", "average\nweight bits", "packed\nsize", "time"):
+    shown = accuracies_in({name: None for row in rows for name in row}) or ["top1"]
+    headers = [header for name in shown for header in (f"{ACCURACIES[name]} (%)", "difference to\nfull precision")]
+    for header in (*headers, "average\nweight bits", "packed\nsize", "time"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             str(row.get("method", MISSING)),
-            _with_error(row, "top1", "{:.2f}"),
-            _with_error(row, "top1_difference", "{:+.2f}"),
+            *(
+                words
+                for name in shown
+                for words in (_with_error(row, name, "{:.2f}"), _with_error(row, f"{name}_difference", "{:+.2f}"))
+            ),
             _shown(row.get("average_weight_bits"), "{:.2f}".format),
             _shown(row.get("packed_bytes"), size),
             _shown(row.get("seconds_total"), duration),

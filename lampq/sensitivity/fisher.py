@@ -11,6 +11,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from lampq.detection.images import Pictures, Targets
 from lampq.errors import LampQError
 
 
@@ -38,10 +39,11 @@ class FisherTraces:
 def fisher_traces(
     model: nn.Module,
     layer_names: Sequence[str],
-    images: Tensor,
-    labels: Tensor,
+    images: Pictures,
+    labels: Targets,
     *,
     chunk: int = 16,
+    losses: Callable[[Pictures, Targets], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FisherTraces:
     """Fisher traces of linear layers for the loss -log p(label | image) (section Type-aware Fisher-based Metric).
@@ -50,11 +52,13 @@ def fisher_traces(
     the data set give what is called the empirical Fisher.
 
     Args:
-        model: classifier in evaluation mode, ``[images, 3, height, width] -> [images, classes]``; left as it was.
+        model: in evaluation mode, ``[images, 3, height, width] -> [images, classes]`` where `losses` is not given; left
+            as it was.
         layer_names: module paths of `nn.Linear` layers, each run once in a forward pass.
-        images: ``[images, 3, height, width]``, on any device.
-        labels: ``[images]`` integer classes.
+        images: ``[images, 3, height, width]``, on any device; or images of a detector, with ``chunk=1``.
+        labels: ``[images]`` integer classes, or what `losses` takes.
         chunk: images in one pass; the result does not depend on it beyond rounding.
+        losses: the loss of every image, ``[images]``, by running the model; None: -log p(label | image).
         progress: called after each chunk with the number of images done and of all images.
 
     Raises:
@@ -65,12 +69,17 @@ def fisher_traces(
     if len(labels) != len(images):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
     device = next(model.parameters()).device
+    if losses is None:
+
+        def losses(images: Tensor, labels: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(model(images), labels.to(device, torch.int64), reduction="none")
+
     parts = []
     for start in range(0, len(images), chunk):
-        batch, target = images[start : start + chunk].to(device), labels[start : start + chunk].to(device, torch.int64)
+        batch, target = images[start : start + chunk].to(device), labels[start : start + chunk]
         with GradientNorms(model, layer_names, len(batch)) as norms:
             # Summed, not averaged: the gradient of one image then stays the gradient of its own loss.
-            nn.functional.cross_entropy(model(batch), target, reduction="sum").backward()
+            losses(batch, target).sum().backward()
         parts.append(norms.squared.cpu())
         if progress is not None:
             progress(min(start + chunk, len(images)), len(images))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lampq.allocation.base import Search
 from lampq.budgets import Budget
+from lampq.detection.images import Pictures, batches
 from lampq.layers import MODULES, Site
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
@@ -62,7 +63,7 @@ def _measure(search: Search, budget: Budget, parts: dict[Module, list[Site]], er
     wanted = [(s, *_bits(s, b, budget)) for sites in parts.values() for s in sites for b in budget.candidates]
     search.bank.prepare(wanted)
     original, quantized = search.adapter.clone(), QuantizedModel(search.adapter, search.bank)
-    states = [original.run_segment(0, chunk) for chunk in search.task.calibration_images.split(CHUNK)]
+    states = [original.run_segment(0, chunk) for chunk in batches(search.task.calibration_images, CHUNK)]
     sums = {part: torch.zeros(len(budget.candidates), dtype=torch.float64) for part in parts}
     images = 0
     for (block, module), sites in progress(parts.items(), description="nuclear norms of modules", unit="modules"):
@@ -91,8 +92,8 @@ def _bits(site: Site, bits: int, budget: Budget) -> tuple[int | None, int]:
 
 
 def _run(
-    adapter: ModelAdapter, segment: int, names: tuple[str, ...], state: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
+    adapter: ModelAdapter, segment: int, names: tuple[str, ...], state: Pictures
+) -> tuple[dict[str, Tensor], Pictures]:
     """What the named sites give in one block, and the block's output; of a matmul, its first operand: the map."""
     seen: dict[str, Tensor] = {}
 

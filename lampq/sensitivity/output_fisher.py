@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lampq.allocation.base import Search
 from lampq.budgets import Budget
+from lampq.detection.images import Images, Pictures, Targets, with_gradients
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.progress import progress
@@ -87,8 +88,15 @@ def scores_at(
         images = search.task.sample_images
         adapter = search.adapter if plan is None else straight_through(search.adapter, search.bank, plan)
         with progress(description="output errors and gradients over D", total=len(images), unit="images") as bar:
+            chunk = 1 if isinstance(images, Images) else CHUNK
             return output_scores(
-                adapter, modules, images, labels_of(search, labels), progress=lambda done: bar.update(done)
+                adapter,
+                modules,
+                images,
+                labels_of(search, labels),
+                chunk=chunk,
+                losses=search.task.losses,
+                progress=lambda done: bar.update(done),
             )
 
     scores: dict[str, dict[Bits, float]] = {s.name: {} for s in layers}
@@ -107,10 +115,11 @@ def scores_at(
 def output_scores(
     adapter: ModelAdapter,
     alternatives: dict[str, list[nn.Module]],
-    images: Tensor,
-    labels: Tensor,
+    images: Pictures,
+    labels: Targets,
     *,
     chunk: int = CHUNK,
+    losses: Callable[[ModelAdapter, Pictures, Targets], Tensor] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """``sum over images of || dL/dY * (Y^ - Y) ||^2`` for quantized modules of linear layers.
@@ -119,15 +128,21 @@ def output_scores(
         adapter: the full-precision model; left as it was.
         alternatives: quantized modules of each layer, as many for each, by the layer's name; they get the inputs of
             the full-precision model.
-        images: ``[images, channels, height, width]``.
-        labels: ``[images]`` integer classes; the loss is -log p(label | image), in nats.
+        images: ``[images, channels, height, width]``; or images of a detector, with ``chunk=1``.
+        labels: ``[images]`` integer classes, or what `losses` takes.
         chunk: images in one pass; the result does not depend on it beyond rounding.
+        losses: the loss of every image, ``[images]``; None: -log p(label | image), in nats.
         progress: called after each chunk with its number of images.
 
     Returns:
         ``[layers, alternatives]`` float64 in the order of `alternatives`.
     """
     device = next(adapter.network.parameters()).device
+    if losses is None:
+
+        def losses(adapter: ModelAdapter, images: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(adapter.run(images), labels.to(device, torch.int64), reduction="none")
+
     scores = torch.zeros(len(alternatives), len(next(iter(alternatives.values()))), dtype=torch.float64)
 
     def watch(row: int, modules: list[nn.Module]) -> Callable[[nn.Linear, tuple[Tensor, ...], Tensor], None]:
@@ -153,12 +168,11 @@ def output_scores(
     try:
         for start in range(0, len(images), chunk):
             # The graph starts at the images: no weight needs a gradient.
-            batch = images[start : start + chunk].to(device).clone().requires_grad_()
-            target = labels[start : start + chunk].to(device, torch.int64)
+            batch, leaves = with_gradients(images[start : start + chunk].to(device))
+            target = labels[start : start + chunk]
             with torch.enable_grad():
                 # Summed, not averaged: the gradient at an image's output then is that of its own loss.
-                loss = F.cross_entropy(adapter.run(batch), target, reduction="sum")
-                torch.autograd.grad(loss, batch)
+                torch.autograd.grad(losses(adapter, batch, target).sum(), leaves)
             if progress is not None:
                 progress(len(batch))
     finally:

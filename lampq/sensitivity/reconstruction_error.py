@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lampq.detection.images import Pictures
 from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
 
@@ -16,7 +17,7 @@ def reconstruction_errors(
     quantized: ModelAdapter,
     full_precision: ModelAdapter,
     layers: list[Site],
-    images: Tensor,
+    images: Pictures,
     alternatives: dict[str, list[nn.Module]] | None = None,
 ) -> dict[str, list[float]]:
     """L_recon of each layer: ||W^ X^ - W X||_F^2 / ||W X||_F^2.
@@ -55,7 +56,7 @@ def reconstruction_errors(
         handles.append(quantized.module(layer.name).register_forward_hook(hook))
     try:
         for chunk in images.split(CHUNK):
-            quantized.run(chunk)
+            quantized.run(chunk, stop=quantized.segments - 1)  # the layers are in the blocks
     finally:
         for handle in handles:
             handle.remove()

@@ -177,6 +177,7 @@ def relevance_importance(search: Search, images: int) -> dict[str, float]:
 
     Stored by what it depends on; the base quantizer is none of it.
     """
+    search.task.only_classifiers("allocator.importance=relevance")
     names = [s.name for s in search.layers]
     key = {
         "model": search.bank.identity["model"],

@@ -106,6 +106,7 @@ class SingleComponents:
         for plan in [context, *plans]:
             search.bank.calibrate(plan)
         search.evaluator.set_base(context)
+        search.task.only_classifiers("sensitivity=components")
         base = search.evaluator.score(context)
         rows: list[dict[str, Any]] = [{"unit": "none", "top1": 100 * base.accuracy, "loss": base.mean_loss}]
         steps = zip(components, plans, strict=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lampq.budgets import Budget
+from lampq.errors import LampQError
 from lampq.layers import LAYER_TYPES, Site
 from lampq.plan import BitPlan
 from lampq.progress import progress
@@ -72,7 +73,7 @@ def type_scaling(
         blocks: the sampled blocks L_mu.
         beta: bits of the single layer.
         measure: ``accuracy``, ``loss``, or ``auto``: loss for all types when the accuracy drop of any type is below
-            `NOISE_LIMIT` standard errors.
+            `NOISE_LIMIT` standard errors, or where an image is not right or wrong.
         evaluator: scores plans on D (`SampleEvaluator`).
         full_precision: the plan with every site in full precision.
         budget: gives the input bits of the single layer.
@@ -97,7 +98,11 @@ def type_scaling(
         return mean, error
 
     chosen = measure
-    if measure == "auto":
+    if base.correct is None:
+        if measure == "accuracy":
+            raise LampQError("allocator.drop=accuracy: single images have only a loss here; choose loss, or auto")
+        chosen = "loss"
+    elif measure == "auto":
         mean, error = drops("accuracy")
         noisy = any(mean[type] < NOISE_LIMIT * error[type] or mean[type] <= 0 for type in LAYER_TYPES)
         chosen = "loss" if noisy else "accuracy"

@@ -1,16 +1,19 @@
 """Scoring plans on the sample set D, from the first changed block on."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lampq.detection.images import Pictures, join
+from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.quantized_model import QuantizedModel
 from lampq.store import Store
-from lampq.tasks.classification import ClassificationTask
+from lampq.tasks.task import Task
 
 CHUNK = 50
 """Images of D run at once; fixed, so that scores do not depend on a user's batch size."""
@@ -21,24 +24,26 @@ class Score:
     """Per-image results of one plan on D.
 
     Attributes:
-        loss: cross-entropy in nats, float64 ``[images]``.
-        correct: 1 where top-1 is right, else 0, float64 ``[images]``.
+        loss: the task's loss (cross-entropy in nats), float64 ``[images]``.
+        correct: 1 where top-1 is right, else 0, float64 ``[images]``; None where an image is not right or wrong.
     """
 
     loss: Tensor
-    correct: Tensor
+    correct: Tensor | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Top-1 accuracy as a fraction."""
-        return self.correct.mean().item()
+    def accuracy(self) -> float | None:
+        """Top-1 accuracy as a fraction; None where only the loss is known."""
+        return None if self.correct is None else self.correct.mean().item()
 
     @property
     def mean_loss(self) -> float:
         return self.loss.mean().item()
 
     def better_than(self, other: "Score") -> bool:
-        """More images right, or as many and a lower mean loss."""
+        """More images right, or as many and a lower mean loss; where nothing is right or wrong, a lower mean loss."""
+        if self.correct is None:
+            return self.mean_loss < other.mean_loss
         return (self.correct.sum().item(), -self.mean_loss) > (other.correct.sum().item(), -other.mean_loss)
 
 
@@ -64,7 +69,7 @@ class SampleEvaluator:
     def __init__(
         self,
         quantized: QuantizedModel,
-        task: ClassificationTask,
+        task: Task,
         store: Store,
         identity: dict,
         memory_limit: int,
@@ -83,8 +88,8 @@ class SampleEvaluator:
         self._all_of_d = SampleEvaluator(quantized, task, store, identity, 0) if limited else self
         self._memory_limit = memory_limit
         self._base: BitPlan = BitPlan.full_precision(quantized.adapter.sites)
-        self._states: dict[int, Tensor] | None = None
-        self._scored: tuple[str, dict[int, Tensor] | None] = ("", None)
+        self._states: dict[int, Pictures] | None = None
+        self._scored: tuple[str, dict[int, Pictures] | None] = ("", None)
         self._spacing: int | None = None
 
     def set_base(self, plan: BitPlan) -> None:
@@ -103,7 +108,7 @@ class SampleEvaluator:
         self._asked.add(plan.key())
         key = {**self._key, "plan": plan.key()}
         stored = self.store.fetch("scores", key, lambda: self._evaluate(plan, keep))
-        return Score(stored["loss"], stored["top1"])
+        return Score(stored["loss"], stored.get("top1"))
 
     def score_on_all(self, plan: BitPlan) -> Score:
         """The same on all images of D: what is reported of the plan that a search has chosen."""
@@ -118,52 +123,78 @@ class SampleEvaluator:
     def full_precision_logits(self) -> Tensor:
         """Logits of the full-precision model on all of D, ``[images, classes]``; runs only what is not kept already."""
         plan, evaluator = BitPlan.full_precision(self.quantized.adapter.sites), self._all_of_d
-        return evaluator._run(plan, *evaluator._start(plan), "full precision on D")[0]
+
+        def logits(adapter: ModelAdapter, state: Pictures, first: int) -> dict[str, Tensor]:
+            return {"logits": adapter.run_segment(adapter.segments - 1, state)}
+
+        return evaluator._run(plan, *evaluator._start(plan), "full precision on D", logits)[0]["logits"]
 
     def _evaluate(self, plan: BitPlan, keep: bool) -> dict[str, Tensor]:
         self.evaluations += 1
         start, state = self._start(plan)
-        logits, states = self._run(plan, start, state, "scoring a plan on D", keep)
+
+        def judged(adapter: ModelAdapter, state: Pictures, first: int) -> dict[str, Tensor]:
+            return self.task.judge(adapter, state, self.task.sample_labels[first : first + len(state)])
+
+        outcome, states = self._run(plan, start, state, "scoring a plan on D", judged, keep)
         if keep:
             earlier = {index: state for index, state in self._base_states().items() if index <= start}
             self._scored = (plan.key(), earlier | states)
-        outcome = self.task.outcome(logits, self.task.sample_labels[: self.images])
-        return {name: outcome[name] for name in ("loss", "top1")}
+        return outcome
 
-    def _start(self, plan: BitPlan) -> tuple[int, Tensor]:
+    def _start(self, plan: BitPlan) -> tuple[int, Pictures]:
         """The latest segment that a plan can be run from, and its input."""
         first = self.quantized.first_change(self._base, plan)
         states = self._base_states()
         start = max(index for index in states if index <= first)
         return start, states[start]
 
-    def _base_states(self) -> dict[int, Tensor]:
+    def _base_states(self) -> dict[int, Pictures]:
         """Inputs of segments under the base plan, by segment; segment 0 (the images) is always there."""
         if self._states is None:
             states = {0: self.task.sample_images[: self.images]}
             if self._memory_limit:
-                states |= self._run(self._base, 0, states[0], "running D up to each block", True)[1]
+                states |= self._run(self._base, 0, states[0], "running D up to each block", None, True)[1]
             self._states = states
         return self._states
 
     @torch.inference_mode()
     def _run(
-        self, plan: BitPlan, start: int, state: Tensor, description: str, keep: bool = False
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Run a plan from the input of segment `start`: its logits, and, to be kept, inputs of later segments."""
+        self,
+        plan: BitPlan,
+        start: int,
+        state: Pictures,
+        description: str,
+        finish: Callable[[ModelAdapter, Pictures, int], dict[str, Tensor]] | None,
+        keep: bool = False,
+    ) -> tuple[dict[str, Tensor], dict[int, Pictures]]:
+        """Run a plan from the input of segment `start`.
+
+        Args:
+            finish: makes the results of some images, ``[images, ...]``, of the tail's inputs and their first number.
+            keep: keep inputs of later segments.
+
+        Returns:
+            What `finish` gives of all images, and the kept inputs, by segment.
+        """
         adapter = self.quantized.apply(plan).adapter
-        logits: list[Tensor] = []
-        kept: dict[int, list[Tensor]] = {}
+        results: list[dict[str, Tensor]] = []
+        kept: dict[int, list[Pictures]] = {}
+        done = 0
         # A search of many scores has a bar of its own; one for each of them would only flicker.
         for chunk in progress(state.split(CHUNK), description=description, unit="chunks", delay=2):
             for index in range(start, adapter.segments):
                 if keep and index in self._boundaries(chunk, index):
                     kept.setdefault(index, []).append(chunk)
-                chunk = adapter.run_segment(index, chunk)
-            logits.append(chunk)
-        return torch.cat(logits), {index: torch.cat(parts) for index, parts in kept.items()}
+                if index < adapter.segments - 1:
+                    chunk = adapter.run_segment(index, chunk)
+            if finish is not None:
+                results.append(finish(adapter, chunk, done))
+            done += len(chunk)
+        joined = {name: torch.cat([result[name] for result in results]) for name in results[0]} if results else {}
+        return joined, {index: join(parts) for index, parts in kept.items()}
 
-    def _boundaries(self, state: Tensor, index: int) -> range:
+    def _boundaries(self, state: Pictures, index: int) -> range:
         """Segments whose inputs are kept: evenly spaced, as many as fit.
 
         Args:
@@ -171,7 +202,6 @@ class SampleEvaluator:
         """
         segments = self.quantized.adapter.segments
         if index == 1 or self._spacing is None:
-            size = state.element_size() * state[0].numel() * self.images
-            room = self._memory_limit // size
+            room = self._memory_limit * len(state) // (state.nbytes * self.images)
             self._spacing = math.ceil((segments - 1) / room) if room else segments
         return range(self._spacing, segments, self._spacing)

@@ -10,7 +10,8 @@ from lampq.budgets import Budget
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
 from lampq.store import Store
-from lampq.tasks.validation import accuracy_metrics, validate
+from lampq.tasks.classification import ClassificationTask, accuracy_metrics
+from lampq.tasks.validation import validate
 from tests.small_models import images, search_over, vit_adapter
 
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
@@ -54,7 +55,7 @@ def test_pieces_and_batches_do_not_matter(tmp_path, plan, monkeypatch, piece, ba
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, plan, monkeypatch):
     monkeypatch.setattr(lampq.tasks.validation, "PIECE", 20)
-    run, started = lampq.tasks.validation._run, []
+    run, started = ClassificationTask.measure, []
 
     def interrupted(quantized, task, start, stop):
         started.append(start)
@@ -62,7 +63,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, plan, monkeypa
             raise KeyboardInterrupt
         return run(quantized, task, start, stop)
 
-    monkeypatch.setattr(lampq.tasks.validation, "_run", interrupted)
+    monkeypatch.setattr(ClassificationTask, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         results(tmp_path, plan)
     assert started == [0, 20, 40]
@@ -70,7 +71,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, plan, monkeypa
     assert started == [0, 20, 40, 40]
     results(tmp_path, plan)
     assert len(started) == 4
-    monkeypatch.setattr(lampq.tasks.validation, "_run", run)
+    monkeypatch.setattr(ClassificationTask, "measure", run)
     expected, _ = results(tmp_path / "other", plan)
     assert equal(found, expected)
 

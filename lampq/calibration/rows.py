@@ -1,0 +1,56 @@
+"""Operands of layers that see maps or regions of different sizes, as one tensor."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 4096
+"""Rows kept of one call of a layer, evenly spaced over it: a convolution on the finest level of a feature pyramid has
+some ten thousand of them, of thousands of numbers each. Fixed, so that a calibration is the same everywhere."""
+
+
+def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """What each output of a layer is made of, ``[rows, in channels (times height times width of the kernel)]``.
+
+    Args:
+        layer: a convolution without groups and dilation, or a linear layer.
+        x: its input, ``[maps, in channels, height, width]`` or ``[..., in channels]``.
+
+    Returns:
+        All rows, or `ROWS` of them evenly spaced.
+    """
+    if isinstance(layer, nn.Conv2d):
+        return _spaced(F.unfold(x, layer.kernel_size, padding=layer.padding, stride=layer.stride).mT.flatten(0, 1))
+    return _spaced(x.reshape(-1, x.shape[-1]))
+
+
+def _spaced(rows: Tensor) -> Tensor:
+    if len(rows) <= ROWS:
+        return rows.clone()
+    # In integers: the same rows on every machine.
+    return rows[torch.arange(ROWS, device=rows.device) * len(rows) // ROWS]
+
+
+def as_linear(convolution: nn.Conv2d) -> nn.Linear:
+    """The linear layer that makes a convolution's outputs of its rows; shares weight and bias."""
+    weight = convolution.weight.detach().flatten(1)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=convolution.bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if convolution.bias is not None:
+        layer.bias = nn.Parameter(convolution.bias.detach(), requires_grad=False)
+    return layer
+
+
+def joined_operands(calls: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Operands of all calls of a layer or a product, each as one tensor: along the first axis, or, where images differ
+    in size, all tokens as those of one image; pictures get zeros on the right and below, as they have them already."""
+    joined = []
+    for parts in zip(*calls, strict=True):
+        if len({part.shape[1:] for part in parts}) == 1:
+            joined.append(torch.cat(parts))
+        elif parts[0].dim() == 4:
+            height, width = (max(part.shape[axis] for part in parts) for axis in (2, 3))
+            joined.append(torch.cat([F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])) for x in parts]))
+        else:
+            joined.append(torch.cat([part.reshape(1, -1, part.shape[-1]) for part in parts], dim=1))
+    return tuple(joined)

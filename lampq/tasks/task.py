@@ -1,0 +1,153 @@
+"""What a model is judged by, whatever it does: the three sets of images, and what is measured on each."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lampq.detection.images import Pictures, Targets
+from lampq.errors import LampQError
+from lampq.models.adapter import ModelAdapter
+from lampq.store import Store
+
+if TYPE_CHECKING:
+    from lampq.record import RunRecord
+
+
+class Task(ABC):
+    """The images of a data set, and what is measured on them.
+
+    Args:
+        adapter: the full-precision model.
+        dataset: where images come from (bound to the adapter here).
+        seed: draws calibration images and the sample set D.
+        device: where images are put.
+
+    Attributes:
+        name: ``classification`` or ``detection``.
+        accuracies: what a row is read for: names of metrics, in percent.
+    """
+
+    name: str
+    accuracies: ClassVar[tuple[str, ...]]
+
+    def __init__(self, adapter: ModelAdapter, dataset: Any, seed: int, device: torch.device) -> None:
+        dataset.bind(adapter)
+        self.dataset = dataset
+        self.seed = seed
+        self.device = device
+        self.identity: dict = dataset.identity(seed)
+
+    def make_images(self, store: Store, folder: Path, searches: bool, training_images: int | None) -> None:
+        """Make the images that a run uses and show them in its folder; nothing for a data set that reads its images.
+
+        Args:
+            store: where they are kept.
+            folder: of the run.
+            searches: whether D is used.
+            training_images: how many training images are; None for the calibration images.
+        """
+        if hasattr(self.dataset, "make"):
+            self.dataset.make(self.seed, store, folder, self.dataset.needed(searches, training_images))
+
+    @cached_property
+    def calibration_images(self) -> Pictures:
+        """``[images, channels, height, width]``"""
+        return self.dataset.calibration(self.seed).to(self.device)
+
+    def training_images(self, count: int | None) -> Pictures:
+        """The first so many training images ``[images, channels, height, width]``; None: the calibration images."""
+        if count is None:
+            return self.calibration_images
+        return self.dataset.training(self.seed, count).to(self.device)
+
+    def listing(self, count: int | None) -> dict[str, list[str]]:
+        """Names of the images used, by set; with the first `count` training images where these are used as well."""
+        listing = self.dataset.listing(self.seed)
+        return listing if count is None else {**listing, "training": self.dataset.training_listing(self.seed, count)}
+
+    def training_identity(self, count: int | None) -> dict:
+        """What identifies these images (JSON-able).
+
+        Raises:
+            LampQError: there are not so many.
+        """
+        return self.identity["calibration"] if count is None else self.dataset.training_identity(self.seed, count)
+
+    @property
+    def sample_images(self) -> Pictures:
+        """Images of D, ``[images, channels, height, width]``."""
+        return self._sample[0]
+
+    @property
+    def sample_labels(self) -> Targets:
+        """What the data set says of D: classes ``[images]``, or the instances of each image."""
+        return self._sample[1]
+
+    @cached_property
+    def _sample(self) -> tuple[Pictures, Targets]:
+        # Whoever comes first may be in inference mode; the Fisher traces need tensors that gradients accept.
+        with torch.inference_mode(False):
+            images, labels = self.dataset.sample(self.seed)
+            return images.to(self.device), labels.to(self.device) if isinstance(labels, Tensor) else labels
+
+    @property
+    def validation_count(self) -> int:
+        return self.dataset.validation_count
+
+    @property
+    def full_validation_images(self) -> int:
+        """Size of the whole validation set, on which published accuracies are measured."""
+        return self.dataset.full_validation_images
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of a result should know about the images."""
+        return self.dataset.notes()
+
+    @abstractmethod
+    def losses(self, adapter: ModelAdapter, images: Pictures, targets: Targets, start: int = 0) -> Tensor:
+        """The loss of every image, ``[images]``, differentiable.
+
+        Args:
+            start: segment whose inputs `images` are.
+        """
+
+    @abstractmethod
+    def judge(self, adapter: ModelAdapter, state: Pictures, targets: Targets) -> dict[str, Tensor]:
+        """Per-image results of a model on images of D, ``[images]`` float64: ``loss`` and, where images are right or
+        wrong, ``top1``.
+
+        Args:
+            state: inputs of the tail.
+        """
+
+    @abstractmethod
+    def measure(self, adapter: ModelAdapter, start: int, stop: int) -> dict[str, Tensor]:
+        """Results of a model on validation images `start` to `stop` - 1, to be joined along their first axes."""
+
+    @abstractmethod
+    def metrics(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> dict[str, float]:
+        """The numbers of a row, from the results of two models on the same validation images."""
+
+    @abstractmethod
+    def write_outcomes(
+        self, record: "RunRecord", quantized: dict[str, Tensor], full_precision: dict[str, Tensor]
+    ) -> None:
+        """Write results of single validation images, and pictures of them, into the run's folder."""
+
+    def published(self, adapter: ModelAdapter) -> dict[str, float]:
+        """Published full-precision numbers of the model on the whole validation set, by metric."""
+        return {}
+
+    def only_classifiers(self, what: str) -> None:
+        """Refuse an option that has no meaning for this task.
+
+        Raises:
+            LampQError: it is no classification.
+        """
+        if self.name != "classification":
+            raise LampQError(f"{what}: is defined for classifiers, not for {self.name}; choose another")
