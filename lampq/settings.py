@@ -74,7 +74,7 @@ REMEDIES = {
     "allocator.plan": "the plan.json of a run",
     "model.name": "timm's name of a ViT, for example deit3_small_patch16_224.fb_in1k",
 }
-"""What to give where the YAML has no value of its own (???)."""
+"""What to give where the YAML has no value of its own (???), unless the part says so itself."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,8 @@ def construct(key: str, values: dict[str, Any]) -> Any:
             raise LampQError(f"{key}.{name}={shown(values[name])}: {part.__name__} has no such key{near}")
     for name, parameter in parameters.items():
         if name not in values and parameter.default is inspect.Parameter.empty:
-            raise LampQError(f"{key}.{name} is missing: add {key}.{name}={REMEDIES.get(f'{key}.{name}', 'VALUE')}")
+            remedy = getattr(part, "remedies", {}).get(name) or REMEDIES.get(f"{key}.{name}", "VALUE")
+            raise LampQError(f"{key}.{name} is missing: add {key}.{name}={remedy}")
     return part(**values)
 
 

@@ -45,6 +45,15 @@ def settings(*overrides):
 
 
 @pytest.fixture
+def coco_folder(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        (tmp_path / split).mkdir()
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.fixture
 def imagenet_folder(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
@@ -89,8 +98,9 @@ def test_keys_of_a_part_are_its_constructors_parameters(option):
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o != "allocator=from_plan"])
-def test_every_option_passes_the_check(option, imagenet_folder):
+def test_every_option_passes_the_check(option, imagenet_folder, coco_folder):
     extra = {
+        "dataset=coco": [f"dataset.root={coco_folder}"],
         "dataset=imagenet": [f"dataset.root={imagenet_folder}"],
         "model=timm_vit": ["model.name=deit3_small_patch16_224.fb_in1k"],
         "bit_set=b678910": ["bits=8"],
@@ -327,6 +337,8 @@ def test_device_auto_is_decided(monkeypatch):
         (["model=timm_vit"], "model.name is missing: add model.name=timm's name of a ViT"),
         (["dataset=imagenet"], "dataset.root is missing: add dataset.root=the folder that holds train/ and val/"),
         (["dataset=imagenet", "dataset.root=/nowhere"], "dataset.root=/nowhere: has no folder train/"),
+        (["dataset=coco"], "dataset.root is missing: add dataset.root=the folder that holds train2017/, val2017/"),
+        (["dataset=coco", "dataset.root=/nowhere"], "dataset.root=/nowhere: has no folder train2017/"),
         (["allocator=from_plan"], "allocator.plan is missing: add allocator.plan=the plan.json of a run"),
         (["allocator=from_plan", "allocator.plan=/nowhere.json"], "plan file /nowhere.json: No such file"),
         (["bits=${nowhere}"], "Interpolation key 'nowhere' not found"),

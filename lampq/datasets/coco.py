@@ -1,0 +1,322 @@
+"""COCO (2017) on disk, whole or in part: images of their own sizes, and the instances that are to be found in them."""
+
+import io
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lampq.datasets.coco_annotations import Annotations, ListedImage, instances_in, read_annotations
+from lampq.datasets.read_ahead import read_ahead
+from lampq.detection.images import Images, ImageState, Instances
+from lampq.errors import LampQError
+from lampq.fingerprint import fingerprint
+from lampq.limits import integer, optional, shown, text
+from lampq.models.adapter import ModelAdapter
+from lampq.progress import progress
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Of red, green and blue, of pixels from 0 to 255, as in the configurations of mmdet."""
+PADDED_TO = 32
+"""Height and width are filled up with zeros to multiples of so many pixels."""
+
+
+class Coco:
+    """Training images for calibration and for the sample set D, validation images for the last number only.
+
+    Both come from one seeded permutation of the training images that have an instance (as mmdet trains on these only):
+    calibration takes its first images, D its last ones, so no image is in both. Pixels are those of mmdet's test
+    pipeline: decoded by OpenCV, resized to fit `image_scale`, normalised, padded each by itself.
+
+    Args:
+        root: folder with ``train2017/*.jpg``, ``val2017/*.jpg`` and ``annotations/``.
+        calibration_images: images that the base quantizer is calibrated on.
+        sample_images: S of the paper, size of D.
+        validation_images: how many validation images to evaluate on (spread evenly over the list sorted by id), None
+            for all.
+        train_annotations, val_annotations: other annotation files, for a part of COCO; relative to the root. None for
+            ``annotations/instances_train2017.json`` and ``annotations/instances_val2017.json``.
+        image_scale: longest side and shortest side in pixels that a resized image may have, as large as possible
+            within both; None leaves images as they are.
+        batch_size: validation images handed over at once.
+    """
+
+    name = "coco"
+    task = "detection"
+    remedies = {"root": "the folder that holds train2017/, val2017/ and annotations/"}  # noqa: RUF012
+    folders = {"train": "train2017", "val": "val2017"}  # noqa: RUF012
+    full_validation_images = 5000
+
+    def __init__(
+        self,
+        root: str,
+        calibration_images: int = 1,
+        sample_images: int = 64,
+        validation_images: int | None = None,
+        train_annotations: str | None = None,
+        val_annotations: str | None = None,
+        image_scale: list[int] | None = (1333, 800),
+        batch_size: int = 1,
+    ) -> None:
+        self.root = Path(text("dataset.root", root)).expanduser()
+        self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1)
+        self.sample_images = integer("dataset.sample_images", sample_images, minimum=1)
+        self.validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
+        self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
+        self.image_scale = optional(_two_sides, "dataset.image_scale", image_scale)
+        self.annotation_files = {
+            split: self.root / (optional(text, f"dataset.{split}_annotations", given) or self._usual_file(split))
+            for split, given in (("train", train_annotations), ("val", val_annotations))
+        }
+        self._training_of: tuple[int, list[ListedImage], dict[int, list[dict[str, Any]]]] | None = None
+        self.check_layout()
+
+    def check_layout(self) -> None:
+        """Raises LampQError where a folder of images or an annotation file is missing."""
+        for split, folder in self.folders.items():
+            if not (self.root / folder).is_dir():
+                raise LampQError(
+                    f"dataset.root={self.root}: has no folder {folder}/; give the folder of COCO that holds "
+                    f"{', '.join(f'{name}/' for name in self.folders.values())} and annotations/"
+                )
+            path = self.annotation_files[split]
+            if not path.is_file():
+                raise LampQError(
+                    f"dataset.{split}_annotations={path}: no such file; give one in COCO's layout (instances_*.json)"
+                )
+
+    def bind(self, adapter: ModelAdapter) -> None:
+        """Check that the model is a detector of these classes.
+
+        Raises:
+            LampQError: it is not.
+        """
+        if adapter.task != self.task:
+            raise LampQError(
+                f"dataset={self.name}: is for detectors, and {adapter.name} does {adapter.task}; choose a model such "
+                "as shapes_mask_rcnn, or another dataset"
+            )
+        if adapter.classes != len(self.categories):
+            raise LampQError(
+                f"dataset={self.name}: has {len(self.categories)} classes, and {adapter.name} knows {adapter.classes};"
+                " choose a model trained on them, or another dataset"
+            )
+
+    @property
+    def annotation_file(self) -> Path:
+        """Annotations of the validation images, in COCO's layout."""
+        return self.annotation_files["val"]
+
+    @property
+    def categories(self) -> tuple[tuple[int, str], ...]:
+        """(COCO's id, name) of class 0, 1 and so on."""
+        return self._validation.categories
+
+    def calibration(self, seed: int) -> Images:
+        """Calibration images."""
+        return self._read(self._training(seed)[0][: self.calibration_images], "train", "reading calibration images")
+
+    def training(self, seed: int, count: int) -> Images:
+        """The first so many training images, which begin with the calibration images and have none of D.
+
+        Raises:
+            LampQError: there are not so many.
+        """
+        return self._read(self._first(seed, count), "train", "reading training images")
+
+    def sample(self, seed: int) -> tuple[Images, list[Instances]]:
+        """The sample set D: images, and what is to be found in each."""
+        listed, rows = self._sample(seed)
+        images = self._read(listed, "train", "reading the sample set D")
+        targets = [
+            instances_in(image, rows[image.id], self.categories, state.meta["img_shape"])
+            for image, state in zip(listed, images, strict=True)
+        ]
+        return images, targets
+
+    def validation(self, start: int = 0) -> Iterator[tuple[Images, list[int]]]:
+        """Validation batches (images, their ids) from image number `start` on, read one batch ahead."""
+        listed = self._validated[start:]
+        batches = [listed[i : i + self.batch_size] for i in range(0, len(listed), self.batch_size)]
+        return read_ahead(batches, lambda batch: (self._read(batch, "val"), [image.id for image in batch]))
+
+    @property
+    def validation_count(self) -> int:
+        return len(self._validated)
+
+    def listing(self, seed: int) -> dict[str, list[str]]:
+        """Paths of the images used, relative to the root."""
+        calibration = self._training(seed)[0][: self.calibration_images]
+        return {
+            "calibration": self._paths(calibration, "train"),
+            "sample": self._paths(self._sample(seed)[0], "train"),
+            "validation": self._paths(self._validated, "val"),
+        }
+
+    def training_listing(self, seed: int, count: int) -> list[str]:
+        """Paths of the first so many training images, relative to the root."""
+        return self._paths(self._first(seed, count), "train")
+
+    def identity(self, seed: int) -> dict:
+        """What identifies the three image sets: hashes of their lists and of what is to be found, preprocessing."""
+        identity = {name: self._known_by(paths) for name, paths in self.listing(seed).items()}
+        listed, rows = self._sample(seed)
+        identity["sample"]["annotations"] = fingerprint([rows[image.id] for image in listed])
+        found = [self._validation.instances.get(image.id, []) for image in self._validated]
+        identity["validation"]["annotations"] = fingerprint([self.categories, found])
+        return identity
+
+    def training_identity(self, seed: int, count: int) -> dict:
+        """What identifies these images: a hash of their list, and the preprocessing."""
+        return self._known_by(self.training_listing(seed, count))
+
+    def notes(self) -> list[str]:
+        """What a reader of a result should know about the images: nothing beyond their number."""
+        return []
+
+    def _known_by(self, paths: list[str]) -> dict:
+        preprocessing = {"image_scale": self.image_scale, "mean": MEAN, "std": STD, "padded_to": PADDED_TO}
+        return {"images": len(paths), "list": fingerprint(paths), "preprocessing": preprocessing}
+
+    def _usual_file(self, split: str) -> str:
+        return f"annotations/instances_{self.folders[split]}.json"
+
+    @cached_property
+    def _validation(self) -> Annotations:
+        return read_annotations(self.annotation_files["val"])
+
+    @cached_property
+    def _validated(self) -> list[ListedImage]:
+        images, wanted = self._validation.images, self.validation_images
+        if wanted is None:
+            return list(images)
+        if wanted > len(images):
+            raise LampQError(
+                f"dataset.validation_images={wanted}: {self.annotation_files['val']} lists {len(images)} images; give "
+                "at most as many, or null for all"
+            )
+        return [images[i * len(images) // wanted] for i in range(wanted)]
+
+    def _training(self, seed: int) -> tuple[list[ListedImage], dict[int, list[dict[str, Any]]]]:
+        """Training images with instances, shuffled, and the instances of those of D."""
+        if self._training_of is None or self._training_of[0] != seed:
+            # COCO's file has 450 MB: what is not used of it is not kept.
+            path = self.annotation_files["train"]
+            annotations = read_annotations(path)
+            if annotations.categories != self.categories:
+                raise LampQError(
+                    f"dataset.train_annotations={path}: its categories are not those of {self.annotation_files['val']};"
+                    " give two files of one data set"
+                )
+            images = [image for image in annotations.images if image.id in annotations.instances]
+            if not images:
+                raise LampQError(f"dataset.train_annotations={path}: no image has an instance; give another file")
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
+            images = [images[i] for i in order]
+            needed = self.calibration_images + self.sample_images
+            if needed > len(images):
+                raise LampQError(
+                    f"dataset.sample_images={self.sample_images}: with {self.calibration_images} for calibration more "
+                    f"than the {len(images)} images with instances in {path}; give fewer"
+                )
+            rows = {image.id: annotations.instances[image.id] for image in images[-self.sample_images :]}
+            self._training_of = seed, images, rows
+        return self._training_of[1:]
+
+    def _sample(self, seed: int) -> tuple[list[ListedImage], dict[int, list[dict[str, Any]]]]:
+        images, rows = self._training(seed)
+        return images[: -self.sample_images - 1 : -1], rows
+
+    def _first(self, seed: int, count: int) -> list[ListedImage]:
+        images = self._training(seed)[0]
+        left = len(images) - self.sample_images
+        if count > left:
+            raise LampQError(
+                f"base_quantizer.images={count}: {left} images with instances are left besides the sample set D in "
+                f"{self.annotation_files['train']}; give at most as many, or more images"
+            )
+        return images[:count]
+
+    def _paths(self, images: list[ListedImage], split: str) -> list[str]:
+        for image in images:
+            if not (self.root / self.folders[split] / image.file_name).is_file():
+                raise LampQError(
+                    f"image {self.root / self.folders[split] / image.file_name} is listed in "
+                    f"{self.annotation_files[split]}, but not there; {self.remedy(split)}"
+                )
+        return [f"{self.folders[split]}/{image.file_name}" for image in images]
+
+    def remedy(self, split: str) -> str:
+        """What to do where an image is not there."""
+        return f"copy it there, or give dataset.{split}_annotations of the images that are"
+
+    def _read(self, images: list[ListedImage], split: str, description: str | None = None) -> Images:
+        if description is not None:
+            images = progress(images, description=description, unit="images", delay=2)
+        return Images(self._state(image, self.root / self.folders[split] / image.file_name) for image in images)
+
+    def _state(self, image: ListedImage, path: Path) -> ImageState:
+        """One image, read and prepared."""
+        import cv2
+
+        pixels = _decode(path)
+        original = pixels.shape[:2]
+        if original != (image.height, image.width):
+            raise LampQError(
+                f"image {path} has {original[0]} x {original[1]} pixels, its annotation {image.height} x {image.width};"
+                " replace the one or the other"
+            )
+        if self.image_scale is not None:
+            longest, shortest = self.image_scale
+            factor = min(longest / max(original), shortest / min(original))
+            # float() and + 0.5 as in mmcv: half a pixel more would move every box.
+            size = [int(side * float(factor) + 0.5) for side in original]
+            pixels = cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+        height, width = pixels.shape[:2]
+        x = normalize(torch.from_numpy(pixels[:, :, ::-1].transpose(2, 0, 1).copy()))
+        x = nn.functional.pad(x, (0, -width % PADDED_TO, 0, -height % PADDED_TO))
+        padded = tuple(x.shape[1:])
+        meta = {
+            "img_id": image.id,
+            "ori_shape": original,
+            "img_shape": (height, width),
+            "pad_shape": padded,
+            "batch_input_shape": padded,
+            "scale_factor": (width / original[1], height / original[0]),
+        }
+        return ImageState(x, padded, meta)
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """uint8 ``[3, height, width]``, red, green, blue, to float32 of about zero mean and unit deviation."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels.float() - mean) / std
+
+
+def _decode(path: Path) -> np.ndarray:
+    """Pixels uint8 ``[height, width, 3]``, blue, green, red."""
+    import cv2
+    from PIL import Image
+
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:  # OpenCV fills what is cut off with grey
+            image.draft("RGB", (1, 1))
+            image.load()
+        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, SyntaxError, ValueError, cv2.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise LampQError(f"image {path} cannot be read ({reason}); replace it") from error
+    if pixels is None:
+        raise LampQError(f"image {path} cannot be read (of no kind that OpenCV knows); replace it")
+    return pixels
+
+
+def _two_sides(key: str, value: Any) -> list[int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise LampQError(f"{key}={shown(value)}: must be the longest and the shortest side, for example [1333,800]")
+    return sorted((integer(key, side, minimum=32) for side in value), reverse=True)
