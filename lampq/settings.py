@@ -70,11 +70,11 @@ EFFORT_KEYS = (
 )
 MINIMUM_BITS, MAXIMUM_BITS = 1, 16
 REMEDIES = {
-    "dataset.root": "the folder that holds train/ and val/",
+    "dataset.root": "the folder that holds train/ and val/ (of COCO: train2017/, val2017/ and annotations/)",
     "allocator.plan": "the plan.json of a run",
     "model.name": "timm's name of a ViT, for example deit3_small_patch16_224.fb_in1k",
 }
-"""What to give where the YAML has no value of its own (???), unless the part says so itself."""
+"""What to give where the YAML has no value of its own (???)."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,7 @@ def construct(key: str, values: dict[str, Any]) -> Any:
             raise LampQError(f"{key}.{name}={shown(values[name])}: {part.__name__} has no such key{near}")
     for name, parameter in parameters.items():
         if name not in values and parameter.default is inspect.Parameter.empty:
-            remedy = getattr(part, "remedies", {}).get(name) or REMEDIES.get(f"{key}.{name}", "VALUE")
-            raise LampQError(f"{key}.{name} is missing: add {key}.{name}={remedy}")
+            raise LampQError(f"{key}.{name} is missing: add {key}.{name}={REMEDIES.get(f'{key}.{name}', 'VALUE')}")
     return part(**values)
 
 

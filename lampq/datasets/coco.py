@@ -47,7 +47,6 @@ class Coco:
 
     name = "coco"
     task = "detection"
-    remedies = {"root": "the folder that holds train2017/, val2017/ and annotations/"}  # noqa: RUF012
     folders = {"train": "train2017", "val": "val2017"}  # noqa: RUF012
     full_validation_images = 5000
 
