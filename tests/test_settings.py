@@ -337,7 +337,7 @@ def test_device_auto_is_decided(monkeypatch):
         (["model=timm_vit"], "model.name is missing: add model.name=timm's name of a ViT"),
         (["dataset=imagenet"], "dataset.root is missing: add dataset.root=the folder that holds train/ and val/"),
         (["dataset=imagenet", "dataset.root=/nowhere"], "dataset.root=/nowhere: has no folder train/"),
-        (["dataset=coco"], "dataset.root is missing: add dataset.root=the folder that holds train/ and val/ (of COCO: "),
+        (["dataset=coco"], "dataset.root is missing: add dataset.root=the folder that holds train/ and val/ (of COCO"),
         (["dataset=coco", "dataset.root=/nowhere"], "dataset.root=/nowhere: has no folder train2017/"),
         (["allocator=from_plan"], "allocator.plan is missing: add allocator.plan=the plan.json of a run"),
         (["allocator=from_plan", "allocator.plan=/nowhere.json"], "plan file /nowhere.json: No such file"),
