@@ -24,6 +24,8 @@ from lampq.models.embedded.detectors import SHAPES_MASK_RCNN, build_embedded_det
 
 NAME = "shapes_mask_rcnn"
 BATCH_SIZE = 8
+START_SCENES = 300
+"""Scenes of which those of one size tell what patches look like."""
 WEIGHT_DECAY = 0.05
 GRADIENT_NORM = 5.0
 AVERAGE_STEPS = 300
@@ -84,7 +86,7 @@ def initialize(model: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             gain = 0.25 if name.endswith((".proj", ".ffn.layers.1")) else 1.0  # ends of residual branches
             module.weight.normal_(0, gain / math.sqrt(module.in_features))
-    images = torch.cat([batch_of([scene])[0] for scene in draw_scenes(300, TRAINING_SEED)[:: len(SIZES)]])
+    images = torch.cat([batch_of([scene])[0] for scene in draw_scenes(START_SCENES, TRAINING_SEED)[:: len(SIZES)]])
     start_from_patches(model.backbone.patch_embed.projection, images)
 
 

@@ -308,7 +308,7 @@ def _decode(path: Path) -> np.ndarray:
             image.load()
         pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
     except (OSError, SyntaxError, ValueError, cv2.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise LampQError(f"image {path} cannot be read ({reason}); replace it") from error
     if pixels is None:
         raise LampQError(f"image {path} cannot be read (of no kind that OpenCV knows); replace it")

@@ -1,6 +1,7 @@
 """COCO's annotation files: which images there are, and the outlines of what is to be found in them."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ import torch
 
 from lampq.detection.images import Instances
 from lampq.errors import LampQError
+
+log = logging.getLogger(__name__)
+
+LARGE = 100e6
+"""Bytes from which on reading a file takes several seconds."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ def read_annotations(path: Path) -> Annotations:
     """
     if not path.is_file():
         raise LampQError(f"annotation file {path}: no such file; give one in COCO's layout (instances_*.json)")
+    if path.stat().st_size > LARGE:
+        log.info("reading annotations from %s", path)
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -102,8 +110,9 @@ def instances_in(
                 outline = rle.frPyObjects(outline, image.height, image.width)
             drawn = cv2.resize(rle.decode(outline), (width, height), interpolation=cv2.INTER_NEAREST)
         except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise LampQError(
-                f"annotation {row.get('id')} of image {image.file_name}: its outline cannot be drawn ({error}); mend "
+                f"annotation {row.get('id')} of image {image.file_name}: its outline cannot be drawn ({reason}); mend "
                 "or remove it"
             ) from error
         mask[:] = drawn > 0

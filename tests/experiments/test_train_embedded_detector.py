@@ -12,6 +12,7 @@ from lampq.datasets.shape_scenes import SIZES, TRAINING_SEED, draw_scenes
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(training, "BATCH_SIZE", 2)
+    monkeypatch.setattr(training, "START_SCENES", 9)
     monkeypatch.setattr(training, "KEEP_STEPS", 2)
     monkeypatch.setattr(training, "CHECK_STEPS", 3)
     monkeypatch.setattr(training, "CHECK_SCENES", 2)
