@@ -18,16 +18,18 @@ def small_config(cascade: bool = False, classes: int = CLASSES):
     # Shifted windows in the first stage and, padded, in the third; a stage of one block between.
     config.backbone.update(embed_dims=EMBED, depths=(2, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=WINDOW)
     config.neck.update(in_channels=[EMBED, 2 * EMBED, 4 * EMBED, 8 * EMBED], out_channels=WIDTH)
+    # Anchors of 8 pixels on the finest map and regions on more than one of them: the images are small.
     config.rpn_head.update(in_channels=WIDTH, feat_channels=WIDTH)
+    config.rpn_head.anchor_generator.scales = [2]
     heads = config.roi_head
     for extractor in (heads.bbox_roi_extractor, heads.mask_roi_extractor):
-        extractor.out_channels = WIDTH
+        extractor.update(out_channels=WIDTH, finest_scale=8)
     heads.mask_head.update(in_channels=WIDTH, conv_out_channels=WIDTH, num_classes=classes)
     for head in heads.bbox_head if cascade else [heads.bbox_head]:
         head.update(in_channels=WIDTH, fc_out_channels=2 * WIDTH, num_classes=classes)
         if cascade:
             head.conv_out_channels = WIDTH
-    config.train_cfg.rpn.sampler.num = 32
+    config.train_cfg.rpn.allowed_border = -1  # anchors of the coarsest map are as large as the image
     config.train_cfg.rpn_proposal.update(nms_pre=40, max_per_img=30)
     for stage in config.train_cfg.rcnn if cascade else [config.train_cfg.rcnn]:
         stage.sampler.num = 16

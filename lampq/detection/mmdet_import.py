@@ -42,4 +42,4 @@ def import_mmdet() -> None:
     # What is worth saying about a model is said by lampq; mmengine would list every parameter.
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     # Cascade heads hand the mean of their masks, a tensor, to new_tensor.
-    warnings.filterwarnings("ignore", message="To copy construct from a tensor", module="mmdet")
+    warnings.filterwarnings("ignore", message="To copy construct from a tensor")

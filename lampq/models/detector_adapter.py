@@ -95,6 +95,16 @@ class SwinDetectorAdapter(ModelAdapter):
             return [self._detect(image) for image in state]
         return Images.cat(self._run_batch(index, group) for group in state.groups())
 
+    def predictions(self, state: Images, start: int) -> list[Tensor]:
+        """Of every image, logits of something and of nothing at each anchor, ``[anchors, 2]``: the one prediction of a
+        detector that has the same places whatever is found."""
+        found = []
+        for image in self.run(state, start, self.segments - 1):
+            scores = [level.flatten() for level in self.network.rpn_head(self._features(image))[0]]
+            something = torch.cat(scores)
+            found.append(torch.stack([something, torch.zeros_like(something)], dim=1))
+        return found
+
     def observe_segment(self, index: int, state: Images) -> None:
         if index > self.blocks:
             self.run_tail_for_calibration(state)
@@ -208,14 +218,14 @@ class SwinDetectorAdapter(ModelAdapter):
 
     def _loss(self, image: ImageState, target: Instances) -> Tensor:
         network, features = self.network, self._features(image)
-        proposing, sample = _sample(image, target), _sample(image, target)
-        proposing.gt_instances.labels = torch.zeros_like(target.labels)  # there: something, or nothing
+        # A proposal is of something or of nothing, whatever its class.
+        proposing = _sample(image, replace(target, labels=torch.zeros_like(target.labels)))
         settings = network.train_cfg.get("rpn_proposal", network.test_cfg.rpn)
         with torch.random.fork_rng(devices=()):
             # mmdet draws on the CPU, whatever the device.
             torch.default_generator.manual_seed(int(image.meta["img_id"]))
             losses, proposals = network.rpn_head.loss_and_predict(features, [proposing], proposal_cfg=settings)
-            parts = [*losses.items(), *network.roi_head.loss(features, proposals, [sample]).items()]
+            parts = [*losses.items(), *network.roi_head.loss(features, proposals, [_sample(image, target)]).items()]
         # As mmdet sums them: what else there is, an accuracy, has another name.
         return sum(_total(value) for name, value in parts if "loss" in name)
 
