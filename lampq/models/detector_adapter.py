@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lampq.detection.images import Detections, Images, ImageState, Instances
+from lampq.detection.images import Detections, Images, ImageState, Instances, Stage
 from lampq.layers import Site
 from lampq.limits import choice
 from lampq.models.adapter import ModelAdapter, declared
@@ -177,10 +177,14 @@ class SwinDetectorAdapter(ModelAdapter):
         return super(SwinDetectorAdapter, twin)._measure(declared)
 
     def _run_batch(self, index: int, images: Images) -> Images:
-        """A segment of the backbone on images of one size."""
+        """A segment of the backbone on images of one size.
+
+        `x` is the only thing that a segment hands to the next: what a stage gave joins `stages` when the next one
+        begins, and of the last one it stays `x`.
+        """
         backbone = self.network.backbone
         x, size = torch.stack([image.x for image in images]), images[0].size
-        finished = False
+        leaves = False
         if index == 0:
             x, size = backbone.patch_embed(x)
             if backbone.use_abs_pos_embed:
@@ -188,21 +192,21 @@ class SwinDetectorAdapter(ModelAdapter):
             x = backbone.drop_after_pos(x)
         else:
             stage, position = self._places[index - 1]
-            if position == 0 and stage > 0:
+            leaves = position == 0 and stage > 0
+            if leaves:
                 x, size = backbone.stages[stage - 1].downsample(x, size)
             x = backbone.stages[stage].blocks[position](x, size)
-            finished = position == len(backbone.stages[stage].blocks) - 1
         return Images(
-            replace(image, x=tokens, size=size, stages=(*image.stages, (tokens, size)) if finished else image.stages)
+            replace(image, x=tokens, size=size, stages=_finished(image) if leaves else image.stages)
             for image, tokens in zip(images, x, strict=True)
         )
 
     def _features(self, image: ImageState) -> tuple[Tensor, ...]:
         """Maps of the feature pyramid ``[1, channels, height, width]``, finest first."""
-        backbone = self.network.backbone
+        backbone, stages = self.network.backbone, _finished(image)
         maps = []
         for stage in backbone.out_indices:
-            tokens, (height, width) = image.stages[stage]
+            tokens, (height, width) = stages[stage]
             tokens = getattr(backbone, f"norm{stage}")(tokens)
             maps.append(tokens.view(1, height, width, -1).permute(0, 3, 1, 2).contiguous())
         return self.network.neck(maps)
@@ -245,6 +249,11 @@ def _listed(modules: nn.Module) -> Iterable[nn.Module]:
     return list(modules) if isinstance(modules, nn.ModuleList) else [modules]
 
 
+def _finished(image: ImageState) -> tuple[Stage, ...]:
+    """What all stages have given so far, at the end of one."""
+    return (*image.stages, (image.x, image.size))
+
+
 def _total(loss: Tensor | list[Tensor]) -> Tensor:
     return sum(part.mean() for part in loss) if isinstance(loss, list) else loss.mean()
 
@@ -257,9 +266,10 @@ def _sample(image: ImageState, target: Instances | None = None):
 
     sample = DetDataSample(metainfo=image.meta)
     if target is not None:
+        device = image.x.device
         masks = target.masks.cpu().numpy().astype("uint8")
         masks = BitmapMasks(masks, *masks.shape[1:]).pad(image.meta["batch_input_shape"])
-        sample.gt_instances = InstanceData(bboxes=target.boxes, labels=target.labels, masks=masks)
+        sample.gt_instances = InstanceData(bboxes=target.boxes.to(device), labels=target.labels.to(device), masks=masks)
     return sample
 
 

@@ -76,7 +76,9 @@ class MmdetDetector:
 
         published = (self.published_box_ap, self.published_mask_ap)
         if self.checkpoint == RANDOM:
-            log.warning("model.checkpoint=random: random weights; what is measured says nothing about %s", self.name)
+            log.warning(
+                "model.checkpoint=random: %s has random weights; what is measured is no result", self.architecture
+            )
             network, published = build_network(detector_config(self.architecture)), (None, None)
             fill_randomly(network)
         else:

@@ -68,11 +68,12 @@ def test_features_of_the_backbone_are_those_of_mmdet_whatever_the_windows(pair):
     with torch.no_grad():
         expected = network.backbone(pictures[0].x[None])
     state = adapter.run(pictures, stop=adapter.segments - 1)[0]
-    assert [size for _, size in state.stages] == [tuple(maps.shape[2:]) for maps in expected] == [
+    stages = (*state.stages, (state.x, state.size))
+    assert [size for _, size in stages] == [tuple(maps.shape[2:]) for maps in expected] == [
         (23, 15), (12, 8), (6, 4), (3, 2)
     ]  # fmt: skip
     for stage, maps in enumerate(expected):
-        tokens = getattr(adapter.network.backbone, f"norm{stage}")(state.stages[stage][0])
+        tokens = getattr(adapter.network.backbone, f"norm{stage}")(stages[stage][0])
         assert torch.equal(tokens, maps[0].flatten(1).T)
 
 
@@ -90,7 +91,7 @@ def test_an_absolute_position_embedding_belongs_to_the_stem():
     assert torch.equal(adapter.run(pictures, stop=1)[0].x, plain.x + embedding[0])
     with torch.no_grad():
         expected = network.backbone(pictures[0].x[None])[-1]
-    assert torch.equal(adapter.network.backbone.norm3(state.stages[-1][0]), expected[0].flatten(1).T)
+    assert torch.equal(adapter.network.backbone.norm3(state.x), expected[0].flatten(1).T)
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -113,7 +114,7 @@ def test_images_of_one_size_run_as_a_batch_and_give_what_each_gives_alone(adapte
     together = adapter.run(pictures, stop=adapter.segments - 1)
     alone = Images.cat(adapter.run(pictures[i : i + 1], stop=adapter.segments - 1) for i in range(5))
     for one, other in zip(together, alone, strict=True):
-        assert one.meta is other.meta and one.size == other.size and len(one.stages) == len(other.stages) == 4
+        assert one.meta is other.meta and one.size == other.size and len(one.stages) == len(other.stages) == 3
         torch.testing.assert_close(one.x, other.x, rtol=1e-4, atol=1e-5)
         for mine, theirs in zip(one.stages, other.stages, strict=True):
             torch.testing.assert_close(mine[0], theirs[0], rtol=1e-4, atol=1e-5)
@@ -357,3 +358,15 @@ def test_a_quantized_block_computes_what_the_quantized_block_of_timm_does(method
     quantized = outputs()
     assert (quantized[0] - full[0]).abs().max() > 1e-2
     torch.testing.assert_close(*quantized, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_segment_is_fed_is_in_one_place(adapter):
+    """A changed input of a segment changes the losses, at the end of a stage, too."""
+    pictures = detector_images(1)
+    targets = instances_in(pictures)
+    before = adapter.losses(pictures, targets, start=0)
+    for segment in range(adapter.segments):
+        state = adapter.run(pictures, stop=segment)
+        moved = Images(replace(image, x=image.x.flip(-1)) for image in state)
+        assert torch.equal(adapter.losses(state, targets, start=segment), before)
+        assert (adapter.losses(moved, targets, start=segment) - before).abs() > 1e-3, segment
