@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.observation import Observer
 from lampq.calibration.output_gradients import OutputGradients
-from lampq.calibration.rows import as_linear
+from lampq.calibration.rows import built_module, seen_layer
 from lampq.errors import LampQError
 from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.progress import progress
-from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.store import Store
 
 
@@ -79,7 +78,7 @@ class LayerBank:
             LampQError: the base quantizer is not defined at these bits.
         """
         self.check_bits(site.name, weight_bits, activation_bits)
-        layer = self._layer(site)
+        layer = seen_layer(site, self.adapter.module(site.name))
 
         def calibrate() -> dict[str, Tensor]:
             with self._observing:
@@ -98,10 +97,8 @@ class LayerBank:
             state = self.entry(site, weight_bits, activation_bits)
             device = next(self.adapter.network.parameters()).device
             state = {name: tensor.to(device) for name, tensor in state.items()}
-            module = self.independent.quantized_module(site, self._layer(site), state, weight_bits, activation_bits)
-            layer = self.adapter.module(site.name)
-            if site.sees_rows and isinstance(layer, nn.Conv2d):
-                module = QuantizedConvolution.of_rows(module, layer)
+            layer, bits = self.adapter.module(site.name), (weight_bits, activation_bits)
+            module = built_module(self.independent.quantized_module, site, layer, state, *bits)
             self._modules[key] = module.eval().requires_grad_(False).to(device)
         return self._modules[key]
 
@@ -158,11 +155,6 @@ class LayerBank:
                     f"{where}: {method.name} is not defined at {value} bits, only at {method.minimum_bits} to "
                     f"{method.maximum_bits}; change bits, bit_set or lampq.beta"
                 )
-
-    def _layer(self, site: Site) -> nn.Module:
-        """The full-precision module as the method sees it."""
-        layer = self.adapter.module(site.name)
-        return as_linear(layer) if site.sees_rows and isinstance(layer, nn.Conv2d) else layer
 
     def _key(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> dict:
         return {**self.identity, "site": site.name, "weight_bits": weight_bits, "activation_bits": activation_bits}

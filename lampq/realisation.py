@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from lampq.bank import LayerBank
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.observation import CHUNK
+from lampq.calibration.rows import built_module, joined_operands
+from lampq.detection.images import Pictures, join
 from lampq.fingerprint import fingerprint
 from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
@@ -56,15 +58,15 @@ class Segment:
     sites: tuple[tuple[Site, int | None, int | None], ...]
     quantized: ModelAdapter
     full_precision: ModelAdapter
-    inputs: Tensor
-    full_precision_inputs: Tensor
-    images: Tensor
+    inputs: Pictures
+    full_precision_inputs: Pictures
+    images: Pictures
     base_quantizer: BaseQuantizer
     bank: LayerBank
     store: Store
     identity: dict
     seed: int
-    full_precision_outputs: Callable[[], Tensor]
+    full_precision_outputs: Callable[[], Pictures]
     full_precision_logits: Callable[[], Tensor]
     step: Callable[[int], object] = field(default=lambda count: None)
 
@@ -98,7 +100,7 @@ class Segment:
                 adapter.run_segment(self.index, chunk)
         finally:
             hook.remove()
-        return tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
+        return joined_operands(seen)
 
     def place(self, name: str, state: dict[str, Tensor]) -> None:
         """Put the module of a state with which its site feeds those after it into `quantized`."""
@@ -155,8 +157,11 @@ class Realisation:
         made = {}
         for index, (key, states) in enumerate(zip(keys, parts, strict=True)):
             sites = self._sites(plan, index)
+            method = self.base_quantizer
+            if self._keeps_independent_states(index):
+                method = self.bank.independent
             made[key] = self._modules.get(key) or _modules_of(
-                self.base_quantizer, self.adapter, sites, states, self.base_quantizer.quantized_module
+                method, self.adapter, sites, states, method.quantized_module
             )
         self._modules = made
         return {name: module for part in made.values() for name, module in part.items()}
@@ -172,6 +177,11 @@ class Realisation:
             for site, planned in pairs
             if planned.bits != (None, None) and self.adapter.segment_of(site) == index
         )
+
+    def _keeps_independent_states(self, index: int) -> bool:
+        """Whether a segment's sites are seen one by one although the method is sequential: those of a detector's neck
+        and heads, which run on maps and regions of any number."""
+        return self.adapter.task == "detection" and index == self.adapter.segments - 1
 
     def _keys(self, plan: BitPlan) -> list[dict]:
         """Key of every segment: the method, the images and the bits up to and including the segment."""
@@ -206,6 +216,8 @@ class Realisation:
             before = bar.n if bar is not None else 0
 
             def realise(index: int = index, key: dict = key) -> dict[str, Tensor]:
+                if self._keeps_independent_states(index):
+                    return _flat({s.name: self.bank.entry(s, *bits) for s, *bits in self._sites(plan, index)})
                 segment = walk.segment(index, parts, key, bar.update if bar is not None else lambda count: None)
                 return _flat(self.base_quantizer.realise_segment(segment))
 
@@ -227,10 +239,10 @@ class _Walk:
         self._realisation = realisation
         self._plan = plan
         self._index = 0
-        self._images: Tensor | None = None
-        self._inputs: Tensor | None = None
-        self._full_precision_inputs: Tensor | None = None
-        self._full_precision_outputs: Tensor | None = None
+        self._images: Pictures | None = None
+        self._inputs: Pictures | None = None
+        self._full_precision_inputs: Pictures | None = None
+        self._full_precision_outputs: Pictures | None = None
         self._logits: Tensor | None = None
 
     def _outputs(self) -> Tensor:
@@ -242,7 +254,7 @@ class _Walk:
     def _full_precision_logits(self) -> Tensor:
         if self._logits is None:
             adapter = self._realisation.adapter
-            self._logits = run_in_chunks(adapter, self._index, self._full_precision_inputs, adapter.segments)
+            self._logits = predictions_in_chunks(adapter, self._index, self._full_precision_inputs)
         return self._logits
 
     def segment(self, index: int, parts: list[States], identity: dict, step: Callable[[int], object]) -> Segment:
@@ -285,7 +297,7 @@ class _Walk:
         )
 
 
-def run_in_chunks(adapter: ModelAdapter, start: int, inputs: Tensor, stop: int | None = None) -> Tensor:
+def run_in_chunks(adapter: ModelAdapter, start: int, inputs: Pictures, stop: int | None = None) -> Pictures:
     """Output of a segment (or of segments `start` to `stop` - 1) for all images, ``[images, ...]``: a fixed number of
     images at a time, several times side by side."""
 
@@ -294,7 +306,19 @@ def run_in_chunks(adapter: ModelAdapter, start: int, inputs: Tensor, stop: int |
         return adapter.run(chunk, start, start + 1 if stop is None else stop)
 
     with Workers(inputs.device) as workers:
-        return torch.cat(workers.map(run, inputs.split(CHUNK)))
+        return join(workers.map(run, inputs.split(CHUNK)))
+
+
+def predictions_in_chunks(adapter: ModelAdapter, start: int, inputs: Pictures) -> Tensor | list[Tensor]:
+    """`ModelAdapter.predictions` of all images, as `run_in_chunks`."""
+
+    @torch.no_grad()
+    def run(chunk: Pictures) -> Tensor | list[Tensor]:
+        return adapter.predictions(chunk, start)
+
+    with Workers(inputs.device) as workers:
+        parts = workers.map(run, inputs.split(CHUNK))
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else [one for part in parts for one in part]
 
 
 def _modules_of(
@@ -310,7 +334,7 @@ def _modules_of(
     for site, *bits in sites:
         if site.name in states:
             layer, state = adapter.module(site.name), states[site.name]
-            modules[site.name] = build(site, layer, state, *bits)
+            modules[site.name] = built_module(build, site, layer, state, *bits)
             modules |= method.surrounding_modules(adapter, site, state)
     return {name: module.eval().requires_grad_(False).to(device) for name, module in modules.items()}
 

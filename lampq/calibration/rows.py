@@ -1,8 +1,13 @@
 """Operands of layers that see maps or regions of different sizes, as one tensor."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lampq.layers import Site
+from lampq.quantized_modules.convolution import QuantizedConvolution
 
 ROWS = 4096
 """Rows kept of one call of a layer, evenly spaced over it: a convolution on the finest level of a feature pyramid has
@@ -31,7 +36,18 @@ def _spaced(rows: Tensor) -> Tensor:
     return rows[torch.arange(ROWS, device=rows.device) * len(rows) // ROWS]
 
 
-def as_linear(convolution: nn.Conv2d) -> nn.Linear:
+def seen_layer(site: Site, layer: nn.Module) -> nn.Module:
+    """A site's full-precision layer as a base quantizer sees it: a convolution that sees rows as a linear layer."""
+    return _as_linear(layer) if site.sees_rows and isinstance(layer, nn.Conv2d) else layer
+
+
+def built_module(build: Callable[..., nn.Module], site: Site, layer: nn.Module, *state_and_bits) -> nn.Module:
+    """What a base quantizer's `build` makes of a site's layer, a convolution again where the layer is one."""
+    module = build(site, seen_layer(site, layer), *state_and_bits)
+    return QuantizedConvolution.of_rows(module, layer) if seen_layer(site, layer) is not layer else module
+
+
+def _as_linear(convolution: nn.Conv2d) -> nn.Linear:
     """The linear layer that makes a convolution's outputs of its rows; shares weight and bias."""
     weight = convolution.weight.detach().flatten(1)
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=convolution.bias is not None, device="meta")

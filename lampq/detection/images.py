@@ -4,7 +4,7 @@ A classifier's images have one size and fit into a tensor. A detector's have not
 is cut, indexed and put together as that tensor would be.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -84,6 +84,19 @@ class Images(Sequence[ImageState]):
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(state.nbytes for state in self)
+
+    def is_inference(self) -> bool:
+        """Whether they were made in inference mode, so that no gradient can pass; as `torch.Tensor.is_inference`."""
+        return any(state.x.is_inference() for state in self)
+
+    def clone(self) -> "Images":
+        """Copies of all tensors, as `torch.Tensor.clone`."""
+        return self.map(torch.clone)
+
+    def map(self, function: Callable[..., Tensor], *others: "Images") -> "Images":
+        """The images with `function` of their own `x`, and of those of other sets, in the place of `x`."""
+        rows = zip(self, *others, strict=True)
+        return Images(replace(row[0], x=function(*(state.x for state in row))) for row in rows)
 
     def groups(self) -> list["Images"]:
         """Consecutive images of one size that run as one batch, `PIXELS_AT_ONCE` at most (but never less than one)."""

@@ -64,6 +64,14 @@ class ModelAdapter(ABC):
     def run_segment(self, index: int, state: Tensor) -> Tensor:
         """Run segment `index` on its input."""
 
+    def predictions(self, state: Tensor, start: int) -> Tensor:
+        """What the network predicts, to be compared as class probabilities: logits ``[images, classes]``.
+
+        Args:
+            start: segment whose input `state` is.
+        """
+        return self.run(state, start)
+
     def observe_segment(self, index: int, state: Tensor) -> None:
         """Run a segment on calibration images so that each of its sites runs at least once."""
         self.run_segment(index, state)

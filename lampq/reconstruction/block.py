@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lampq.base_quantizers.adalog import transformed_layer
+from lampq.detection.images import Pictures
 from lampq.number_formats.adalog import AdaLogQuantizer
 from lampq.realisation import Segment, States
 from lampq.reconstruction.activations import TrainedAdaLog, TrainedAffine
@@ -85,8 +86,9 @@ class Block:
         return self.segment.quantized.run_segment(self.segment.index, inputs)
 
     def rest(self, outputs: Tensor) -> Tensor:
-        """Logits ``[batch, classes]`` when the full-precision network goes on from the segment's output."""
-        return self.segment.full_precision.run(outputs, self.segment.index + 1)
+        """Logits ``[batch, classes]`` when the full-precision network goes on from the segment's output; of a detector
+        what `ModelAdapter.predictions` says."""
+        return self.segment.full_precision.predictions(outputs, self.segment.index + 1)
 
     def full_precision_logits(self) -> Tensor:
         """Logits of the full-precision network for all images, ``[images, classes]``."""
@@ -166,10 +168,10 @@ class Block:
 
         def dropped(images: Tensor, generator: np.random.Generator) -> Tensor:
             inputs, others = segment.inputs[images], segment.full_precision_inputs[images]
-            inputs = mixed(inputs, others, generator, recipe.quantized_input)
+            inputs = _mixed(inputs, others, generator, recipe.quantized_input)
             with self._dropping.drawn_from(generator):
                 output = self.run(inputs)
-            return loss(output, self.targets[images], images)
+            return _each(loss, output, self.targets[images], images)
 
         def clean(images: Tensor, generator: np.random.Generator) -> Tensor:
             return loss.clean(self.run(segment.inputs[images]), images)
@@ -199,7 +201,8 @@ class Block:
 
         def of_chunk(images: Tensor) -> Tensor:
             with torch.no_grad():
-                return term(self.run(self.segment.inputs[images]), self.targets[images]).double().sum()
+                output, targets = self.run(self.segment.inputs[images]), self.targets[images]
+                return _each(lambda output, target, _: term(output, target), output, targets, images).double().sum()
 
         images = torch.arange(min(SCALED_ON, len(self.targets)))
         mean = (sum(self.workers.map(of_chunk, images.tensor_split(PIECES))) / len(images)).item()
@@ -225,6 +228,21 @@ SMALLEST_RELATIVE_SCALE = 1e-3
 
 SCALED_ON = 32
 """Images on which a loss is scaled to begin with."""
+
+
+def _each(loss: Callable[..., Tensor], output: Pictures, target: Pictures, images: Tensor) -> Tensor:
+    """A loss ``[batch]``; images of different sizes one by one."""
+    if isinstance(output, Tensor):
+        return loss(output, target, images)
+    rows = zip(output, target, images.split(1), strict=True)
+    return torch.cat([loss(one.x[None], other.x[None], number) for one, other, number in rows])
+
+
+def _mixed(inputs: Pictures, others: Pictures, generator: np.random.Generator, probability: float) -> Pictures:
+    """Elements of either, the first ones with the given probability."""
+    if isinstance(inputs, Tensor):
+        return mixed(inputs, others, generator, probability)
+    return inputs.map(lambda x, other: mixed(x, other, generator, probability), others)
 
 
 def cosine(rate: float, step: int, iterations: int) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,7 +82,8 @@ class DetectionTask(Task):
         import_mmdet()
         from mmdet.evaluation import CocoMetric
 
-        metric = CocoMetric(ann_file=str(self.dataset.annotation_file), metric=["bbox", "segm"])
+        with _quietly():
+            metric = CocoMetric(ann_file=str(self.dataset.annotation_file), metric=["bbox", "segm"])
         metric.dataset_meta = {"classes": tuple(name for _, name in self.dataset.categories)}
         # Those that were looked at: in all others, nothing would count as found.
         metric.img_ids = results["ids"].tolist()
@@ -91,13 +93,8 @@ class DetectionTask(Task):
             answer = {"img_id": number, "bboxes": detections.boxes.numpy(), "scores": detections.scores.numpy()}
             answer |= {"labels": detections.labels.numpy(), "masks": detections.masks}
             answers.append(({}, answer))
-        level = logging.root.manager.disable
-        logging.disable(logging.INFO)  # it prints tables of its own
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                measured = metric.compute_metrics(answers) if len(results["scores"]) else {}
-        finally:
-            logging.disable(level)
+        with _quietly():
+            measured = metric.compute_metrics(answers) if len(results["scores"]) else {}
         return {
             f"{ours}_ap{ending}": 100 * max(measured.get(f"{theirs}_mAP{suffix}", 0.0), 0.0)
             for ours, theirs in (("box", "bbox"), ("mask", "segm"))
@@ -122,6 +119,18 @@ class DetectionTask(Task):
     def published(self, adapter: ModelAdapter) -> dict[str, float]:
         published = adapter.published_ap
         return {} if published is None else dict(zip(self.accuracies, published, strict=True))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what pycocotools prints and the tables that mmdet logs."""
+    level = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
 
 
 def packed(found: list[Detections]) -> dict[str, Tensor]:

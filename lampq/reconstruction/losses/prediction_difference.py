@@ -6,6 +6,7 @@ correction matches statistics of batch normalizations; a Vision Transformer has 
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from lampq.reconstruction.losses.base import BlockLoss
@@ -40,4 +41,10 @@ class PredictionDifference(BlockLoss):
         return self._error(output, target, images)
 
     def clean(self, output: Tensor, images: Tensor) -> Tensor:
-        return divergence(self._rest(output), self._logits[images], self.temperature) / self.weight
+        predicted = self._rest(output)
+        if isinstance(predicted, Tensor):
+            return divergence(predicted, self._logits[images], self.temperature) / self.weight
+        # A detector's: one distribution for each of an image's anchors.
+        pairs = zip(predicted, images.tolist(), strict=True)
+        means = [divergence(logits, self._logits[number], self.temperature).mean() for logits, number in pairs]
+        return torch.stack(means) / self.weight

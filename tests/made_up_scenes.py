@@ -1,0 +1,113 @@
+"""A made-up data set of scenes for the small detectors, and everything that an allocator works with on it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lampq.allocation.base import Search
+from lampq.bank import LayerBank
+from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.calibration.observation import Observer
+from lampq.detection.images import Images, Instances
+from lampq.fingerprint import fingerprint
+from lampq.models.adapter import ModelAdapter
+from lampq.quantized_model import QuantizedModel
+from lampq.realisation import Realisation
+from lampq.store import Store
+from lampq.tasks.detection import DetectionTask
+from lampq.tasks.sample_evaluation import SampleEvaluator
+from tests.small_detectors import CLASSES, detector_images, instances_in
+
+
+class MadeUpScenes:
+    """Images of two sizes and instances in them; validation annotations are written in COCO's layout.
+
+    Args:
+        folder: of the annotations.
+    """
+
+    name = "made_up_scenes"
+    task = "detection"
+    full_validation_images = 5000
+    categories = tuple((10 * number + 1, f"class {number}") for number in range(CLASSES))
+
+    def __init__(self, folder: Path, calibration_images=2, sample_images=6, validation_images=4) -> None:
+        self.annotation_file = folder / "instances.json"
+        self.counts = {"calibration": calibration_images, "sample": sample_images, "validation": validation_images}
+
+    def bind(self, adapter: ModelAdapter) -> None:
+        self._write(self.validation_scenes())
+
+    def calibration(self, seed: int) -> Images:
+        return detector_images(self.counts["calibration"], seed=10 + seed)
+
+    def training(self, seed: int, count: int) -> Images:
+        return detector_images(count, seed=10 + seed)
+
+    def training_listing(self, seed: int, count: int) -> list[str]:
+        return [f"{seed}/{i}" for i in range(count)]
+
+    def training_identity(self, seed: int, count: int) -> dict:
+        return {"images": count, "list": fingerprint(self.training_listing(seed, count))}
+
+    def sample(self, seed: int) -> tuple[Images, list[Instances]]:
+        images = detector_images(self.counts["sample"], seed=20 + seed)
+        return images, instances_in(images)
+
+    def validation_scenes(self) -> tuple[Images, list[Instances]]:
+        images = detector_images(self.counts["validation"], seed=99)
+        return images, instances_in(images)
+
+    def validation(self, start: int = 0) -> Iterator[tuple[Images, list[int]]]:
+        for state in self.validation_scenes()[0][start:]:
+            yield Images([state]), [state.meta["img_id"]]
+
+    @property
+    def validation_count(self) -> int:
+        return self.counts["validation"]
+
+    def listing(self, seed: int) -> dict[str, list[str]]:
+        return {name: [f"{name}/{seed}/{i}" for i in range(n)] for name, n in self.counts.items()}
+
+    def identity(self, seed: int) -> dict:
+        return {name: {"images": len(n), "list": fingerprint(n)} for name, n in self.listing(seed).items()}
+
+    def notes(self) -> list[str]:
+        return []
+
+    def _write(self, scenes: tuple[Images, list[Instances]]) -> None:
+        from pycocotools import mask as run_lengths
+
+        images, annotations = [], []
+        for state, target in zip(*scenes, strict=True):
+            (height, width), scale = state.meta["ori_shape"], state.meta["scale_factor"]
+            images.append({"id": state.meta["img_id"], "height": height, "width": width, "file_name": "none.png"})
+            rows = np.minimum((np.arange(height) * scale[1]).astype(int), target.masks.shape[1] - 1)
+            columns = np.minimum((np.arange(width) * scale[0]).astype(int), target.masks.shape[2] - 1)
+            for label, mask in zip(target.labels.tolist(), target.masks.numpy(), strict=True):
+                code = run_lengths.encode(np.asfortranarray(mask[rows][:, columns].astype(np.uint8)))
+                box, area = run_lengths.toBbox(code).tolist(), float(run_lengths.area(code))
+                code["counts"] = code["counts"].decode()
+                one = {"id": len(annotations) + 1, "image_id": state.meta["img_id"], "iscrowd": 0, "area": area}
+                annotations.append({**one, "category_id": 10 * label + 1, "bbox": box, "segmentation": code})
+        categories = [{"id": number, "name": name} for number, name in self.categories]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        self.annotation_file.write_text(json.dumps(content))
+
+
+def detection_search(adapter: ModelAdapter, folder: Path, *, seed: int = 0, base_quantizer=None, **counts) -> Search:
+    """As `tests.small_models.search_over`, on made-up scenes."""
+    store = Store(folder / "store")
+    task = DetectionTask(adapter, MadeUpScenes(folder, **counts), seed, torch.device("cpu"))
+    observer = Observer(adapter, lambda: task.calibration_images)
+    bank = LayerBank(base_quantizer or RoundToNearest(), adapter, observer, task.identity["calibration"], store)
+    realisation = None
+    if bank.base_quantizer.sequential:
+        count = bank.base_quantizer.training_images
+        realisation = Realisation(bank, lambda: task.training_images(count), task.training_identity(count), seed)
+    scored = realisation if realisation is not None and realisation.exact else None
+    evaluator = SampleEvaluator(QuantizedModel(adapter, bank, scored), task, store, (scored or bank).identity, 2**30)
+    return Search(adapter, task, bank, evaluator, store, seed, realisation)
