@@ -14,6 +14,7 @@ from lampq.report.table import Table
 from . import metrics, paper
 from .accuracy_table import Layout, accuracy_table
 from .allocators_table import allocators_table
+from .detection_table import detection_table
 from .expected_errors import table2, table9
 from .figures import FIGURES, Drawing
 from .grid import grid_table, searches, write_preset
@@ -27,14 +28,6 @@ LAYOUTS = {
         lambda: paper.accuracy_rows(3, paper.METHODS),
         paper.MODELS,
         lambda: paper.full_precision(3),
-    ),
-    "table4": Layout(
-        "table4",
-        "Table 4: AP of boxes / AP of masks of quantized detectors on COCO",
-        paper.detection_rows,
-        paper.DETECTORS,
-        paper.detection_full_precision,
-        legend="AP in percent, boxes / masks, simulated quantization. Nothing is filled in from the paper.",
     ),
     "table5": Layout(
         "table5",
@@ -56,6 +49,7 @@ LAYOUTS = {
 TABLES: dict[str, Callable[[Path], list[Table]]] = {
     "table2": lambda results: [table2()],
     **{name: lambda results, layout=layout: [accuracy_table(results, layout)] for name, layout in LAYOUTS.items()},
+    "table4": lambda results: [detection_table(results)],
     "table9": lambda results: [table9()],
     "table10": lambda results: [runtime_table(results)],
     "allocators": lambda results: [allocators_table(results)],

@@ -38,8 +38,8 @@ _grid = {"jobs": 0, "began": 0.0}
 class CellSweeper(Sweeper):
     """Sweeps ``hydra.sweeper.params`` and the overrides of the command line.
 
-    `experiment.stand_ins` and `experiment.without` of the configuration say which values take the place of others and
-    which combinations are left out.
+    `experiment.stand_ins` and `experiment.without` of the configuration say which values take the place of others (a
+    list: the value, and overrides that go with it) and which combinations are left out.
 
     Args:
         max_batch_size: jobs handed to the launcher at once; None is all of them.
@@ -122,7 +122,11 @@ class CellSweeper(Sweeper):
             pairs = [override.partition("=")[::2] for override in combination]
             if any(_matches(dict(pairs), left_out) for left_out in experiment["without"] or ()):
                 continue
-            job = [f"{key}={stand_ins.get(key, {}).get(value, value)}" for key, value in pairs]
+            job = []
+            for key, value in pairs:
+                stand_in = stand_ins.get(key, {}).get(value, value)
+                first, *further = stand_in if isinstance(stand_in, list) else [stand_in]
+                job += [f"{key}={first}", *further]
             if tuple(job) not in seen:
                 seen.add(tuple(job))
                 yield job

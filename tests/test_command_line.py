@@ -33,12 +33,15 @@ def test_a_run_reaches_the_pipeline_and_leaves_nothing_behind(run, pipeline, tmp
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["model=vit_smal"], "model=vit_smal: no such option; did you mean vit_small? one of deit_base, deit_small"),
+        (
+            ["model=vit_smal"],
+            "model=vit_smal: no such option; did you mean vit_small? one of cascade_mask_rcnn_swin_small, ",
+        ),
         (["-m", "model=deit_tiny,vit_smal"], "model=vit_smal: no such option; did you mean vit_small?"),
         (["method=lamp"], "method=lamp: no such option; did you mean lampq? one of adalog, "),
         (["bit_set=2345"], "bit_set=2345: no such option; did you mean b2345?"),
-        (["model=2"], "model=2: no such option; one of deit_base"),
-        (["model=null"], "model=null: no such option; one of deit_base"),
+        (["model=2"], "model=2: no such option; one of cascade_mask_rcnn_swin_small"),
+        (["model=null"], "model=null: no such option; one of cascade_mask_rcnn_swin_small"),
         (["model=[deit_tiny,vit_small]"], "model: takes one option; for a grid write --multirun model=A,B"),
         (["hydra/launcher=slrm"], "hydra/launcher=slrm: no such option"),
         (["modl=deit_tiny"], "modl=deit_tiny: there is no such key or group; did you mean model?"),

@@ -348,7 +348,7 @@ class LampQ(Allocator):
             for type, drop in scaling.drop.items()
         )
         log.info("A_t at %d bits over %d blocks (%s): %s", self.beta, len(blocks), unit, drops)
-        if self.drop == "auto" and scaling.measure == "loss":
+        if self.drop == "auto" and scaling.measure == "loss" and search.task.name == "classification":
             log.info("accuracy drops are within noise for at least one type: alpha_t comes from the mean loss increase")
         if any(not math.isfinite(alpha) for alpha in scaling.alpha.values()):
             log.warning("alpha_t is not finite for some type: its Fisher traces are zero")

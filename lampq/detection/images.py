@@ -28,7 +28,7 @@ class ImageState:
         size: (height, width) of `x`, in pixels or tokens.
         meta: mmdet's description of the image: ``img_id``, ``img_shape`` (height, width before padding),
             ``ori_shape``, ``scale_factor`` (width, height), ``pad_shape``, ``batch_input_shape``.
-        stages: what the backbone's finished stages gave.
+        stages: what the backbone's stages gave that are left behind; that of the last one is `x`, until it goes on.
     """
 
     x: Tensor
@@ -91,7 +91,11 @@ class Images(Sequence[ImageState]):
 
     def clone(self) -> "Images":
         """Copies of all tensors, as `torch.Tensor.clone`."""
-        return self.map(torch.clone)
+        copies = []
+        for state in self:
+            stages = tuple((tokens.clone(), size) for tokens, size in state.stages)
+            copies.append(replace(state, x=state.x.clone(), stages=stages))
+        return Images(copies)
 
     def map(self, function: Callable[..., Tensor], *others: "Images") -> "Images":
         """The images with `function` of their own `x`, and of those of other sets, in the place of `x`."""

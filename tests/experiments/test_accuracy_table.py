@@ -241,14 +241,6 @@ def test_weights_and_activations_of_table_5_have_bits_of_their_own(results):
     assert place(table, "PSAQ-ViT", "8/8") == ["missing", "paper 71.56"]
 
 
-def test_table_4_prints_boxes_and_masks_of_the_paper(results):
-    results.cell("table4", "model=mask_rcnn_swin_tiny bits=4 method=lampq", NOT_AVAILABLE, reason="no detectors")
-    table = table_of(results, "table4")
-    lines = place(table, "LampQ", "4MP/4MP", "Mask R-CNN Swin-T")
-    assert lines == ["not available", "paper 39.8 / 38.4"]
-    assert place(table, "Full precision", "32/32", "Mask R-CNN Swin-T") == ["–", "paper 46.0 / 41.6"]
-
-
 def test_every_number_names_its_run(results):
     run = results.measured("table3", ADALOG)
     table = table_of(results)

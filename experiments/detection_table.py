@@ -1,0 +1,93 @@
+"""Table 4: methods by detectors, average precision of boxes and of masks, the paper's beside ours."""
+
+from pathlib import Path
+from typing import Any
+
+from lampq.cells import NOT_AVAILABLE
+from lampq.report.table import Lines, Table, marked
+
+from . import paper
+from .accuracy_table import bits_of, footnote, noted, run_lines, search_cost, signed, state_of
+from .measured import Row, Run, measured, widest
+
+NAME = "table4"
+AP = ("box_ap", "mask_ap")
+LEGEND = (
+    "AP in percent, boxes / masks, simulated quantization. Drop: to full precision on the same images. In brackets: "
+    "ours minus the paper's. Nothing is filled in from the paper."
+)
+
+
+def detection_table(results: Path) -> Table:
+    """Put the table together from the cells in a results folder."""
+    rows, printed_rows = [row for row in measured(results, NAME) if row.method], paper.detection_rows()
+    known = {row.model for row in rows if row.model}
+    models = [m for m in paper.DETECTORS if m in known] + sorted(m for m in known if m not in paper.DETECTORS)
+    places: dict[tuple[str, str, str], dict[str, list[Row]]] = {(p.method, p.bits, ""): {} for p in printed_rows}
+    for row in rows:
+        places.setdefault((row.method, bits_of(row), row.variation), {}).setdefault(row.model, []).append(row)
+    body, notes, records = [_full_precision(models, rows)], [], []
+    for (method, bits, variation), by_model in places.items():
+        printed = next((p for p in printed_rows if (p.method, p.bits) == (method, bits)), None)
+        label = (printed.label if printed else method) + (f", {variation}" if variation else "")
+        cells: list[Lines] = [[label], [printed.printed_bits if printed else bits]]
+        for model in models:
+            chosen = widest(by_model.get(model, []))
+            published = printed.values.get(model) if printed else None
+            lines, record = _cell(chosen, published, notes)
+            cells.append(lines)
+            records.append({"method": label, "w/a": bits, "model": paper.DETECTORS.get(model, model), **record})
+        body.append(cells)
+    missing = sorted({f"`{row.cell.reason}`" for row in rows if row.state == NOT_AVAILABLE})
+    remarks = [LEGEND, *([f"Not available: {', '.join(missing)}."] if missing else [])]
+    header = ["method", "W/A", *(paper.DETECTORS.get(model, model) for model in models)]
+    title = "Table 4: AP of boxes / AP of masks of quantized detectors on COCO"
+    return Table(NAME, title, header, body, notes, remarks, run_lines(rows), records)
+
+
+def _full_precision(models: list[str], rows: list[Row]) -> list[Lines]:
+    """The first row: full precision on the same images."""
+    cells: list[Lines] = [["Full precision"], ["32/32"]]
+    for model in models:
+        runs = _runs(widest(row for row in rows if row.model == model))
+        lines = [_pair(runs[0].metrics, "_full_precision")] if runs else ["–"]
+        if model in (published := paper.detection_full_precision()):
+            lines.append(f"paper {published[model]}")
+        cells.append(lines)
+    return cells
+
+
+def _cell(rows: list[Row], published: str | None, notes: list[str]) -> tuple[Lines, dict[str, Any]]:
+    """What a cell says, of its first run, and the record of it; footnotes are added to `notes`."""
+    runs = _runs(rows)
+    beside = [] if published is None else [f"paper {published}"]
+    if not runs:
+        return [state_of(rows), *beside], {"state": state_of(rows), "paper": published}
+    run, record = runs[0], _record(runs[0], published)
+    mark = footnote(run)
+    lines = [_pair(run.metrics) + (marked(noted(notes, mark)) if mark else "")]
+    if published is not None:
+        ahead = [run.metrics[ap] - float(value) for ap, value in zip(AP, published.split(" / "), strict=True)]
+        beside = [f"paper {published} ({' / '.join(map(signed, ahead))})"]
+    lines += [*beside, f"drop {' / '.join(signed(run.metrics[f'{ap}_difference']) for ap in AP)}"]
+    searched = search_cost([run])
+    return lines + ([f"search: {searched}"] if searched else []), record
+
+
+def _record(run: Run, published: str | None) -> dict[str, Any]:
+    """The numbers of a run in long form."""
+    metrics, where = run.metrics, run.environment
+    names = [f"{ap}{end}" for ap in AP for end in ("", "50", "75", "_small", "_medium", "_large", "_difference")]
+    names += ["images", "sample_images", "evaluations", "average_weight_bits", "packed_bytes", "bops"]
+    names += ["seconds_allocate", "seconds_total", "seconds_cold", "seed"]
+    record = {"state": "done", **{name: metrics.get(name) for name in names}, "paper": published}
+    record |= {name: where.get(name) for name in ("device", "processor", "threads", "commit", "started", "command")}
+    return {**record, "fingerprint": run.fingerprint}
+
+
+def _runs(rows: list[Row]) -> list[Run]:
+    return [row.run for row in rows if row.run is not None and AP[0] in row.run.metrics]
+
+
+def _pair(metrics: dict[str, Any], ending: str = "") -> str:
+    return " / ".join(f"{metrics[ap + ending]:.2f}" for ap in AP)

@@ -1,0 +1,45 @@
+"""Table 4: boxes and masks of detectors, the paper's beside ours."""
+
+import csv
+
+from experiments.detection_table import detection_table
+from lampq.cells import NOT_AVAILABLE
+
+OURS = {
+    "top1": None,
+    "box_ap": 38.5,
+    "mask_ap": 37.25,
+    "box_ap_full_precision": 46.0,
+    "mask_ap_full_precision": 41.5,
+    "box_ap_difference": -7.5,
+    "mask_ap_difference": -4.25,
+    "images": 24,
+    "full_validation_images": 5000,
+}
+
+
+def place(table, method, bits, column="Mask R-CNN Swin-T"):
+    (row,) = [row for row in table.body if row[0] == [method] and row[1] == [bits]]
+    return row[table.header.index(column)]
+
+
+def test_the_papers_numbers_stand_where_nothing_is_measured(results):
+    results.cell("table4", "model=mask_rcnn_swin_tiny bits=4 method=lampq", NOT_AVAILABLE, reason="no detectors")
+    table = detection_table(results.path)
+    assert place(table, "LampQ", "4MP/4MP") == ["not available", "paper 39.8 / 38.4"]
+    assert place(table, "QDrop", "4/4") == ["missing", "paper 12.4 / 12.9"]
+    assert place(table, "Full precision", "32/32") == ["–", "paper 46.0 / 41.6"]
+    assert any("no detectors" in remark for remark in table.remarks)
+
+
+def test_ours_with_the_difference_to_the_paper_and_to_full_precision(results):
+    run = results.measured("table4", "model=mask_rcnn_swin_tiny bits=4 method=lampq", **OURS)
+    table = detection_table(results.path)
+    lines = place(table, "LampQ", "4MP/4MP")
+    assert lines[0].startswith("38.50 / 37.25<sup>")
+    assert lines[1:3] == ["paper 39.8 / 38.4 (−1.30 / −1.15)", "drop −7.50 / −4.25"]
+    assert place(table, "Full precision", "32/32")[0] == "46.00 / 41.50"
+    assert any(run.name in source for source in table.sources)
+    table.write(results.path)
+    rows = [row for row in csv.DictReader((results.path / "table4.csv").open()) if row["state"] == "done"]
+    assert [(row["box_ap"], row["mask_ap"], row["fingerprint"]) for row in rows] == [("38.5", "37.25", run.name)]
