@@ -56,10 +56,11 @@ class LayerBank:
             "settings": self.independent.settings(),
         }
         labels = self.independent.gradient_labels
-        if labels is not None and adapter.task != "classification":
+        needs_classifier = base_quantizer.only_classifiers or labels is not None
+        if needs_classifier and adapter.task != "classification":
             raise LampQError(
-                f"base_quantizer={base_quantizer.name}: takes gradients of a classifier's loss; choose another for "
-                f"{adapter.name}"
+                f"base_quantizer={base_quantizer.name}: needs class probabilities, which {adapter.name} does not give; "
+                "choose another, for example adalog, or a classifier"
             )
         self.gradients = None if labels is None else OutputGradients(observer, labels)
         self._observer = observer

@@ -46,6 +46,7 @@ class APHQViT(QDrop):
     mlp_rate: float = 4e-5
 
     name = "aphq_vit"
+    only_classifiers = True
     revision = 1
 
     def __post_init__(self) -> None:

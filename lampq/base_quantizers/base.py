@@ -37,6 +37,7 @@ class BaseQuantizer(ABC):
             quantizer parameters alone.
         quantizes_tensors: whether tensors that are no operand of a product are sites too
             (`ModelAdapter.with_tensors`).
+        only_classifiers: whether it needs the class probabilities that a classifier gives.
         gradient_labels: for a method whose `calibrate` takes ``output_gradient``, the gradient of the loss at the
             site's output (`lampq.calibration.output_gradients`): the labels that the loss is taken at. None: it
             needs no gradient.
@@ -54,6 +55,7 @@ class BaseQuantizer(ABC):
     image_bits: int | None = None
     stores_weights: bool = False
     quantizes_tensors: bool = False
+    only_classifiers: bool = False
     gradient_labels: str | None = None
 
     @property

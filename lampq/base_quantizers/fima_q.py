@@ -30,6 +30,7 @@ class FimaQ(QDrop):
     gradient_images: int = 256
 
     name = "fima_q"
+    only_classifiers = True
     revision = 1
 
     def __post_init__(self) -> None:
