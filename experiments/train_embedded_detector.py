@@ -143,8 +143,14 @@ def average_precision(model: nn.Module, count: int, seed: int, first: int = 0) -
     return points[0], points[1]
 
 
-def train(steps: int, learning_rate: float, seed: int, state_file: Path) -> tuple[nn.Module, float]:
-    """Train, or go on from the state file; returns the model with averaged weights, and the seconds of training."""
+def train(
+    steps: int, learning_rate: float, seed: int, state_file: Path, stop_after: int | None = None
+) -> tuple[nn.Module, float]:
+    """Train, or go on from the state file; returns the model with averaged weights, and the seconds of training.
+
+    The learning rate follows `steps`, also where training ends before, after `stop_after` of them.
+    """
+    last = steps if stop_after is None else min(steps, stop_after)
     torch.manual_seed(seed)
     model = build_embedded_detector()
     initialize(model)
@@ -167,7 +173,7 @@ def train(steps: int, learning_rate: float, seed: int, state_file: Path) -> tupl
         print(f"going on from step {start}", flush=True)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters", flush=True)
     batches, recent, began, before = Batches(), {}, time.monotonic() - seconds, start
-    for step in range(start, steps):
+    for step in range(start, last):
         pixels, samples = batches[step]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_share((step + 1) / steps)
@@ -186,16 +192,16 @@ def train(steps: int, learning_rate: float, seed: int, state_file: Path) -> tupl
             recent.setdefault(key.removeprefix("loss_"), []).append(float(value.detach()))
         recent.setdefault("class acc", []).append(float(losses["acc"]))
         done = step + 1
-        if done % KEEP_STEPS == 0 or done == steps or done == before + 50:
+        if done % KEEP_STEPS == 0 or done == last or done == before + 50:
             seconds = time.monotonic() - began
-            left = seconds / done * (steps - done)
+            left = seconds / done * (last - done)
             means = ", ".join(f"{key} {np.mean(values):.3f}" for key, values in recent.items())
-            print(f"step {done} of {steps}: {means}; {left / 60:.1f} min left", flush=True)
+            print(f"step {done} of {last}: {means}; {left / 60:.1f} min left", flush=True)
             recent = {}
             state = {"settings": settings, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"average": average, "step": done, "seconds": seconds, "random": torch.get_rng_state()}
             write_atomically(state_file, lambda path, state=state: torch.save(state, path))
-        if done % CHECK_STEPS == 0 and done < steps:
+        if done % CHECK_STEPS == 0 and done < last:
             looked = time.monotonic()
             own = {key: value.clone() for key, value in model.state_dict().items()}
             random = torch.get_rng_state()
@@ -235,17 +241,22 @@ def card(rows: dict[str, object]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000, help=f"steps of {BATCH_SIZE} scenes (default 6000)")
+    parser.add_argument("--stop-after", type=int, help="end after so many steps, before the learning rate is zero")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of AdamW at its highest (default 0.001)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where weights and card are written")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     command = f"python -m experiments.train_embedded_detector --steps {arguments.steps}"
+    command += f" --stop-after {arguments.stop_after}" if arguments.stop_after else ""
     command += f" --learning-rate {arguments.learning_rate} --seed {arguments.seed}"
     rows = {"command": f"`{command}`", "commit": commit(), "seed": arguments.seed}
     state_file = arguments.folder / f"{NAME}.training.pt"
-    model, seconds = train(arguments.steps, arguments.learning_rate, arguments.seed, state_file)
-    rows |= {"steps, batch size": f"{arguments.steps}, {BATCH_SIZE}", "seconds of training": f"{seconds:.0f}"}
+    model, seconds = train(arguments.steps, arguments.learning_rate, arguments.seed, state_file, arguments.stop_after)
+    rows |= {
+        "steps, batch size": f"{min(arguments.steps, arguments.stop_after or arguments.steps)}, {BATCH_SIZE}",
+        "seconds of training": f"{seconds:.0f}",
+    }
     rows["device"] = f"CPU, one thread, {platform.machine()}, torch {torch.__version__}, float32"
     rows["parameters"] = f"{sum(p.numel() for p in model.parameters()):,}"
     box, mask = average_precision(model, VALIDATION_SCENES, VALIDATION_SEED)

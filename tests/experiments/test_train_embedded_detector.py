@@ -23,7 +23,7 @@ def same(first, second):
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(quick, tmp_path, monkeypatch):
-    whole, _ = training.train(4, 1e-3, 0, tmp_path / "whole.pt")
+    whole, _ = training.train(9, 1e-3, 0, tmp_path / "whole.pt", stop_after=4)
     write = training.write_atomically
 
     def stop(path, *arguments):
@@ -33,11 +33,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights(quick, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(training, "write_atomically", stop)
         with pytest.raises(KeyboardInterrupt):  # after 2 steps
-            training.train(4, 1e-3, 0, tmp_path / "stopped.pt")
-    resumed, seconds = training.train(4, 1e-3, 0, tmp_path / "stopped.pt")
+            training.train(9, 1e-3, 0, tmp_path / "stopped.pt")
+    resumed, seconds = training.train(9, 1e-3, 0, tmp_path / "stopped.pt", stop_after=4)
     assert same(whole.state_dict(), resumed.state_dict()) and seconds > 0
     with pytest.raises(SystemExit, match="is of another run"):
-        training.train(4, 1e-3, 1, tmp_path / "stopped.pt")
+        training.train(9, 1e-3, 1, tmp_path / "stopped.pt")
 
 
 def test_batches_hold_every_scene_once_in_sizes_of_their_own():
