@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.launchers.grids import LONG_ENOUGH, Grid, process_of, wait_for
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
 CLUSTER = Path(__file__).with_name("slurm_one_node.sh")
+GRACE = 40
+"""Seconds from a preemption on after which SLURM is done with the job: GraceTime and KillWait of the cluster."""
 NO_CLUSTER = 77
 """Exit status of the script where SLURM cannot be installed."""
 
@@ -69,6 +72,7 @@ def test_a_preempted_and_a_killed_job_end_well(cluster, tmp_path):
 
     # A job of higher priority takes a CPU from one of them ...
     computed = grid.computed()
+    asked = time.monotonic()
     slurm("sbatch", "--partition=high", "--cpus-per-task=1", "--output=/dev/null", "--wrap=true")
     preempted = wait_for(lambda: [n for n, task in tasks().items() if task["Restarts"] == "1"], "preemption")[0]
     bits = str(2 + int(preempted))  # jobs are in the order of the command line
@@ -78,8 +82,10 @@ def test_a_preempted_and_a_killed_job_end_well(cluster, tmp_path):
     killed = next(b for b, state in grid.states().items() if state == "running")
     os.kill(process_of(grid.cells()[killed]), signal.SIGKILL)
 
-    # SLURM lets a preempted job wait for two minutes; not here.
+    # SLURM lets a preempted job wait for two minutes; not here. But until the grace time is over it may still end what
+    # has the job's number, and the job has the same one when it starts again.
     wait_for(lambda: tasks()[preempted]["JobState"] == "PENDING", "the preempted job in the queue")
+    time.sleep(max(0, asked + GRACE - time.monotonic()))
     wait_for(
         lambda: _succeeds(slurm, "scontrol", "update", f"jobid={tasks()[preempted]['JobId']}", "StartTime=now"), "it"
     )
