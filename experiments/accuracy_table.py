@@ -54,14 +54,8 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
     rows, printed_rows = [row for row in measured(results, layout.experiment) if row.method], layout.rows()
     known = {row.model for row in rows}
     models = [m for m in layout.models if m in known] + sorted(m for m in known if m and m not in layout.models)
-    places: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
-    for printed in printed_rows:
-        places[printed.method, printed.bits, ""] = {}
-    for row in rows:
-        places.setdefault((row.method, bits_of(row), row.variation), {}).setdefault(row.model, []).append(row)
-
     body, notes, records = [_full_precision_cells(layout, models, rows)], [], []
-    for (method, bits, variation), by_model in places.items():
+    for (method, bits, variation), by_model in places_of(rows, printed_rows).items():
         printed = next((p for p in printed_rows if (p.method, p.bits) == (method, bits)), None)
         label = (printed.label if printed else method) + (f", {variation}" if variation else "")
         cells: list[Lines] = [[label], [printed.printed_bits if printed else bits]]
@@ -89,6 +83,14 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
         remarks.append(f"Not available: {', '.join(missing)}.")
     header = ["method", "W/A", *(layout.models.get(model, model) for model in models)]
     return Table(layout.experiment, layout.title, header, body, notes, remarks, run_lines(rows), records)
+
+
+def places_of(rows: list[Row], printed_rows: list[paper.PaperRow]) -> dict[tuple[str, str, str], dict[str, list[Row]]]:
+    """Rows of a table by (method, bits, variation), the paper's first, and by model."""
+    places: dict[tuple[str, str, str], dict[str, list[Row]]] = {(p.method, p.bits, ""): {} for p in printed_rows}
+    for row in rows:
+        places.setdefault((row.method, bits_of(row), row.variation), {}).setdefault(row.model, []).append(row)
+    return places
 
 
 def _full_precision_cells(layout: Layout, models: list[str], rows: list[Row]) -> list[Lines]:

@@ -7,7 +7,7 @@ from lampq.cells import NOT_AVAILABLE
 from lampq.report.table import Lines, Table, marked
 
 from . import paper
-from .accuracy_table import bits_of, footnote, noted, run_lines, search_cost, signed, state_of
+from .accuracy_table import footnote, noted, places_of, run_lines, search_cost, signed, state_of
 from .measured import Row, Run, measured, widest
 
 NAME = "table4"
@@ -23,11 +23,8 @@ def detection_table(results: Path) -> Table:
     rows, printed_rows = [row for row in measured(results, NAME) if row.method], paper.detection_rows()
     known = {row.model for row in rows if row.model}
     models = [m for m in paper.DETECTORS if m in known] + sorted(m for m in known if m not in paper.DETECTORS)
-    places: dict[tuple[str, str, str], dict[str, list[Row]]] = {(p.method, p.bits, ""): {} for p in printed_rows}
-    for row in rows:
-        places.setdefault((row.method, bits_of(row), row.variation), {}).setdefault(row.model, []).append(row)
     body, notes, records = [_full_precision(models, rows)], [], []
-    for (method, bits, variation), by_model in places.items():
+    for (method, bits, variation), by_model in places_of(rows, printed_rows).items():
         printed = next((p for p in printed_rows if (p.method, p.bits) == (method, bits)), None)
         label = (printed.label if printed else method) + (f", {variation}" if variation else "")
         cells: list[Lines] = [[label], [printed.printed_bits if printed else bits]]

@@ -8,18 +8,13 @@ import numpy as np
 import torch
 
 from lampq.allocation.base import Search
-from lampq.bank import LayerBank
-from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.calibration.observation import Observer
 from lampq.detection.images import Images, Instances
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
-from lampq.quantized_model import QuantizedModel
-from lampq.realisation import Realisation
 from lampq.store import Store
 from lampq.tasks.detection import DetectionTask
-from lampq.tasks.sample_evaluation import SampleEvaluator
 from tests.small_detectors import CLASSES, detector_images, instances_in
+from tests.small_models import search_with
 
 
 class MadeUpScenes:
@@ -100,14 +95,5 @@ class MadeUpScenes:
 
 def detection_search(adapter: ModelAdapter, folder: Path, *, seed: int = 0, base_quantizer=None, **counts) -> Search:
     """As `tests.small_models.search_over`, on made-up scenes."""
-    store = Store(folder / "store")
     task = DetectionTask(adapter, MadeUpScenes(folder, **counts), seed, torch.device("cpu"))
-    observer = Observer(adapter, lambda: task.calibration_images)
-    bank = LayerBank(base_quantizer or RoundToNearest(), adapter, observer, task.identity["calibration"], store)
-    realisation = None
-    if bank.base_quantizer.sequential:
-        count = bank.base_quantizer.training_images
-        realisation = Realisation(bank, lambda: task.training_images(count), task.training_identity(count), seed)
-    scored = realisation if realisation is not None and realisation.exact else None
-    evaluator = SampleEvaluator(QuantizedModel(adapter, bank, scored), task, store, (scored or bank).identity, 2**30)
-    return Search(adapter, task, bank, evaluator, store, seed, realisation)
+    return search_with(task, adapter, Store(folder / "store"), base_quantizer)

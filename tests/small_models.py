@@ -21,6 +21,7 @@ from lampq.realisation import Realisation
 from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.sample_evaluation import SampleEvaluator
+from lampq.tasks.task import Task
 
 VIT_SIDE, SWIN_SIDE, CLASSES = 16, 36, 10
 VIT = {"img_size": VIT_SIDE, "patch_size": 4, "embed_dim": 24, "num_heads": 3, "num_classes": CLASSES}
@@ -164,8 +165,13 @@ def search_over(adapter: ModelAdapter, root: Path, *, seed: int = 0, base_quanti
     """Everything an allocator works with, on made-up images, the store under `root`."""
     if base_quantizer is not None and base_quantizer.quantizes_tensors:
         adapter = adapter.with_tensors()
-    store = Store(root)
     task = ClassificationTask(adapter, MadeUpImages(**counts), seed, torch.device("cpu"))
+    return search_with(task, adapter, Store(root), base_quantizer)
+
+
+def search_with(task: Task, adapter: ModelAdapter, store: Store, base_quantizer=None) -> Search:
+    """Everything an allocator works with, for a task of any kind."""
+    seed = task.seed
     observer = Observer(adapter, lambda: task.calibration_images)
     bank = LayerBank(base_quantizer or RoundToNearest(), adapter, observer, task.identity["calibration"], store)
     realisation = None
