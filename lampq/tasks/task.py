@@ -26,6 +26,9 @@ class Task(ABC):
         seed: draws calibration images and the sample set D.
         device: where images are put.
 
+    Raises:
+        LampQError: the data set is for another task, or does not fit the model.
+
     Attributes:
         name: ``classification`` or ``detection``.
         accuracies: what a row is read for: names of metrics, in percent.
@@ -35,6 +38,12 @@ class Task(ABC):
     accuracies: ClassVar[tuple[str, ...]]
 
     def __init__(self, adapter: ModelAdapter, dataset: Any, seed: int, device: torch.device) -> None:
+        if getattr(dataset, "task", "classification") != adapter.task:
+            fitting = {"classification": "imagenet or shapes", "detection": "coco or shapes_coco"}[adapter.task]
+            raise LampQError(
+                f"dataset={dataset.name}: does not go with {adapter.name}, which does {adapter.task}; choose "
+                f"dataset={fitting}, or another model"
+            )
         dataset.bind(adapter)
         self.dataset = dataset
         self.seed = seed

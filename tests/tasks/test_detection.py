@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,16 +27,19 @@ from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.base_quantizers.qdrop import QDrop
 from lampq.base_quantizers.repq_vit import RepQViT
 from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.datasets.shapes import Shapes
 from lampq.detection.images import Detections, Images
 from lampq.errors import LampQError
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
 from lampq.record import RunRecord
-from lampq.tasks.detection import packed, unpacked
+from lampq.tasks.classification import ClassificationTask
+from lampq.tasks.detection import DetectionTask, packed, unpacked
 from lampq.tasks.validation import validate
 from tests.allocation.budgets import budget as budget_of
-from tests.made_up_scenes import detection_search
+from tests.made_up_scenes import MadeUpScenes, detection_search
 from tests.small_detectors import detector_adapter
+from tests.small_models import vit_adapter
 
 SHORT = {"iterations": 2, "images": 4, "batch_size": 2, "candidates": 32, "rounds": 1}
 
@@ -208,6 +212,13 @@ def test_the_truth_as_prediction_has_an_average_precision_of_100_and_nothing_has
     # Of the first two images alone: the others do not count as missed.
     part = {**packed(found[:2]), "ids": torch.tensor(ids[:2]), "shapes": torch.tensor(shapes[:2])}
     assert search.task.average_precision(part)["box_ap"] == pytest.approx(100)
+
+
+def test_a_data_set_for_another_task_is_refused(adapter):
+    with pytest.raises(LampQError, match=r"dataset=shapes: .* which does detection; choose dataset=coco or shapes_coco"):
+        DetectionTask(adapter, Shapes(), 0, torch.device("cpu"))
+    with pytest.raises(LampQError, match="which does classification; choose dataset=imagenet or shapes"):
+        ClassificationTask(vit_adapter(), MadeUpScenes(Path()), 0, torch.device("cpu"))
 
 
 def test_detections_survive_the_store(search):
