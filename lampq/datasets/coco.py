@@ -89,16 +89,11 @@ class Coco:
                 )
 
     def bind(self, adapter: ModelAdapter) -> None:
-        """Check that the model is a detector of these classes.
+        """Check that the detector knows these classes.
 
         Raises:
-            LampQError: it is not.
+            LampQError: it does not.
         """
-        if adapter.task != self.task:
-            raise LampQError(
-                f"dataset={self.name}: is for detectors, and {adapter.name} does {adapter.task}; choose a model such "
-                "as shapes_mask_rcnn, or another dataset"
-            )
         if adapter.classes != len(self.categories):
             raise LampQError(
                 f"dataset={self.name}: has {len(self.categories)} classes, and {adapter.name} knows {adapter.classes};"
