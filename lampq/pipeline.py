@@ -180,8 +180,9 @@ def execute(
     if allocator.searches:
         score = search.evaluator.score_on_all(plan)
         if score.correct is not None:
-            record.write_sample_outcomes(score.correct.int().tolist())
-            metrics["sample_top1"] = 100 * score.accuracy
+            metrics[f"sample_{task.judged}"] = 100 * score.accuracy
+            if task.judged == "top1":
+                record.write_sample_outcomes(score.correct.int().tolist())
         metrics["sample_loss"] = score.mean_loss
         metrics |= {"sample_images": len(score.loss), "evaluation_images": search.evaluator.images}
         metrics["evaluations"] = search.evaluator.scored

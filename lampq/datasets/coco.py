@@ -15,7 +15,7 @@ from lampq.datasets.read_ahead import read_ahead
 from lampq.detection.images import Images, ImageState, Instances
 from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
-from lampq.limits import integer, optional, shown, text
+from lampq.limits import choice, integer, optional, shown, text
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
 
@@ -43,6 +43,7 @@ class Coco:
         image_scale: longest side and shortest side in pixels that a resized image may have, as large as possible
             within both; None leaves images as they are.
         batch_size: validation images handed over at once.
+        judged_by: what a search looks at on D: ``loss``, or ``ap`` (each image's average precision, then the loss).
     """
 
     name = "coco"
@@ -60,7 +61,9 @@ class Coco:
         val_annotations: str | None = None,
         image_scale: list[int] | None = (1333, 800),
         batch_size: int = 1,
+        judged_by: str = "loss",
     ) -> None:
+        self.judged_by = choice("dataset.judged_by", judged_by, ("loss", "ap"))
         self.root = Path(text("dataset.root", root)).expanduser()
         self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1)
         self.sample_images = integer("dataset.sample_images", sample_images, minimum=1)

@@ -33,7 +33,7 @@ class ShapesCoco(Coco):
 
     Args:
         cache: folder in which they are kept, in `shapes_coco/`.
-        calibration_images, sample_images, validation_images, batch_size: see `lampq.datasets.coco.Coco`.
+        calibration_images, sample_images, validation_images, batch_size, judged_by: see `lampq.datasets.coco.Coco`.
     """
 
     name = "shapes_coco"
@@ -47,10 +47,17 @@ class ShapesCoco(Coco):
         sample_images: int = 64,
         validation_images: int | None = None,
         batch_size: int = 1,
+        judged_by: str = "loss",
     ) -> None:
         root = Path(text("dataset.cache", cache)) / "shapes_coco" / f"revision{REVISION}"
         super().__init__(
-            str(root), calibration_images, sample_images, validation_images, image_scale=None, batch_size=batch_size
+            str(root),
+            calibration_images,
+            sample_images,
+            validation_images,
+            image_scale=None,
+            batch_size=batch_size,
+            judged_by=judged_by,
         )
 
     def check_layout(self) -> None:

@@ -20,6 +20,7 @@ class ClassificationTask(Task):
     """Top-1 accuracy and cross-entropy on the images of a data set."""
 
     name = "classification"
+    judged = "top1"
     accuracies = ("top1",)
 
     def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,12 +4,12 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lampq.detection.images import Detections, Images, Instances
+from lampq.detection.images import Detections, Images, ImageState, Instances
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
 from lampq.tasks.task import Task
@@ -28,11 +28,19 @@ class DetectionTask(Task):
     """mmdet's loss on single images, and COCO's average precision of boxes and masks.
 
     An image is not right or wrong, and the average precision of some dozen images is mostly noise. So what a search
-    looks at is the loss: that of region proposals, classes, boxes and masks together.
+    looks at is the loss: that of region proposals, classes, boxes and masks together. Where the data set says
+    ``judged_by=ap``, it looks at each image's own average precision of boxes first, in the place of right or wrong.
     """
 
     name = "detection"
+    judged = "ap"
     accuracies = ("box_ap", "mask_ap")
+
+    def __init__(self, adapter: ModelAdapter, dataset: Any, seed: int, device: torch.device) -> None:
+        super().__init__(adapter, dataset, seed, device)
+        self.by_precision = getattr(dataset, "judged_by", "loss") == "ap"
+        if self.by_precision:
+            self.identity["sample"] = {**self.identity["sample"], "judged_by": "ap"}
 
     def losses(self, adapter: ModelAdapter, images: Images, targets: list[Instances], start: int = 0) -> Tensor:
         """mmdet's training loss of every image by itself, ``[images]``."""
@@ -41,7 +49,12 @@ class DetectionTask(Task):
         return adapter.losses(images, targets, start)
 
     def judge(self, adapter: ModelAdapter, state: Images, targets: list[Instances]) -> dict[str, Tensor]:
-        return {"loss": self.losses(adapter, state, targets, adapter.segments - 1).double()}
+        judged = {"loss": self.losses(adapter, state, targets, adapter.segments - 1).double()}
+        if self.by_precision:
+            found = adapter.run(state, adapter.segments - 1)
+            rows = zip(state, targets, found, strict=True)
+            judged["top1"] = torch.tensor([image_precision(*row) for row in rows], dtype=torch.float64)
+        return judged
 
     @torch.inference_mode()
     def measure(self, adapter: ModelAdapter, start: int, stop: int) -> dict[str, Tensor]:
@@ -119,6 +132,49 @@ class DetectionTask(Task):
     def published(self, adapter: ModelAdapter) -> dict[str, float]:
         published = adapter.published_ap
         return {} if published is None else dict(zip(self.accuracies, published, strict=True))
+
+
+def image_precision(image: ImageState, target: Instances, found: Detections) -> float:
+    """COCO's average precision of boxes in one image by itself, from 0 to 1, averaged over the classes in it.
+
+    It is no part of a data set's: there, detections of all images stand in one order by their scores.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    scale = torch.tensor([*image.meta["scale_factor"]] * 2)
+    truth, classes = COCO(), sorted(set(target.labels.tolist()))
+    boxes = _with_sizes(target.boxes.cpu() / scale)
+    with _quietly():
+        rows = enumerate(zip(boxes, target.labels.tolist(), strict=True), 1)
+        truth.dataset = {
+            "images": [{"id": 1}],
+            "categories": [{"id": label} for label in classes],
+            "annotations": [
+                {"id": i, "image_id": 1, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                for i, (box, label) in rows
+            ],
+        }
+        truth.createIndex()
+        found_rows = zip(_with_sizes(found.boxes.cpu()), found.labels.tolist(), found.scores.tolist(), strict=True)
+        answers = [
+            {"image_id": 1, "category_id": label, "bbox": box, "score": score}
+            for box, label, score in found_rows
+            if label in classes
+        ]
+        if not answers or not classes:
+            return 0.0 if classes else 1.0
+        evaluation = COCOeval(truth, truth.loadRes(answers), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # [overlaps, recalls, classes, areas, most detections]: of every size, of all detections.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return float(precision[precision > -1].mean())
+
+
+def _with_sizes(boxes: Tensor) -> list[list[float]]:
+    """Left, top, width and height, as COCO has them."""
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
 
 
 @contextlib.contextmanager

@@ -25,7 +25,8 @@ class Score:
 
     Attributes:
         loss: the task's loss (cross-entropy in nats), float64 ``[images]``.
-        correct: 1 where top-1 is right, else 0, float64 ``[images]``; None where an image is not right or wrong.
+        correct: 1 where top-1 is right, else 0, float64 ``[images]`` (of a detector, if asked for, each image's average
+            precision); None where an image is not right or wrong.
     """
 
     loss: Tensor

@@ -31,10 +31,12 @@ class Task(ABC):
 
     Attributes:
         name: ``classification`` or ``detection``.
+        judged: what `judge` calls right, a share of 1: ``top1`` or ``ap``.
         accuracies: what a row is read for: names of metrics, in percent.
     """
 
     name: str
+    judged: str
     accuracies: ClassVar[tuple[str, ...]]
 
     def __init__(self, adapter: ModelAdapter, dataset: Any, seed: int, device: torch.device) -> None:
@@ -128,7 +130,7 @@ class Task(ABC):
     @abstractmethod
     def judge(self, adapter: ModelAdapter, state: Pictures, targets: Targets) -> dict[str, Tensor]:
         """Per-image results of a model on images of D, ``[images]`` float64: ``loss`` and, where images are right or
-        wrong, ``top1``.
+        wrong or something between, ``top1``.
 
         Args:
             state: inputs of the tail.

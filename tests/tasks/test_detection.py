@@ -28,13 +28,13 @@ from lampq.base_quantizers.qdrop import QDrop
 from lampq.base_quantizers.repq_vit import RepQViT
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.datasets.shapes import Shapes
-from lampq.detection.images import Detections, Images
+from lampq.detection.images import Detections, Images, Instances
 from lampq.errors import LampQError
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
 from lampq.record import RunRecord
 from lampq.tasks.classification import ClassificationTask
-from lampq.tasks.detection import DetectionTask, packed, unpacked
+from lampq.tasks.detection import DetectionTask, image_precision, packed, unpacked
 from lampq.tasks.validation import validate
 from tests.allocation.budgets import budget as budget_of
 from tests.made_up_scenes import MadeUpScenes, detection_search
@@ -215,7 +215,9 @@ def test_the_truth_as_prediction_has_an_average_precision_of_100_and_nothing_has
 
 
 def test_a_data_set_for_another_task_is_refused(adapter):
-    with pytest.raises(LampQError, match=r"dataset=shapes: .* which does detection; choose dataset=coco or shapes_coco"):
+    with pytest.raises(
+        LampQError, match=r"dataset=shapes: .* which does detection; choose dataset=coco or shapes_coco"
+    ):
         DetectionTask(adapter, Shapes(), 0, torch.device("cpu"))
     with pytest.raises(LampQError, match="which does classification; choose dataset=imagenet or shapes"):
         ClassificationTask(vit_adapter(), MadeUpScenes(Path()), 0, torch.device("cpu"))
@@ -231,6 +233,35 @@ def test_detections_survive_the_store(search):
         assert [list(m["size"]) for m in found.masks] == [list(m["size"]) for m in other.masks]
     halves = [search.task.measure(search.adapter, *part) for part in ((0, 1), (1, 4))]
     assert all(torch.equal(torch.cat([half[n] for half in halves]), results_[n]) for n in results_)
+
+
+def test_precision_of_single_images_may_stand_in_the_place_of_right_and_wrong(tmp_path, adapter, search, monkeypatch):
+    monkeypatch.setattr(MadeUpScenes, "judged_by", "ap", raising=False)
+    other = detection_search(adapter, tmp_path)
+    assert other.task.identity["sample"] != search.task.identity["sample"]
+    images = other.task.sample_images
+    found = adapter.run(images)
+    # What is found in full precision, taken for the truth, is found with certainty.
+    truth = []
+    for image, detections in zip(images, found, strict=True):
+        scale = torch.tensor([*image.meta["scale_factor"]] * 2)
+        truth.append(Instances(detections.boxes * scale, detections.labels, torch.zeros(len(detections.scores), 1, 1)))
+    values = [image_precision(*row) for row in zip(images, truth, found, strict=True)]
+    assert values == pytest.approx([1.0] * len(images))
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [])
+    assert image_precision(images[0], truth[0], nothing) == 0
+    moved = Detections(
+        found[0].boxes + 0.25 * (found[0].boxes[:, 2:] - found[0].boxes[:, :2]).repeat(1, 2), *rest(found[0])
+    )
+    assert 0 <= image_precision(images[0], truth[0], moved) < 0.7
+    score = other.evaluator.score(full_precision(other))
+    expected = [image_precision(*row) for row in zip(images, other.task.sample_labels, found, strict=True)]
+    assert score.correct.tolist() == pytest.approx(expected) and score.accuracy is not None
+    torch.testing.assert_close(score.loss, search.evaluator.score(full_precision(search)).loss)
+
+
+def rest(found):
+    return found.scores, found.labels, found.masks
 
 
 def test_what_both_models_find_is_drawn(search, tmp_path):
