@@ -17,6 +17,13 @@ from .measured import Row, Run, measured, paired_difference, widest
 TOLERANCE = 3.0
 """Points by which a drop may be worse than published before the table says that it is not reproduced."""
 
+ADALOG_SEARCH = {"candidates": 128, "rounds": 3, "steps": 6}
+PUBLISHED_SEARCH = {name: {"candidates": 100, "rounds": 3} for name in ("ptq4vit", "apq_like")}
+"""Settings of searches as published, by base quantizer; those of AdaLog for all others that have such settings."""
+
+PUBLISHED_STEPS = 20_000
+"""Steps in which block reconstruction trains a block, as published."""
+
 ACCURACY = (
     "Top-1 in percent, simulated quantization. ±: standard error over images, or, of several seeds, standard deviation "
     "over seeds. In brackets: ours minus the paper's. Against equal bits: the same base quantizer without a search, "
@@ -232,10 +239,13 @@ def footnote(run: Run) -> str:
     limit = run.plan.origin.get("settings", {}).get("max_evaluations")
     if limit is not None:
         parts.append(f"at most {limit} further plans scored in the search")
-    search = run.identity["base_quantizer"][2]
-    published = {"candidates": 128, "rounds": 3, "steps": 6}
-    if any(search.get(key, value) != value for key, value in published.items()):
+    name, _, search = run.identity["base_quantizer"]
+    if any(search.get(key, value) != value for key, value in PUBLISHED_SEARCH.get(name, ADALOG_SEARCH).items()):
         parts.append("shortened search of the base quantizer")
+    if search.get("iterations", PUBLISHED_STEPS) < PUBLISHED_STEPS:
+        parts.append(
+            f"blocks trained in {search['iterations']:,} steps (published: 20,000) on {search['images']:,} images"
+        )
     return "; ".join(parts)
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from experiments.accuracy_table import accuracy_table
+from experiments.accuracy_table import accuracy_table, footnote
 from experiments.measured import Run, paired_difference
 from experiments.report import LAYOUTS
 from lampq.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
@@ -239,6 +239,20 @@ def test_weights_and_activations_of_table_5_have_bits_of_their_own(results):
     table = table_of(results, "table5")
     assert place(table, "PSAQ-ViT", "4/8")[1] == "paper 65.57 (−21.57)"
     assert place(table, "PSAQ-ViT", "8/8") == ["missing", "paper 71.56"]
+
+
+def test_what_was_shortened_is_measured_by_the_methods_own_publication(results):
+    def notes(method, **settings):
+        usual = {"candidates": 128, "rounds": 3, "steps": 6}
+        run = Run(results.run(search={**usual, **settings}, full_validation_images=100, base_quantizer=method))
+        run.identity["base_quantizer"][0] = method
+        return footnote(run)
+
+    assert "shortened" not in notes("adalog") and "shortened" in notes("adalog", candidates=100)
+    assert "shortened" not in notes("ptq4vit", candidates=100) and "shortened" in notes("ptq4vit", candidates=50)
+    trained = notes("qdrop", iterations=250, images=512)
+    assert "blocks trained in 250 steps (published: 20,000) on 512 images" in trained
+    assert "blocks" not in notes("qdrop", iterations=20_000, images=1024)
 
 
 def test_every_number_names_its_run(results):
