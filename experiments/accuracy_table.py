@@ -24,6 +24,9 @@ PUBLISHED_SEARCH = {name: {"candidates": 100, "rounds": 3} for name in ("ptq4vit
 PUBLISHED_STEPS = 20_000
 """Steps in which block reconstruction trains a block, as published."""
 
+CONTROL = "dataset.source="
+"""What a row of other images than the paper's has in its name: no number of the paper is beside it."""
+
 ACCURACY = (
     "Top-1 in percent, simulated quantization. ±: standard error over images, or, of several seeds, standard deviation "
     "over seeds. In brackets: ours minus the paper's. Against equal bits: the same base quantizer without a search, "
@@ -66,6 +69,8 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
         printed = next((p for p in printed_rows if (p.method, p.bits) == (method, bits)), None)
         label = (printed.label if printed else method) + (f", {variation}" if variation else "")
         cells: list[Lines] = [[label], [printed.printed_bits if printed else bits]]
+        if CONTROL in variation:
+            printed = None
         for model in models:
             chosen = widest(by_model.get(model, []))
             lines, cell_records = _cell(layout, chosen, model, printed, notes)

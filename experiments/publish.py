@@ -3,6 +3,7 @@
 Roots of data are written as ${LAMPQ_DATA}; nothing of a machine's paths remains, and no image of a data set.
 """
 
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,10 @@ FILES = (
     "sensitivity.csv",
     "plan.json",
 )
+
+
+PICTURES = ("detections.png",)
+"""Figures that show images: of the embedded data sets only; others are not ours to hand on."""
 
 
 def publish(chosen: list[str], results: Path) -> list[Path]:
@@ -76,10 +81,11 @@ def _publish_grid(results: Path, target: Path) -> None:
 
 def _copy(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    drawn = json.loads((source / "metrics.json").read_text()).get("dataset", "").startswith("shapes")
     for path in sorted(source.iterdir()):
         if path.name in FILES:
             (folder / path.name).write_text(without_machine(path.read_text()))
-        elif path.suffix == ".png":
+        elif path.suffix == ".png" and (path.name not in PICTURES or drawn):
             shutil.copyfile(path, folder / path.name)
 
 

@@ -255,6 +255,16 @@ def test_what_was_shortened_is_measured_by_the_methods_own_publication(results):
     assert "blocks" not in notes("qdrop", iterations=20_000, images=1024)
 
 
+def test_a_control_has_no_number_of_the_paper_beside_it(results):
+    overrides = "model=deit_tiny method=psaq_vit weight_bits=4 activation_bits=8"
+    results.measured("table5", overrides, full_validation_images=100)
+    results.measured("table5", f"{overrides} dataset.source=noise", full_validation_images=100)
+    table = table_of(results, "table5")
+    assert any("paper" in line for line in place(table, "PSAQ-ViT", "4/8"))
+    control = place(table, "PSAQ-ViT, dataset.source=noise", "4/8")
+    assert not any("paper" in line or "reproduced" in line for line in control)
+
+
 def test_every_number_names_its_run(results):
     run = results.measured("table3", ADALOG)
     table = table_of(results)

@@ -45,6 +45,14 @@ def test_a_figures_numbers_are_copied_and_the_figure_drawn_there(results):
     assert results.path / "published" / "figures" / "figure1.png" in written
 
 
+@pytest.mark.parametrize(("dataset", "handed_on"), [("shapes_coco", True), ("coco", False)])
+def test_images_of_a_data_set_are_not_handed_on(results, dataset, handed_on):
+    run = results.measured("table3", ADALOG, dataset=dataset)
+    (run / "detections.png").write_bytes(PIXEL)
+    publish(["table3"], results.path)
+    assert (results.path / "published" / "runs" / run.name / "detections.png").is_file() is handed_on
+
+
 def test_nothing_of_the_machine_is_left(results, monkeypatch):
     monkeypatch.setenv("LAMPQ_DATA", "/data/x")
     monkeypatch.chdir(results.path.parent)  # as in a checkout, where results/ is
