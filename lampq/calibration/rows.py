@@ -24,16 +24,20 @@ def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
     Returns:
         All rows, or `ROWS` of them evenly spaced.
     """
-    if isinstance(layer, nn.Conv2d):
-        return _spaced(F.unfold(x, layer.kernel_size, padding=layer.padding, stride=layer.stride).mT.flatten(0, 1))
-    return _spaced(x.reshape(-1, x.shape[-1]))
+    if not isinstance(layer, nn.Conv2d):
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[_spaced(len(rows), x.device)]
+    (height, width), (down, right), (y, x_) = layer.kernel_size, layer.stride, layer.padding
+    # A view: patches are copied for the rows that are kept only.
+    windows = F.pad(x, (x_, x_, y, y)).unfold(2, height, down).unfold(3, width, right).permute(0, 2, 3, 1, 4, 5)
+    places = _spaced(windows.shape[:3].numel(), x.device)
+    return windows[torch.unravel_index(places, windows.shape[:3])].flatten(1)
 
 
-def _spaced(rows: Tensor) -> Tensor:
-    if len(rows) <= ROWS:
-        return rows.clone()
-    # In integers: the same rows on every machine.
-    return rows[torch.arange(ROWS, device=rows.device) * len(rows) // ROWS]
+def _spaced(count: int, device: torch.device) -> Tensor:
+    """Numbers of the rows that are kept; in integers, so that they are the same on every machine."""
+    kept = min(count, ROWS)
+    return torch.arange(kept, device=device) * count // kept
 
 
 def seen_layer(site: Site, layer: nn.Module) -> nn.Module:
