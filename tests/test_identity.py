@@ -79,6 +79,7 @@ def test_budgets_of_published_runs_are_named_as_ever(path, settings, prepared):
         told.get("activation_rule", "fixed"),
         tuple(told["fixed_site_bits"]),
         told["operand_bits"],
+        image_bits=told.get("image_bits"),
     )
     work = Greedy() if searches else Uniform()
     assert identity(replace(settings, budget=asked), prepared, work)["budget"] == told
