@@ -2,7 +2,7 @@
 
 import contextlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,16 +184,23 @@ def _published(layout: Layout, model: str, printed: paper.PaperRow | None) -> tu
 
 def against_uniform(run: Run, rows: list[Row]) -> dict[str, float]:
     """Points by which a searched plan is ahead of equal bits, paired by image, where both were measured alike."""
+    for other in equal_bits(run, rows):
+        if "top1" in other.metrics:
+            with contextlib.suppress(ValueError):  # on other images
+                difference, error = paired_difference(run, other)
+                return {"uniform_difference": difference, "uniform_difference_standard_error": error}
+    return {}
+
+
+def equal_bits(run: Run, rows: list[Row]) -> Iterator[Run]:
+    """Runs of the same model and base quantizer with equal bits, as many on average as a searched plan has."""
     asked = ("model", "weights", "base_quantizer", "seed")
     for other in (row.run for row in rows if row.run is not None and row.run.fingerprint != run.fingerprint):
         alike = all(other.identity.get(key) == run.identity.get(key) for key in asked)
         bits = [(r.metrics["weight_bits"], r.metrics["activation_bits"]) for r in (run, other)]
         uniform = [r.metrics["allocator"] == "uniform" for r in (run, other)]
-        if alike and bits[0] == bits[1] and uniform == [False, True] and "top1" in other.metrics:
-            with contextlib.suppress(ValueError):  # on other images
-                difference, error = paired_difference(run, other)
-                return {"uniform_difference": difference, "uniform_difference_standard_error": error}
-    return {}
+        if alike and bits[0] == bits[1] and uniform == [False, True]:
+            yield other
 
 
 def record_of(run: Run, published: float | None = None, full: float | None = None) -> dict[str, Any]:

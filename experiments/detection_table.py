@@ -1,5 +1,7 @@
 """Table 4: methods by detectors, average precision of boxes and of masks, the paper's beside ours."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +9,26 @@ from lampq.cells import NOT_AVAILABLE
 from lampq.report.table import Lines, Table, marked
 
 from . import paper
-from .accuracy_table import footnote, noted, places_of, run_lines, search_cost, signed, state_of
-from .measured import Row, Run, measured, widest
+from .accuracy_table import equal_bits, footnote, noted, places_of, run_lines, search_cost, signed, state_of
+from .measured import Row, Run, measured, precision_difference, widest
 
 NAME = "table4"
 AP = ("box_ap", "mask_ap")
+ENDINGS = (
+    "",
+    "_standard_error",
+    "50",
+    "75",
+    "_small",
+    "_medium",
+    "_large",
+    "_difference",
+    "_difference_standard_error",
+)
 LEGEND = (
-    "AP in percent, boxes / masks, simulated quantization. Drop: to full precision on the same images. In brackets: "
-    "ours minus the paper's. Nothing is filled in from the paper."
+    "AP in percent, boxes / masks, simulated quantization. ±: standard error by resampling images. Against equal bits: "
+    "the same base quantizer without a search. Drop: to full precision. Both on the same images, paired by draw. In "
+    "brackets: ours minus the paper's. Nothing is filled in from the paper."
 )
 
 
@@ -31,7 +45,7 @@ def detection_table(results: Path) -> Table:
         for model in models:
             chosen = widest(by_model.get(model, []))
             published = printed.values.get(model) if printed else None
-            lines, record = _cell(chosen, published, notes)
+            lines, record = _cell(chosen, published, notes, rows)
             cells.append(lines)
             records.append({"method": label, "w/a": bits, "model": paper.DETECTORS.get(model, model), **record})
         body.append(cells)
@@ -54,8 +68,12 @@ def _full_precision(models: list[str], rows: list[Row]) -> list[Lines]:
     return cells
 
 
-def _cell(rows: list[Row], published: str | None, notes: list[str]) -> tuple[Lines, dict[str, Any]]:
-    """What a cell says, of its first run, and the record of it; footnotes are added to `notes`."""
+def _cell(rows: list[Row], published: str | None, notes: list[str], others: list[Row]) -> tuple[Lines, dict[str, Any]]:
+    """What a cell says, of its first run, and the record of it; footnotes are added to `notes`.
+
+    Args:
+        others: all rows, among which equal bits are looked for.
+    """
     runs = _runs(rows)
     beside = [] if published is None else [f"paper {published}"]
     if not runs:
@@ -64,17 +82,33 @@ def _cell(rows: list[Row], published: str | None, notes: list[str]) -> tuple[Lin
     mark = footnote(run)
     lines = [_pair(run.metrics) + (marked(noted(notes, mark)) if mark else "")]
     if published is not None:
-        ahead = [run.metrics[ap] - float(value) for ap, value in zip(AP, published.split(" / "), strict=True)]
-        beside = [f"paper {published} ({' / '.join(map(signed, ahead))})"]
-    lines += [*beside, f"drop {' / '.join(signed(run.metrics[f'{ap}_difference']) for ap in AP)}"]
+        more = [run.metrics[ap] - float(value) for ap, value in zip(AP, published.split(" / "), strict=True)]
+        beside = [f"paper {published} ({' / '.join(map(signed, more))})"]
+    ahead = _against_equal_bits(run, others)
+    if ahead:
+        lines.append(f"against equal bits {_pair(ahead, '_uniform_difference', signed)}")
+    lines += [*beside, f"drop {_pair(run.metrics, '_difference', signed)}"]
     searched = search_cost([run])
-    return lines + ([f"search: {searched}"] if searched else []), record
+    return lines + ([f"search: {searched}"] if searched else []), record | ahead
+
+
+def _against_equal_bits(run: Run, rows: list[Row]) -> dict[str, float]:
+    """Points of AP by which a searched plan is ahead of equal bits and their errors; empty where there are none."""
+    for other in equal_bits(run, rows):
+        with contextlib.suppress(ValueError):  # on other images, or without draws
+            ahead = {}
+            for ap in AP:
+                difference, error = precision_difference(run, other, ap)
+                name = f"{ap}_uniform_difference"
+                ahead |= {name: difference, f"{name}_standard_error": error}
+            return ahead
+    return {}
 
 
 def _record(run: Run, published: str | None) -> dict[str, Any]:
     """The numbers of a run in long form."""
     metrics, where = run.metrics, run.environment
-    names = [f"{ap}{end}" for ap in AP for end in ("", "50", "75", "_small", "_medium", "_large", "_difference")]
+    names = [f"{ap}{end}" for ap in AP for end in ENDINGS]
     names += ["images", "sample_images", "evaluations", "average_weight_bits", "packed_bytes", "bops"]
     names += ["seconds_allocate", "seconds_total", "seconds_cold", "seed"]
     record = {"state": "done", **{name: metrics.get(name) for name in names}, "paper": published}
@@ -86,5 +120,10 @@ def _runs(rows: list[Row]) -> list[Run]:
     return [row.run for row in rows if row.run is not None and AP[0] in row.run.metrics]
 
 
-def _pair(metrics: dict[str, Any], ending: str = "") -> str:
-    return " / ".join(f"{metrics[ap + ending]:.2f}" for ap in AP)
+def _pair(metrics: dict[str, Any], ending: str = "", shown: Callable[[float], str] = "{:.2f}".format) -> str:
+    """Boxes and masks, each with its error where there is one."""
+    parts = []
+    for name in (ap + ending for ap in AP):
+        error = metrics.get(f"{name}_standard_error")
+        parts.append(shown(metrics[name]) + ("" if error is None else f" ± {error:.2f}"))
+    return " / ".join(parts)

@@ -75,6 +75,16 @@ class Run:
         return [int(row["full_precision_top1"]) for row in rows], [int(row["top1"]) for row in rows]
 
     @cached_property
+    def precision_draws(self) -> dict[str, list[float]]:
+        """A detector's average precision (percent) on every draw of validation images, by name; empty for others."""
+        path = self.folder / "precision_draws.csv"
+        if not path.is_file():
+            return {}
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+    @cached_property
     def sample_outcomes(self) -> list[int] | None:
         """Which images of D the quantized model gets right: 1 or 0 an image; None where nothing was searched on D."""
         path = self.folder / "sample_outcomes.csv"
@@ -120,6 +130,24 @@ def paired_difference(one: Run, other: Run) -> tuple[float, float]:
     if one.identity["images"]["validation"] != other.identity["images"]["validation"]:
         raise ValueError("different validation images")
     return mean_difference(one.outcomes[1], other.outcomes[1])
+
+
+def precision_difference(one: Run, other: Run, name: str) -> tuple[float, float]:
+    """Points of average precision by which `one` is ahead of `other` on the same images, and the standard error by
+    resampling images, paired by draw.
+
+    Args:
+        name: ``box_ap`` or ``mask_ap``.
+
+    Raises:
+        ValueError: they were measured on different images, or before draws were kept.
+    """
+    if one.identity["images"]["validation"] != other.identity["images"]["validation"]:
+        raise ValueError("different validation images")
+    if not (one.precision_draws and other.precision_draws):
+        raise ValueError("no draws of images were kept")
+    pairs = zip(one.precision_draws[name], other.precision_draws[name], strict=True)
+    return one.metrics[name] - other.metrics[name], statistics.stdev(a - b for a, b in pairs)
 
 
 def mean_difference(one: list[int], other: list[int]) -> tuple[float, float]:

@@ -25,6 +25,7 @@ FILES = (
     "images.json",
     "metrics.json",
     "outcomes.csv",
+    "precision_draws.csv",
     "sample_outcomes.csv",
     "sensitivity.csv",
     "plan.json",

@@ -14,6 +14,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
@@ -111,6 +112,14 @@ class RunRecord:
         """
         rows = (f"{image},{a},{b}" for image, (a, b) in enumerate(zip(full_precision, quantized, strict=True)))
         self._write_text("outcomes.csv", "\n".join(["image,full_precision_top1,top1", *rows]) + "\n")
+
+    def write_draws(self, draws: dict[str, np.ndarray]) -> None:
+        """Write a detector's average precision (percent) on every draw of validation images, by the name of its column.
+
+        Runs on the same images have the same draws: they can be compared in pairs from these files alone.
+        """
+        rows = (",".join(f"{value:.4f}" for value in row) for row in zip(*draws.values(), strict=True))
+        self._write_text("precision_draws.csv", "\n".join([",".join(draws), *rows]) + "\n")
 
     def write_sample_outcomes(self, quantized: list[int]) -> None:
         """Write which images of D (in the order of images.json) the quantized model gets right: 1 or 0 an image."""

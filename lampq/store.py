@@ -5,7 +5,6 @@ of its key (everything that the numbers depend on). Writing is atomic, computing
 the work once; a file is verified when it is read, and a corrupt or stale one is computed again.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -14,13 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lampq.fingerprint import fingerprint
+from lampq.fingerprint import fingerprint, tensors_hash
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +118,7 @@ class Store:
         return tensors
 
     def _write(self, path: Path, key: dict, tensors: Tensors, seconds: float) -> None:
-        metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "digest": _digest(tensors)}
+        metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "digest": tensors_hash(tensors)}
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             save_file(tensors, str(temporary), metadata=metadata)
@@ -139,7 +137,7 @@ class Store:
         except (SafetensorError, OSError) as error:
             log.warning("stored entry %s cannot be read (%s): computing it again", path, _first_line(error))
             return None
-        if metadata.get("key") != json.dumps(key, sort_keys=True) or metadata.get("digest") != _digest(tensors):
+        if metadata.get("key") != json.dumps(key, sort_keys=True) or metadata.get("digest") != tensors_hash(tensors):
             log.warning("stored entry %s does not hold what its name says: computing it again", path)
             return None
         return tensors, float(metadata["seconds"])
@@ -173,14 +171,6 @@ class Partial:
 
 def _partial_path(path: Path) -> Path:
     return path.with_suffix(".partial.safetensors")
-
-
-def _digest(tensors: Tensors) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

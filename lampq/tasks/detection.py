@@ -1,27 +1,40 @@
 """Object detection with masks: the loss on D while plans are searched, average precision in the end."""
 
-import contextlib
-import io
-import logging
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lampq.detection.images import Detections, Images, ImageState, Instances
+from lampq.fingerprint import tensors_hash
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
+from lampq.tasks.average_precision import SHOWN, class_matches, draw_images, match, precisions, quietly, resampled
 from lampq.tasks.task import Task
 
 if TYPE_CHECKING:
     from lampq.record import RunRecord
 
-SHOWN = {"": "", "50": "_50", "75": "_75", "_small": "_s", "_medium": "_m", "_large": "_l"}
-"""Endings of our metrics' names, and of those of mmdet's `CocoMetric`."""
+KINDS = {"box_ap": "bbox", "mask_ap": "segm"}
+"""What is compared with what is to be found, by the accuracy's name: COCO's word."""
 
 PICTURES = 4
 """Validation images whose detections are drawn."""
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """What one model reaches on the validation images.
+
+    Attributes:
+        shown: percent, by the metric's name: ``box_ap``, ``box_ap50`` ... ``mask_ap_large``.
+        resampled: ``box_ap`` and ``mask_ap`` of every draw of images, ``[draws]``.
+    """
+
+    shown: dict[str, float]
+    resampled: dict[str, np.ndarray]
 
 
 class DetectionTask(Task):
@@ -38,6 +51,7 @@ class DetectionTask(Task):
 
     def __init__(self, adapter: ModelAdapter, dataset: Any, seed: int, device: torch.device) -> None:
         super().__init__(adapter, dataset, seed, device)
+        self._measured: dict[str, AveragePrecision] = {}
         self.by_precision = getattr(dataset, "judged_by", "loss") == "ap"
         if self.by_precision:
             self.identity["sample"] = {**self.identity["sample"], "judged_by": "ap"}
@@ -81,45 +95,59 @@ class DetectionTask(Task):
         return {**packed(found), "ids": torch.tensor(ids), "shapes": torch.tensor(shapes)}
 
     def metrics(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> dict[str, float]:
-        """Average precision in percent: of boxes and masks, at overlaps of 50 to 95 %, of 50 and of 75 %, and of small,
-        medium and large objects."""
+        """Average precision in percent (`precisions`) of boxes and masks, its standard error by resampling images, and
+        the same of the difference to full precision, paired by draw."""
         own, full = self.average_precision(quantized), self.average_precision(full_precision)
-        compared = {f"{name}_full_precision": full[name] for name in self.accuracies}
-        compared |= {f"{name}_difference": own[name] - full[name] for name in self.accuracies}
-        return {**own, **compared, "images": len(quantized["ids"])}
+        metrics = dict(own.shown)
+        for name in self.accuracies:
+            before, after = full.resampled[name], own.resampled[name]
+            metrics[f"{name}_standard_error"] = float(after.std(ddof=1))
+            metrics[f"{name}_full_precision"] = full.shown[name]
+            metrics[f"{name}_full_precision_standard_error"] = float(before.std(ddof=1))
+            metrics[f"{name}_difference"] = own.shown[name] - full.shown[name]
+            metrics[f"{name}_difference_standard_error"] = float((after - before).std(ddof=1))
+        return {**metrics, "images": len(quantized["ids"])}
 
-    def average_precision(self, results: dict[str, Tensor]) -> dict[str, float]:
-        """By mmdet's `CocoMetric`, in percent; 0 where nothing is found."""
-        from lampq.detection.mmdet_import import import_mmdet
+    def average_precision(self, results: dict[str, Tensor]) -> AveragePrecision:
+        """COCO's, by pycocotools; 0 where nothing is found. What was measured before is not measured again."""
+        key = tensors_hash(results)
+        if key not in self._measured:
+            self._measured[key] = self._average_precision(results)
+        return self._measured[key]
 
-        import_mmdet()
-        from mmdet.evaluation import CocoMetric
+    def _average_precision(self, results: dict[str, Tensor]) -> AveragePrecision:
+        from pycocotools.coco import COCO
 
-        with _quietly():
-            metric = CocoMetric(ann_file=str(self.dataset.annotation_file), metric=["bbox", "segm"])
-        metric.dataset_meta = {"classes": tuple(name for _, name in self.dataset.categories)}
-        # Those that were looked at: in all others, nothing would count as found.
-        metric.img_ids = results["ids"].tolist()
-        metric.cat_ids = [number for number, _ in self.dataset.categories]
-        answers = []
-        for number, detections in zip(metric.img_ids, unpacked(results), strict=True):
-            answer = {"img_id": number, "bboxes": detections.boxes.numpy(), "scores": detections.scores.numpy()}
-            answer |= {"labels": detections.labels.numpy(), "masks": detections.masks}
-            answers.append(({}, answer))
-        with _quietly():
-            measured = metric.compute_metrics(answers) if len(results["scores"]) else {}
-        return {
-            f"{ours}_ap{ending}": 100 * max(measured.get(f"{theirs}_mAP{suffix}", 0.0), 0.0)
-            for ours, theirs in (("box", "bbox"), ("mask", "segm"))
-            for ending, suffix in SHOWN.items()
-        }
+        with quietly():
+            truth = COCO(str(self.dataset.annotation_file))
+        numbers, categories = results["ids"].tolist(), [number for number, _ in self.dataset.categories]
+        answers = [
+            {"image_id": number, "category_id": categories[label], "score": score, "bbox": box, "segmentation": mask}
+            for number, found in zip(numbers, unpacked(results), strict=True)
+            for label, score, box, mask in zip(
+                found.labels.tolist(), found.scores.tolist(), _with_sizes(found.boxes), found.masks, strict=True
+            )
+        ]
+        drawn, shown, again = draw_images(len(numbers)), {}, {}
+        for name, kind in KINDS.items():
+            if not answers:
+                shown |= {f"{name}{ending}": 0.0 for ending in SHOWN}
+                again[name] = np.zeros(len(drawn))
+                continue
+            evaluation = match(truth, answers, numbers, categories, kind)
+            shown |= {f"{name}{ending}": value for ending, value in precisions(evaluation).items()}
+            again[name] = resampled(class_matches(evaluation), drawn)
+        return AveragePrecision(shown, again)
 
     def write_outcomes(
         self, record: "RunRecord", quantized: dict[str, Tensor], full_precision: dict[str, Tensor]
     ) -> None:
-        """Draw what both models find in the first validation images, side by side: detections.png."""
+        """Write the average precisions of every draw of images, and draw what both models find in the first validation
+        images, side by side: detections.png."""
         from lampq.report.detections import draw_detections
 
+        full, own = (self.average_precision(results).resampled for results in (full_precision, quantized))
+        record.write_draws({**{f"full_precision_{name}": values for name, values in full.items()}, **own})
         images: list = []
         for batch, _ in self.dataset.validation():
             images += batch
@@ -140,53 +168,35 @@ def image_precision(image: ImageState, target: Instances, found: Detections) -> 
     It is no part of a data set's: there, detections of all images stand in one order by their scores.
     """
     from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
 
     scale = torch.tensor([*image.meta["scale_factor"]] * 2)
     truth, classes = COCO(), sorted(set(target.labels.tolist()))
     boxes = _with_sizes(target.boxes.cpu() / scale)
-    with _quietly():
-        rows = enumerate(zip(boxes, target.labels.tolist(), strict=True), 1)
-        truth.dataset = {
-            "images": [{"id": 1}],
-            "categories": [{"id": label} for label in classes],
-            "annotations": [
-                {"id": i, "image_id": 1, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-                for i, (box, label) in rows
-            ],
-        }
+    rows = enumerate(zip(boxes, target.labels.tolist(), strict=True), 1)
+    truth.dataset = {
+        "images": [{"id": 1}],
+        "categories": [{"id": label} for label in classes],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for i, (box, label) in rows
+        ],
+    }
+    with quietly():
         truth.createIndex()
-        found_rows = zip(_with_sizes(found.boxes.cpu()), found.labels.tolist(), found.scores.tolist(), strict=True)
-        answers = [
-            {"image_id": 1, "category_id": label, "bbox": box, "score": score}
-            for box, label, score in found_rows
-            if label in classes
-        ]
-        if not answers or not classes:
-            return 0.0 if classes else 1.0
-        evaluation = COCOeval(truth, truth.loadRes(answers), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-    # [overlaps, recalls, classes, areas, most detections]: of every size, of all detections.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    return float(precision[precision > -1].mean())
+    found_rows = zip(_with_sizes(found.boxes.cpu()), found.labels.tolist(), found.scores.tolist(), strict=True)
+    answers = [
+        {"image_id": 1, "category_id": label, "bbox": box, "score": score}
+        for box, label, score in found_rows
+        if label in classes
+    ]
+    if not answers or not classes:
+        return 0.0 if classes else 1.0
+    return precisions(match(truth, answers, [1], classes, "bbox"))[""] / 100
 
 
 def _with_sizes(boxes: Tensor) -> list[list[float]]:
     """Left, top, width and height, as COCO has them."""
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what pycocotools prints and the tables that mmdet logs."""
-    level = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)
 
 
 def packed(found: list[Detections]) -> dict[str, Tensor]:

@@ -43,3 +43,18 @@ def test_ours_with_the_difference_to_the_paper_and_to_full_precision(results):
     table.write(results.path)
     rows = [row for row in csv.DictReader((results.path / "table4.csv").open()) if row["state"] == "done"]
     assert [(row["box_ap"], row["mask_ap"], row["fingerprint"]) for row in rows] == [("38.5", "37.25", run.name)]
+
+
+def test_errors_and_equal_bits_come_from_the_same_draws_of_images(results):
+    pairs = {"box_ap": [38.0, 39.0, 38.4], "mask_ap": [37.0, 37.5, 37.1]}
+    uniform = results.measured("table4", "model=mask_rcnn_swin_tiny bits=4 method=adalog", **OURS, allocator="uniform")
+    chosen = {**OURS, "box_ap": 40.0, "box_ap_standard_error": 0.5, "mask_ap_standard_error": 0.25}
+    run = results.measured("table4", "model=mask_rcnn_swin_tiny bits=4 method=lampq", **chosen, allocator="lampq")
+    before = place(detection_table(results.path), "LampQ", "4MP/4MP")
+    assert not any("equal bits" in line for line in before)
+    for folder, more in ((uniform, 0.0), (run, 1.5)):
+        rows = [f"{box + more * (1 + i)},{mask}" for i, (box, mask) in enumerate(zip(*pairs.values(), strict=True))]
+        (folder / "precision_draws.csv").write_text("\n".join(["box_ap,mask_ap", *rows]) + "\n")
+    lines = place(detection_table(results.path), "LampQ", "4MP/4MP")
+    assert lines[0].startswith("40.00 ± 0.50 / 37.25 ± 0.25")
+    assert lines[1] == "against equal bits +1.50 ± 1.50 / +0.00 ± 0.00"

@@ -1,6 +1,7 @@
 """Detectors through the same bank, plans, allocators and evaluation as classifiers."""
 
 import json
+import statistics
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.measured import Run
 from lampq.allocation.clado import Clado
 from lampq.allocation.greedy import Greedy
 from lampq.allocation.hawq_v2 import HAWQV2
@@ -191,7 +193,7 @@ def test_a_method_that_needs_class_probabilities_is_refused(adapter, tmp_path, m
         detection_search(adapter, tmp_path, base_quantizer=method)
 
 
-def test_the_truth_as_prediction_has_an_average_precision_of_100_and_nothing_has_0(search):
+def test_the_truth_as_prediction_has_an_average_precision_of_100_and_nothing_has_0(search, tmp_path):
     annotations = json.loads(search.task.dataset.annotation_file.read_text())
     images, targets = search.task.dataset.validation_scenes()
     rows = {i["id"]: [a for a in annotations["annotations"] if a["image_id"] == i["id"]] for i in annotations["images"]}
@@ -208,10 +210,20 @@ def test_the_truth_as_prediction_has_an_average_precision_of_100_and_nothing_has
     empty = {**packed(nothing), "ids": torch.tensor(ids), "shapes": torch.tensor(shapes)}
     metrics = search.task.metrics(truth, empty)
     assert metrics["box_ap"] == metrics["mask_ap"] == metrics["box_ap50"] == pytest.approx(100)
+    assert metrics["box_ap_standard_error"] == pytest.approx(0, abs=1e-9)
     assert metrics["box_ap_full_precision"] == 0 and metrics["mask_ap_difference"] == pytest.approx(100)
+    # With what is in one image missed, draws with this image differ from those without it.
+    half = {**packed([*found[:-1], nothing[0]]), "ids": torch.tensor(ids), "shapes": torch.tensor(shapes)}
+    metrics, record = search.task.metrics(half, truth), RunRecord(tmp_path, {}, {})
+    record.folder.mkdir(parents=True)
+    search.task.write_outcomes(record, half, truth)
+    kept = Run(record.folder).precision_draws
+    lost = [after - before for after, before in zip(kept["mask_ap"], kept["full_precision_mask_ap"], strict=True)]
+    assert min(lost) < metrics["mask_ap_difference"] < max(lost) == pytest.approx(0, abs=1e-3)
+    assert metrics["mask_ap_difference_standard_error"] == pytest.approx(statistics.stdev(lost), abs=1e-3)
     # Of the first two images alone: the others do not count as missed.
     part = {**packed(found[:2]), "ids": torch.tensor(ids[:2]), "shapes": torch.tensor(shapes[:2])}
-    assert search.task.average_precision(part)["box_ap"] == pytest.approx(100)
+    assert search.task.average_precision(part).shown["box_ap"] == pytest.approx(100)
 
 
 def test_a_data_set_for_another_task_is_refused(adapter):
@@ -270,7 +282,9 @@ def test_what_both_models_find_is_drawn(search, tmp_path):
     record = RunRecord(tmp_path, {}, {})
     record.folder.mkdir(parents=True)
     plan = Uniform().allocate(search, budget_of(4))
-    search.task.write_outcomes(record, results(search, plan), results(search, full_precision(search)))
+    own, full = results(search, plan), results(search, full_precision(search))
+    search.task.write_outcomes(record, own, full)
+    assert len(Run(record.folder).precision_draws["full_precision_mask_ap"]) == 200
     with Image.open(record.folder / "detections.png") as picture:
         assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 24)) > 100
 
