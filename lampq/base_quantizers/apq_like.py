@@ -24,17 +24,20 @@ ITEMS = 4
 class APQLike(PTQ4ViT):
     """PTQ4ViT with asymmetric attention probabilities, and scales that are judged at the output of their block.
 
-    Attention probabilities: uniform from 0 to the largest one, so that large ones keep their value. A block's sites
-    are searched one after the other, weights before inputs, those found stay quantized, the later ones are in full
-    precision. Candidates are PTQ4ViT's, the groups of an operand (heads; queries, keys and values) scaled alike. The
-    error is ``sum (g (Y^ - Y))^2`` at the block's output Y, of each image over the largest terms alone; the block is
+    Attention probabilities: uniform with one scale, from 0 on. A block starts with the independent states; its sites
+    are searched one after the other, weights before inputs, all others being quantized, and what is better at the
+    block's output replaces what was there. Candidates are PTQ4ViT's, the groups of an operand (heads; queries, keys and
+    values) scaled alike. The error is ``sum (g (Y^ - Y))^2`` at the block's output Y, of each image over the largest terms alone; the block is
     fed by the quantized blocks before it. The patch embedding has a scale a row, found as PTQ4ViT finds it.
 
     The independent states are those that PTQ4ViT's own search finds, at each layer's output.
 
     Args:
         rho: fraction of the error's terms that count, the others, the smallest, being dropped.
-        block_rounds: how often the operands of a site take turns in its block's search.
+        block_rounds: how often the sites of a block take turns.
+        probabilities: ``searched``: their scale is found like any other; ``largest``: nothing is clipped, so that large
+            ones keep their value, which is what the paper's words say. At 4 bits that makes 0 of all below 1/30, and
+            with it nearly every attention.
         search: what plans are scored with, ``surrogate`` (independent states) or ``exact``.
         metric, labels, candidates, rounds, alpha, beta: as for PTQ4ViT.
 
@@ -43,14 +46,15 @@ class APQLike(PTQ4ViT):
     """
 
     name = "apq_like"
-    revision = 1
+    revision = 2
     sequential = True
-    starts_from_bank = False
+    probability_entry = "a_scale"
 
     def __init__(
         self,
         rho: float = 0.9,
         block_rounds: int = 1,
+        probabilities: str = "searched",
         search: str = "surrogate",
         metric: str = "hessian",
         labels: str = "sampled",
@@ -62,10 +66,12 @@ class APQLike(PTQ4ViT):
         super().__init__(metric, labels, candidates, rounds, alpha, beta)
         self.rho = fraction("base_quantizer.rho", rho, of="the error's terms")
         self.block_rounds = integer("base_quantizer.block_rounds", block_rounds, minimum=1, maximum=100)
+        self.probabilities = choice("base_quantizer.probabilities", probabilities, ("searched", "largest"))
         self.search = choice("base_quantizer.search", search, ("surrogate", "exact"))
 
     def settings(self) -> dict:
-        return {**super().settings(), "rho": self.rho, "block_rounds": self.block_rounds}
+        own = {"rho": self.rho, "block_rounds": self.block_rounds, "probabilities": self.probabilities}
+        return {**super().settings(), **own}
 
     @torch.no_grad()
     def calibrate(
@@ -77,9 +83,9 @@ class APQLike(PTQ4ViT):
         activation_bits: int | None,
         output_gradient: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Entries as of PTQ4ViT, for pv ``a_scale``, ``a_zero_point`` (scalars) in place of the split."""
+        """Entries as of PTQ4ViT, for pv ``a_scale`` ``[1]`` and ``a_zero_point`` (a scalar) in place of the split."""
         state = super().calibrate(site, layer, inputs, weight_bits, activation_bits, output_gradient)
-        return self._with_probabilities(site, inputs, state, activation_bits)
+        return self._with_zero_point(site, inputs, state, activation_bits)
 
     @torch.no_grad()
     def quantized_module(
@@ -93,15 +99,16 @@ class APQLike(PTQ4ViT):
         module = super().quantized_module(site, layer, state, weight_bits, activation_bits)
         if site.type != "pv" or activation_bits is None:
             return module
-        probabilities = AffineQuantizer(state["a_scale"], state["a_zero_point"], activation_bits)
-        return QuantizedMatMul(probabilities, module.quantize_b)
+        quantize = AffineQuantizer(state["a_scale"], state["a_zero_point"], activation_bits)
+        return QuantizedMatMul(quantize, module.quantize_b)
 
     def searched(self, site: Site, operand: str, x: Tensor, bits: int) -> Searched:
         if site.type != "pv" or operand != "a":
             return super().searched(site, operand, x, bits)
-        scale, zero_point = _probability_format(x, bits)
-        only = torch.ones(1, dtype=x.dtype, device=x.device)
-        return Searched(only, only[None], lambda x, _: fake_quantize_affine(x, scale, zero_point, bits))
+        unclipped, zero_point = self._probability_format(x, bits)
+        start = unclipped.view(1)
+        tried = start[None] if self.probabilities == "largest" else self.fractions(x)[:, None] * start
+        return Searched(start, tried, lambda x, scale: fake_quantize_affine(x, scale, zero_point, bits))
 
     @torch.no_grad()
     def realise_segment(self, segment: Segment) -> dict[str, dict[str, Tensor]]:
@@ -109,57 +116,58 @@ class APQLike(PTQ4ViT):
         if segment.bank.gradients is not None:
             gradient = segment.bank.gradients.at_segment(segment.index)
         error = WeightedOutputError(segment.full_precision_outputs(), gradient, self.rho, ITEMS)
-        states = {}
-        for site, *bits in segment.sites:
-            if site.type == "patch_embed":
-                states[site.name] = segment.bank.entry(site, *bits)
-            else:
-                states[site.name] = self._search_in_block(segment, error, site, *bits)
-            segment.place(site.name, states[site.name])
+        states = segment.independent_states()
+        for name, state in states.items():
+            segment.place(name, state)
+        for _ in range(self.block_rounds):
+            before = dict(states)
+            for site, *bits in segment.sites:
+                if site.type != "patch_embed":
+                    states[site.name] = self._search_in_block(segment, error, states[site.name], site, *bits)
+            if all(states[name] is before[name] for name in states):
+                break
         return states
 
     def _search_in_block(
         self,
         segment: Segment,
         error: WeightedOutputError,
+        state: dict[str, Tensor],
         site: Site,
         weight_bits: int | None,
         activation_bits: int | None,
     ) -> dict[str, Tensor]:
-        """State of a site with which the block's output is best, what comes after the site being in full precision."""
+        """State of a site with which the block's output is best, all its other sites as they are: the same object
+        where none is better."""
         layer, inputs = segment.full_precision.module(site.name), segment.observe(site.name)
-        tried = self.operands(site, layer, inputs, weight_bits, activation_bits)
-        state = {name: searched.start for name, searched in tried.items()}
-        state = self._with_probabilities(site, inputs, state, activation_bits)
-        for _ in range(self.block_rounds):
-            before = dict(state)
-            for name, searched in tried.items():
-                if name not in state:  # probabilities have nothing that is searched
-                    continue
-                placed = None
+        for name, searched in self.operands(site, layer, inputs, weight_bits, activation_bits).items():
+            tried = torch.cat([state[name][None], searched.candidates])
+            placed = None
 
-                def output(index: int, place: slice, name: str = name, searched: Searched = searched) -> Tensor:
-                    nonlocal placed
-                    if index != placed:
-                        segment.place(site.name, {**state, name: searched.candidates[index]})
-                        placed = index
-                    return segment.quantized.run_segment(segment.index, segment.inputs[place])
+            def output(index: int, place: slice, name: str = name, tried: Tensor = tried, state=state) -> Tensor:
+                nonlocal placed
+                if index != placed:
+                    segment.place(site.name, {**state, name: tried[index]})
+                    placed = index
+                return segment.quantized.run_segment(segment.index, segment.inputs[place])
 
-                state[name] = searched.candidates[error.best(len(searched.candidates), output)]
-            if all(torch.equal(state[name], before[name]) for name in state):
-                break
+            best = error.best(len(tried), output)
+            if best:
+                state = {**state, name: tried[best]}
+            segment.place(site.name, state)
         return state
 
-    def _with_probabilities(
+    def _with_zero_point(
         self, site: Site, inputs: tuple[Tensor, ...], state: dict[str, Tensor], bits: int | None
     ) -> dict[str, Tensor]:
-        """A state of pv with the format of attention probabilities instead of a split."""
+        """The state of pv with the zero point of attention probabilities; any other as it is."""
         if site.type != "pv" or bits is None:
             return state
-        scale, zero_point = _probability_format(inputs[0], bits)
-        return {"a_scale": scale, "a_zero_point": zero_point, "b_scale": state["b_scale"]}
+        _, zero_point = self._probability_format(inputs[0], bits)
+        return {"a_scale": state["a_scale"], "a_zero_point": zero_point, "b_scale": state["b_scale"]}
 
-
-def _probability_format(probabilities: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero point with which nothing is clipped: the largest probability has the last code."""
-    return affine_from_range(probabilities.amin(), probabilities.amax(), bits)
+    def _probability_format(self, probabilities: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        """Scale and zero point with which nothing is clipped: the largest probability has the last code. The zero point
+        is the smallest one's, or, where scales are searched, that of 0."""
+        scale, zero_point = affine_from_range(probabilities.amin(), probabilities.amax(), bits)
+        return scale, zero_point if self.probabilities == "largest" else torch.zeros_like(zero_point)

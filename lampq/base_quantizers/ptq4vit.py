@@ -62,6 +62,7 @@ class PTQ4ViT(BaseQuantizer):
     name = "ptq4vit"
     revision = 1
     minimum_bits = 2  # a twin format has two regions
+    probability_entry = "a_split"  # of a state: what is searched for attention probabilities
 
     def __init__(
         self,
@@ -175,7 +176,7 @@ class PTQ4ViT(BaseQuantizer):
         if site.is_matmul:
             if activation_bits is None:
                 return {}
-            names = ("a_split" if site.type == "pv" else "a_scale", "b_scale")
+            names = (self.probability_entry if site.type == "pv" else "a_scale", "b_scale")
             pairs = zip("ab", inputs, strict=True)
             searched = [self.searched(site, operand, x, activation_bits) for operand, x in pairs]
             return dict(zip(names, searched, strict=True))
@@ -209,9 +210,12 @@ class PTQ4ViT(BaseQuantizer):
             largest = largest.amax().view(1)
         start = largest / (2 ** (bits - 1) - 0.5)
         start = torch.where(start > torch.finfo(start.dtype).tiny / self.alpha, start, torch.ones_like(start))
+        return Searched(start, self.fractions(x)[:, None] * start, partial(quantize, bits=bits))
+
+    def fractions(self, x: Tensor) -> Tensor:
+        """What a scale is tried as, in multiples of the one at which nothing is clipped: ``[candidates]``, like `x`."""
         steps = torch.arange(self.candidates, dtype=x.dtype, device=x.device) / self.candidates
-        fractions = self.alpha + (self.beta - self.alpha) * steps
-        return Searched(start, fractions[:, None] * start, partial(quantize, bits=bits))
+        return self.alpha + (self.beta - self.alpha) * steps
 
 
 def _head_wise(scale: Tensor, bits: int) -> SymmetricQuantizer:

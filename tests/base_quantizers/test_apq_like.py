@@ -26,7 +26,7 @@ def whole_plan(search):
 
 def test_the_largest_probability_has_the_last_code_and_order_is_kept():
     layer, (p, v) = example("pv")
-    method = APQLike(**FEW)
+    method = APQLike(**FEW, probabilities="largest")
     state = method.calibrate(site("pv"), layer, (p, v), None, BITS)
     quantize = method.quantized_module(site("pv"), layer, state, None, BITS).quantize_a
     assert set(state) == {"a_scale", "a_zero_point", "b_scale"}
@@ -34,6 +34,21 @@ def test_the_largest_probability_has_the_last_code_and_order_is_kept():
     ascending = quantize(p.flatten().sort().values)
     assert (ascending[1:] >= ascending[:-1]).all()
     torch.testing.assert_close(quantize(p).max(), p.max())
+
+
+def test_a_searched_scale_of_probabilities_clips_where_that_is_better():
+    """Probabilities as attention has them: nearly all below half a step of the scale that clips nothing."""
+    layer, (p, v) = example("pv")
+    p = torch.cat([p / 50, 1 - p.sum(-1, keepdim=True) / 50], dim=-1)
+    v = torch.cat([v, torch.zeros_like(v[..., :1, :])], dim=-2)
+    errors = {}
+    for kind in ("searched", "largest"):
+        method = APQLike(candidates=100, rounds=1, probabilities=kind)
+        state = method.calibrate(site("pv"), layer, (p, v), None, BITS)
+        module = method.quantized_module(site("pv"), layer, state, None, BITS)
+        errors[kind] = (module(p, v) - p @ v).square().sum().item()
+        assert state["a_scale"].shape == (1,) and torch.equal(module.quantize_a.scale, state["a_scale"])
+    assert errors["searched"] < errors["largest"] / 2
 
 
 @pytest.mark.parametrize("kind", ["qkv", "proj", "fc2", "qk", "patch_embed", "head"])
@@ -84,6 +99,7 @@ def test_a_block_ends_with_less_error_than_layers_searched_by_themselves(rho, tm
         # Only the class token of the last block reaches the loss: all elements count where the metric says so.
         ("rho", 0.02, {"metric": "mse"}),
         ("block_rounds", 3, {}),
+        ("probabilities", "largest", {}),
         ("metric", "mse", {}),
         ("labels", "most_likely", {}),
     ],
@@ -119,6 +135,7 @@ def test_a_swin_is_realised(tmp_path):
     [
         ({"rho": 0}, r"base_quantizer\.rho=0: must be a fraction of the error's terms"),
         ({"block_rounds": 0}, r"base_quantizer\.block_rounds=0"),
+        ({"probabilities": "all"}, r"base_quantizer\.probabilities=all"),
         ({"search": "both"}, r"base_quantizer\.search=both"),
     ],
 )
