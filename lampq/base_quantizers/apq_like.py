@@ -27,8 +27,9 @@ class APQLike(PTQ4ViT):
     Attention probabilities: uniform with one scale, from 0 on. A block starts with the independent states; its sites
     are searched one after the other, weights before inputs, all others being quantized, and what is better at the
     block's output replaces what was there. Candidates are PTQ4ViT's, the groups of an operand (heads; queries, keys and
-    values) scaled alike. The error is ``sum (g (Y^ - Y))^2`` at the block's output Y, of each image over the largest terms alone; the block is
-    fed by the quantized blocks before it. The patch embedding has a scale a row, found as PTQ4ViT finds it.
+    values) scaled alike. The error is ``sum (g (Y^ - Y))^2`` at the block's output Y, of each image over the largest
+    terms alone; the block is fed by the quantized blocks before it. The patch embedding has a scale a row, found as
+    PTQ4ViT finds it.
 
     The independent states are those that PTQ4ViT's own search finds, at each layer's output.
 
