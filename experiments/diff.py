@@ -5,10 +5,14 @@ from pathlib import Path
 
 from lampq.errors import LampQError
 from lampq.plan import BitPlan, SitePlan
+from lampq.report.accuracies import ACCURACIES
 from lampq.report.summary import size
 
-from .measured import Run, mean_difference, paired_difference
+from .measured import Run, mean_difference, paired_difference, precision_difference
 from .plan_files import run_of
+
+PRECISIONS = ("box_ap", "mask_ap")
+"""Accuracies of a detector."""
 
 
 def diff(one: Path, other: Path) -> str:
@@ -74,7 +78,9 @@ def _sizes(pairs: list[tuple[SitePlan, SitePlan]], runs: list[Run | None]) -> li
 
 
 def accuracies(one: Run, other: Run) -> list[str]:
-    """Top-1 on the validation images and on D: of both, and the difference with its error paired by image."""
+    """Accuracies on the validation images and on D: of both, and the difference with its error, paired."""
+    if all(set(PRECISIONS) <= set(run.metrics) for run in (one, other)):
+        return [_precision(one, other, name) for name in PRECISIONS]
     lines = []
     for where, difference in (("validation images", _validated), ("D", _on_d)):
         lines += difference(where, one, other)
@@ -91,6 +97,16 @@ def _validated(where: str, one: Run, other: Run) -> list[str]:
         return [f"top-1 on {where}: {text}; on different images, no difference"]
     difference = f"B - A {ahead:+.2f} ± {error:.2f} points, paired by image"
     return [f"top-1 on {one.metrics['images']:,} {where}: {text}; {difference}"]
+
+
+def _precision(one: Run, other: Run, name: str) -> str:
+    """A detector's average precision on the validation images."""
+    told = f"{ACCURACIES[name]} on {one.metrics['images']:,} validation images: {_each(one, other, name)}"
+    try:
+        ahead, error = precision_difference(other, one, name)
+    except ValueError as error:
+        return f"{told}; no difference: {error}"
+    return f"{told}; B - A {ahead:+.2f} ± {error:.2f} points, paired by draws of images"
 
 
 def _on_d(where: str, one: Run, other: Run) -> list[str]:

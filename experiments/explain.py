@@ -115,7 +115,8 @@ def explain(path: Path, csv: Path | None = None) -> str:
     for row in [header, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:], strict=True))]
         told.append(_fitted("  ".join([*cells, row[-1]])))
-    told += _swap_lines(plan.origin.get("swaps", []), layers)
+    detector = any(s.type == "rpn" for s in plan.sites)
+    told += _swap_lines(plan.origin.get("swaps", []), layers, "AP of each image" if detector else "top-1")
     return "\n".join(line.rstrip() for line in told)
 
 
@@ -199,14 +200,14 @@ def _row(reason: Reason, scored: bool) -> list[str]:
     return [*first, *numbers, reason.why]
 
 
-def _swap_lines(swaps: list[dict[str, Any]], layers: list[SitePlan]) -> list[str]:
-    """Every swap of the update, in order, with the accuracy on D before and after."""
+def _swap_lines(swaps: list[dict[str, Any]], layers: list[SitePlan], accuracy: str) -> list[str]:
+    """Every swap of the update, in order, with the accuracy on D (called so) or the loss before and after."""
     if not swaps:
         return []
     width = max(len(s.name) for s in layers)
-    losses = swaps[0]["accuracy"] is None  # a detector's images are not right or wrong
+    losses = swaps[0]["accuracy"] is None  # of a detector that is judged by it
     measure, form = ("loss", "{:8.4f}") if losses else ("accuracy", "{:6.2f} %")
-    lines, before = ["", f"swaps of the update ({'loss' if losses else 'top-1'} on D, before and after):"], None
+    lines, before = ["", f"swaps of the update ({'loss' if losses else accuracy} on D, before and after):"], None
     for number, swap in enumerate(swaps, 1):
         start = swap.get(f"{measure}_before", before)
         first, then = (

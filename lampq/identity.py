@@ -68,4 +68,5 @@ def labels(
         "weight_bits": target["weight_bits"],
         "activation_bits": target["activation_bits"],
         "seed": settings.seed,
+        **({"budget_unit": settings.budget.unit} if work.searches and plan is not None else {}),
     }

@@ -97,3 +97,27 @@ def instances_in(images: Images, count: int = 3, classes: int = CLASSES, seed: i
         masks = x[:, None, :] ** 2 + y[:, :, None] ** 2 <= 1
         targets.append(Instances(boxes, torch.randint(classes, (count,), generator=generator), masks))
     return targets
+
+
+ORDER = [0, 2, 1, 3]
+"""The four patches that are merged: the authors take them column by column, mmdet row by row."""
+
+
+def original_names(state):
+    """The weights of a detector as the authors of Swin keep them."""
+    named = {}
+    for name, value in state.items():
+        if name.startswith("backbone."):
+            if "downsample" in name:
+                # mmdet goes through channels first, then patches; the authors through patches, then channels.
+                value = value.unflatten(-1, (-1, 4))[..., ORDER].transpose(-1, -2).flatten(-2)
+            for theirs, authors in (
+                ("backbone.stages", "backbone.layers"),
+                ("attn.w_msa.", "attn."),
+                ("ffn.layers.0.0.", "mlp.fc1."),
+                ("ffn.layers.1.", "mlp.fc2."),
+                ("patch_embed.projection", "patch_embed.proj"),
+            ):
+                name = name.replace(theirs, authors)
+        named[name] = value.contiguous()
+    return named

@@ -6,6 +6,7 @@ the squared norm of the mean gradient, which depends on the batch size.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 import torch
@@ -69,11 +70,7 @@ def fisher_traces(
     if len(labels) != len(images):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
     device = next(model.parameters()).device
-    if losses is None:
-
-        def losses(images: Tensor, labels: Tensor) -> Tensor:
-            return nn.functional.cross_entropy(model(images), labels.to(device, torch.int64), reduction="none")
-
+    losses = losses or partial(class_losses, model)
     parts = []
     for start in range(0, len(images), chunk):
         batch, target = images[start : start + chunk].to(device), labels[start : start + chunk]
@@ -84,6 +81,12 @@ def fisher_traces(
         if progress is not None:
             progress(min(start + chunk, len(images)), len(images))
     return FisherTraces(torch.cat(parts))
+
+
+def class_losses(run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label | image) in nats of every image, ``[images]``, `run` giving logits ``[images, classes]``."""
+    logits = run(images)
+    return nn.functional.cross_entropy(logits, labels.to(logits.device, torch.int64), reduction="none")
 
 
 def sample_labels(logits: Tensor, seed: int) -> Tensor:

@@ -20,6 +20,7 @@ from lampq.detection.images import Images, Pictures, Targets, with_gradients
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.progress import progress
+from lampq.sensitivity.fisher import class_losses
 from lampq.sensitivity.labels import identity_of_labels, labels_of
 from lampq.sensitivity.straight_through import straight_through
 
@@ -138,11 +139,7 @@ def output_scores(
         ``[layers, alternatives]`` float64 in the order of `alternatives`.
     """
     device = next(adapter.network.parameters()).device
-    if losses is None:
-
-        def losses(adapter: ModelAdapter, images: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(adapter.run(images), labels.to(device, torch.int64), reduction="none")
-
+    losses = losses or (lambda adapter, *batch: class_losses(adapter.run, *batch))
     scores = torch.zeros(len(alternatives), len(next(iter(alternatives.values()))), dtype=torch.float64)
 
     def watch(row: int, modules: list[nn.Module]) -> Callable[[nn.Linear, tuple[Tensor, ...], Tensor], None]:

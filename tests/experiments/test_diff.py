@@ -53,6 +53,19 @@ def test_where_outcomes_on_d_were_not_kept_the_error_is_not_paired_and_says_so(r
     assert "B - A +0.00 ± 7.07 points, not paired: a run kept no outcomes on D" in on_d
 
 
+def test_detectors_are_compared_draw_by_draw(results):
+    one = {"box_ap": 70.0, "mask_ap": 71.0, "outcomes": None, "images": 300}
+    other = {**one, "box_ap": 72.0, "validation": "all"}
+    plans = two(results, one, other)
+    text = diff(*plans)
+    assert "AP box on 300 validation images: A 70.00 %, B 72.00 %; no difference: no draws of images were kept" in text
+    for plan, boxes in zip(plans, ((69, 71, 70), (70, 74, 72)), strict=True):
+        rows = [f"{box},71.5" for box in boxes]
+        (plan.parent / "precision_draws.csv").write_text("\n".join(["box_ap,mask_ap", *rows]) + "\n")
+    *_, box, mask = diff(*plans).splitlines()
+    assert box.endswith("B - A +2.00 ± 1.00 points, paired by draws of images") and mask.startswith("AP mask on 300")
+
+
 def test_other_images_give_no_difference(results):
     text = diff(*two(results, {"validation": "a"}, {"validation": "b"}))
     assert "top-1 on validation images" in text and "on different images, no difference" in text

@@ -12,10 +12,7 @@ from timm.models.swin_transformer import PatchMerging
 
 from lampq.errors import LampQError
 from lampq.models.mmdet_checkpoints import from_original, load_detector, read_detector
-from tests.small_detectors import SwinDetectorAdapter, detector_images, instances_in, small_detector
-
-ORDER = [0, 2, 1, 3]
-"""The four patches that are merged: the authors take them column by column, mmdet row by row."""
+from tests.small_detectors import SwinDetectorAdapter, detector_images, instances_in, original_names, small_detector
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["mask_rcnn", "cascade"])
@@ -31,26 +28,6 @@ def state(cascade):
 def losses(network):
     pictures = detector_images(1)
     return SwinDetectorAdapter("one", network, input_size=(3, 96, 64)).losses(pictures, instances_in(pictures), start=0)
-
-
-def original_names(state):
-    """The weights of a detector as the authors of Swin keep them."""
-    named = {}
-    for name, value in state.items():
-        if name.startswith("backbone."):
-            if "downsample" in name:
-                # mmdet goes through channels first, then patches; the authors through patches, then channels.
-                value = value.unflatten(-1, (-1, 4))[..., ORDER].transpose(-1, -2).flatten(-2)
-            for theirs, authors in (
-                ("backbone.stages", "backbone.layers"),
-                ("attn.w_msa.", "attn."),
-                ("ffn.layers.0.0.", "mlp.fc1."),
-                ("ffn.layers.1.", "mlp.fc2."),
-                ("patch_embed.projection", "patch_embed.proj"),
-            ):
-                name = name.replace(theirs, authors)
-        named[name] = value.contiguous()
-    return named
 
 
 def refused(action, *arguments):

@@ -11,7 +11,7 @@ from lampq.detection.images import Images
 from lampq.errors import LampQError
 from lampq.models import mmdet_detector
 from lampq.models.mmdet_detector import ARCHITECTURES, MmdetDetector, detector_config, fill_randomly
-from tests.small_detectors import detector_images, instances_in, small_config, small_detector
+from tests.small_detectors import detector_images, instances_in, original_names, small_config, small_detector
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 CPU = torch.device("cpu")
@@ -120,3 +120,18 @@ def test_the_published_architectures(name, millions, blocks, sites):
     loss = adapter.losses(pictures, instances_in(pictures, classes=80), start=0)
     assert loss.shape == (1,) and torch.isfinite(loss).all()
     assert isinstance(adapter.run(pictures, stop=adapter.segments - 1), Images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_files_of_either_naming_fit_the_published_architectures(name, tmp_path):
+    """Files as mmdet and as the authors of Swin write them, of random weights."""
+    state = MmdetDetector(name, "random").build(CPU).network.state_dict()
+    for form, content in (("mmdet", state), ("authors", original_names(state))):
+        path = tmp_path / f"{form}.pth"
+        torch.save({"meta": {"epoch": 36}, "state_dict": content}, path)
+        adapter = MmdetDetector(name, str(path)).build(CPU)
+        path.unlink()
+        loaded = adapter.network.state_dict()
+        assert adapter.name == name and loaded.keys() == state.keys()
+        assert all(torch.equal(loaded[key], value) for key, value in state.items()), form
