@@ -225,12 +225,65 @@ def lampq_run() -> Iterator[Timing]:
             yield replace(timing, note=parts)
 
 
+def synthesis() -> Iterator[Timing]:
+    """A step of making images from DeiT-T as PSAQ-ViT does: how its time grows with the number of images."""
+    from lampq.synthesis.image_batch import Draws, PixelRange, make_batch
+    from lampq.synthesis.recipe import Recipe
+
+    adapter = _deit_tiny()
+    published = {"warmup": 0.2, "jitter": (15, 30), "flip": 0.5, "learning_rate": 0.2, "betas": (0.5, 0.9)}
+    published |= {"entropy_weight": 1.0, "class_weight": 1.0, "smoothness_weight": 0.05, "smoothness": (2500, 3000)}
+    recipe = Recipe(steps=1, **published, bandwidth=0.01, density_points=10, dropped=1)
+    pixels = PixelRange(*(tuple(adapter.data_config[key]) for key in ("mean", "std")))
+    for images in (4, 8, 16, 32):
+        draws = Draws(0, 0, (images, *adapter.input_size), 1000)
+        timing, _ = timed("synthesis", f"{images} images", lambda d=draws: make_batch(adapter, recipe, pixels, d, "it"))
+        yield replace(timing, seconds=timing.seconds / recipe.total_steps, note="a step")
+
+
+def reconstruction() -> Iterator[Timing]:
+    """A step of training a block of DeiT-T at W4A4 on 32 images, by each method of block reconstruction."""
+    from lampq.bank import LayerBank
+    from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
+    from lampq.base_quantizers.aphq_vit import APHQViT
+    from lampq.base_quantizers.fima_q import FimaQ
+    from lampq.base_quantizers.pd_quant import PDQuant
+    from lampq.base_quantizers.qdrop import QDrop
+    from lampq.calibration.observation import Observer
+    from lampq.plan import BitPlan
+    from lampq.realisation import Realisation
+    from lampq.store import Store
+
+    adapter, steps = _deit_tiny(), (2, 10)
+    images = _calibration_images(adapter)
+    middle = [s for s in adapter.sites if s.block == adapter.blocks // 2]
+    bits = {s.name: (4 if s.parameters else None, 4) for s in middle}
+    plan = BitPlan.full_precision(adapter.sites).with_bits(bits)
+    for method in (AdaLogReconstruction, QDrop, PDQuant, APHQViT, FimaQ):
+        timings = []
+        for iterations in steps:
+            # Where training starts from does not matter to its time: a short search.
+            quantizer = method(iterations=iterations, images=IMAGES, batch_size=IMAGES, candidates=32, rounds=1)
+            with tempfile.TemporaryDirectory() as folder:
+                observer = Observer(adapter, lambda: images)
+                bank = LayerBank(quantizer, adapter, observer, {"images": IMAGES}, Store(Path(folder)))
+                bank.calibrate(plan)
+                realisation = Realisation(bank, lambda: images, "benchmark", 0)
+                timing, _ = timed("reconstruction", quantizer.name, lambda it=realisation: it.states(plan))
+                timings.append(timing)
+        # What is done once a block is left out.
+        seconds = (timings[1].seconds - timings[0].seconds) / (steps[1] - steps[0])
+        yield replace(timings[1], seconds=seconds, note="a step")
+
+
 MEASUREMENTS: dict[str, Callable[[], Iterator[Timing]]] = {
     "weight_search": weight_search,
     "activation_search": activation_search,
     "fisher": fisher,
     "adalog": adalog,
     "lampq_run": lampq_run,
+    "synthesis": synthesis,
+    "reconstruction": reconstruction,
 }
 
 

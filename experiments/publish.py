@@ -15,7 +15,7 @@ from lampq.cells import NOT_AVAILABLE
 from lampq.errors import LampQError
 
 from . import grid
-from .measured import measured
+from .measured import Run, measured
 from .report import COMPUTED, check_name, report
 
 FILES = (
@@ -58,6 +58,7 @@ def publish(chosen: list[str], results: Path) -> list[Path]:
         for row in rows:
             if row.run is not None:
                 _copy(row.run.folder, target / "runs" / row.run.fingerprint)
+                _show_made_images(row.run, target / "synthetic_images")
             elif row.state != NOT_AVAILABLE:
                 continue
             command = row.cell.command and without_machine(row.cell.command)
@@ -88,6 +89,19 @@ def _copy(source: Path, folder: Path) -> None:
             (folder / path.name).write_text(without_machine(path.read_text()))
         elif path.suffix == ".png" and (path.name not in PICTURES or drawn):
             shutil.copyfile(path, folder / path.name)
+
+
+def _show_made_images(run: Run, folder: Path) -> None:
+    """The contact sheet of the first images that were made for a run, once for all runs that use them."""
+    sheet, made = run.folder / "synthetic_images" / "batch0.png", run.identity["images"].get("calibration", {})
+    target = folder / f"{made['made'][0]}.jpg" if "made" in made else None
+    if target is None or not sheet.is_file() or target.is_file():
+        return
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with Image.open(sheet) as image:
+        image.convert("RGB").save(target, quality=85)
 
 
 def without_machine(text: str) -> str:

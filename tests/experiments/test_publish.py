@@ -16,7 +16,7 @@ LAMPQ = "model=deit_tiny bits=3 method=lampq"
 
 def texts(folder):
     """Everything that can be read in a folder."""
-    return {p: p.read_text() for p in folder.rglob("*") if p.is_file() and p.suffix not in (".png", ".pdf")}
+    return {p: p.read_text() for p in folder.rglob("*") if p.is_file() and p.suffix not in (".png", ".pdf", ".jpg")}
 
 
 def states(results, name="table3"):
@@ -51,6 +51,18 @@ def test_images_of_a_data_set_are_not_handed_on(results, dataset, handed_on):
     (run / "detections.png").write_bytes(PIXEL)
     publish(["table3"], results.path)
     assert (results.path / "published" / "runs" / run.name / "detections.png").is_file() is handed_on
+
+
+def test_a_contact_sheet_of_made_images_is_handed_on_once(results):
+    made = {"calibration": {"images": 32, "source": "psaq", "made": ["0123abcd"]}}
+    for asked in (ADALOG, LAMPQ):
+        run = results.measured("table3", asked)
+        identity = json.loads((run / "identity.json").read_text())
+        (run / "identity.json").write_text(json.dumps({**identity, "images": {**identity["images"], **made}}))
+        (run / "synthetic_images").mkdir()
+        (run / "synthetic_images" / "batch0.png").write_bytes(PIXEL)
+    publish(["table3"], results.path)
+    assert [p.name for p in (results.path / "published" / "synthetic_images").iterdir()] == ["0123abcd.jpg"]
 
 
 def test_nothing_of_the_machine_is_left(results, monkeypatch):
