@@ -16,29 +16,25 @@ from lampq.budgets import Budget
 from lampq.identity import identity
 from lampq.pipeline import run
 from lampq.preparation import Prepared
-from lampq.settings import Settings
 from lampq.tasks.classification import ClassificationTask
 from tests.allocation.budgets import budget
 from tests.small_models import MadeUpImages, vit_adapter
+from tests.small_settings import small_settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "results" / "published" / "runs"
 PUBLISHED = [path for path in sorted(FOLDER.glob("*/identity.json")) if json.loads(path.read_text()).get("allocator")]
 
 
-class Model:
-    name = "small_vit"
-
-    def build(self, device):
-        return vit_adapter(2)
-
-
 @pytest.fixture
 def settings(tmp_path):
-    rest = {"seed": 0, "device": "cpu", "threads": None, "bank": "reuse", "force": False, "prefix_memory_gib": 1.0}
-    parts = {"model": Model(), "dataset": MadeUpImages(), "base_quantizer": RoundToNearest()}
-    paths = {"results": tmp_path / "results", "cache": tmp_path / "cache"}
-    rest |= {"baseline": "uniform", "logger": {"name": "csv"}, "resolved": {}}
-    return Settings(**parts, **rest, **paths, allocator=OutputFisher(), budget=budget())
+    return small_settings(
+        tmp_path,
+        blocks=2,
+        base_quantizer=RoundToNearest(),
+        allocator=OutputFisher(),
+        budget=budget(),
+        baseline="uniform",
+    )
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,9 @@ from lampq.errors import LampQError
 from lampq.pipeline import run
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
-from lampq.settings import Settings
 from lampq.tasks.classification import ClassificationTask
 from tests.small_models import MadeUpImages, search_over, swin_adapter, vit_adapter
+from tests.small_settings import small_settings
 
 LABELS = {
     "fingerprint",
@@ -60,6 +60,7 @@ METRICS = {
     "seconds_cold",
 }
 OF_A_SEARCH = {"sample_top1", "sample_loss", "sample_images", "evaluation_images", "evaluations", "seconds_plans"}
+OF_A_SEARCH |= {"budget_unit"}
 FILES = {
     "config.yaml",
     "identity.json",
@@ -103,24 +104,9 @@ def budget(target=3):
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(
-        model=Model(),
-        dataset=MadeUpImages(),
-        base_quantizer=Counting(),
-        allocator=LampQ(try_next_pairs=1),
-        budget=budget(),
-        seed=0,
-        device="cpu",
-        threads=None,
-        bank="reuse",
-        force=False,
-        baseline="none",
-        prefix_memory_gib=1.0,
-        results=tmp_path / "results",
-        cache=tmp_path / "cache",
-        logger={"name": "csv"},
-        resolved={"bits": 3, "model": {"name": "small_vit"}},
-    )
+    parts = {"model": Model(), "base_quantizer": Counting(), "allocator": LampQ(try_next_pairs=1)}
+    resolved = {"bits": 3, "model": {"name": "small_vit"}}
+    return small_settings(tmp_path, **parts, budget=budget(), resolved=resolved)
 
 
 def fresh(settings, **changes):

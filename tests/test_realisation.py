@@ -2,8 +2,6 @@
 
 import json
 import logging
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +15,8 @@ from lampq.errors import LampQError
 from lampq.pipeline import run
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
-from lampq.settings import Settings
-from tests.small_models import MadeUpImages, distilled_adapter, images, search_over, swin_adapter, vit_adapter
+from tests.small_models import distilled_adapter, images, search_over, swin_adapter, vit_adapter
+from tests.small_settings import small_settings
 
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
 
@@ -262,25 +260,9 @@ def test_the_number_of_images_and_the_seed_are_part_of_the_identity(tmp_path):
 
 
 def whole_run(tmp_path, method, allocator=None, **changes):
-    settings = Settings(
-        model=SimpleNamespace(name="small_vit", build=lambda device: vit_adapter()),
-        dataset=MadeUpImages(),
-        base_quantizer=method,
-        allocator=allocator or LampQ(try_next_pairs=0),
-        budget=Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target"),
-        seed=0,
-        device="cpu",
-        threads=None,
-        bank="reuse",
-        force=False,
-        baseline="none",
-        prefix_memory_gib=1.0,
-        results=tmp_path / "results",
-        cache=tmp_path / "cache",
-        logger={"name": "csv"},
-        resolved={},
-    )
-    return run(replace(settings, **changes))[-1]
+    changes.setdefault("allocator", allocator or LampQ(try_next_pairs=0))
+    budget = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
+    return run(small_settings(tmp_path, base_quantizer=method, budget=budget, **changes))[-1]
 
 
 @pytest.mark.parametrize("search_by", ["surrogate", "exact"])
