@@ -90,6 +90,7 @@ def test_what_a_run_reports_keeps_its_limit(settings, unit):
         asked = replace(settings, budget=replace(budget(), unit=unit, limit=limit, pins=(("blocks.0.attn.qkv", 4),)))
         equal, chosen = run(asked)
         figures["equal"] = equal.metrics[unit]
+        assert (equal.metrics.get("budget_unit"), chosen.metrics["budget_unit"]) == (None, unit)
         assert 0.8 * (limit or figures["equal"]) < chosen.metrics[unit] <= (limit or figures["equal"])
         assert chosen.plan["blocks.0.attn.qkv"].bits == (4, 4) and equal.plan["blocks.0.attn.qkv"].bits == (3, 3)
         assert equal.fingerprint != chosen.fingerprint
