@@ -31,6 +31,7 @@ CHANGE_NO_NUMBER = (
     "threads",
     "force",
     "prefix_memory_gib",
+    "observation_memory_gib",
     "dataset.batch_size",
     "dataset.workers",
     "experiment",

@@ -23,6 +23,8 @@ from lampq.limits import did_you_mean
 TRACEBACK = "LAMPQ_TRACEBACK"
 """Environment variable: 1 shows the traceback of any failure."""
 
+MEMORY = "dataset.batch_size, prefix_memory_gib or observation_memory_gib"
+"""Keys with which a run takes less memory."""
 
 EXTRAS = {
     "hydra/launcher/slurm": ("hydra_plugins.lampq.SlurmLauncher", "submitit", "slurm"),
@@ -49,9 +51,9 @@ def explain_failure(error: BaseException, paths: Sequence[str], folder: str) -> 
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.filename}: {error.strerror}; choose other folders by paths.results and paths.cache"
     if type(error).__name__ == "OutOfMemoryError":
-        return "out of GPU memory: lower dataset.batch_size or prefix_memory_gib, or use device=cpu"
+        return f"out of GPU memory: lower {MEMORY}, or use device=cpu"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "out of memory: lower dataset.batch_size or prefix_memory_gib"
+        return f"out of memory: lower {MEMORY}"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "lampq").startswith("lampq"):
         return f"the package {error.name} is not installed: pip install {error.name}"
     return f"{type(error).__name__}: {line(error)} (unexpected; {_write_traceback(error, folder)})"

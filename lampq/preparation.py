@@ -77,7 +77,9 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)
     for note in task.notes:
         log.info(note)
-    return Prepared(adapter, task, Observer(adapter, lambda: task.calibration_images), device)
+    memory = int(settings.observation_memory_gib * 2**30)
+    observer = Observer(adapter, lambda: task.calibration_images, memory)
+    return Prepared(adapter, task, observer, device)
 
 
 def open_search(settings: Settings, prepared: Prepared, store: Store, images: int | None = None) -> Search:

@@ -51,6 +51,7 @@ KEYS = (
     "validate",
     "baseline",
     "prefix_memory_gib",
+    "observation_memory_gib",
     "experiment",
     "paths",
 )
@@ -92,6 +93,7 @@ class Settings:
         validate: whether the result is measured on the validation images.
         baseline: ``uniform`` or ``none``.
         prefix_memory_gib: memory for kept activations, in GiB.
+        observation_memory_gib: memory for what calibration observes, in GiB.
         results, cache: folders.
         logger: `name` and what that logger takes.
         sensitivity: what to measure instead of quantizing the model, constructed; or None.
@@ -115,6 +117,7 @@ class Settings:
     cache: Path
     logger: dict[str, Any]
     resolved: dict[str, Any]
+    observation_memory_gib: float = 4.0
     validate: bool = True
     sensitivity: Any = None
     evaluation_images: int | None = None
@@ -152,7 +155,7 @@ def check(cfg: DictConfig) -> Settings:
         "force": boolean("force", values["force"]),
         "validate": boolean("validate", values["validate"]),
         "baseline": choice("baseline", values["baseline"], ("uniform", "none")),
-        "prefix_memory_gib": number("prefix_memory_gib", values["prefix_memory_gib"], at_least=0),
+        **{name: number(name, values[name], at_least=0) for name in ("prefix_memory_gib", "observation_memory_gib")},
         "results": Path(text("paths.results", values["paths"]["results"])).expanduser(),
         "cache": Path(text("paths.cache", values["paths"]["cache"])).expanduser(),
         "logger": _logger(values["logger"]),

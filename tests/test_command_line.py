@@ -122,7 +122,10 @@ def test_out_of_gpu_memory(run, pipeline):
     status, _, err = run(*PARTS)
     assert (status, err) == (
         1,
-        ["error: out of GPU memory: lower dataset.batch_size or prefix_memory_gib, or use device=cpu"],
+        [
+            "error: out of GPU memory: lower dataset.batch_size, prefix_memory_gib or observation_memory_gib, "
+            "or use device=cpu"
+        ],
     )
 
 

@@ -316,6 +316,7 @@ def test_threads_batches_and_memory_do_not_change_results(settings, tmp_path):
                 fresh(settings, batch_size=7, **counts),
                 threads=2,
                 prefix_memory_gib=0.0,
+                observation_memory_gib=0.0,
                 results=tmp_path / "other results",
                 cache=tmp_path / "other cache",
             )

@@ -1,5 +1,6 @@
 """Observing the full-precision model once: what every site is fed on the calibration images."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,20 +18,24 @@ CHUNK = 16
 class Observer:
     """Inputs of every site on the calibration images, in full precision.
 
-    Images are run only when a site is asked for, and segment by segment: the input of each segment reached so far
-    is kept, and the operands of one segment's sites at a time.
+    Images are run only when a site is asked for, and segment by segment: the inputs of the segments reached so far are
+    kept, and the operands of one segment's sites at a time. What does not fit into the memory given is run again
+    instead: operands are observed for a few sites at a time, and only the inputs of the last segments are kept.
 
     Args:
         adapter: the full-precision model.
         images: gives the calibration images ``[images, channels, height, width]`` when they are needed first.
+        memory: bytes for both together, each half; a single site's operands, the images and one segment's inputs are
+            held whatever their size. None for no limit. Changes no number.
     """
 
-    def __init__(self, adapter: ModelAdapter, images: Callable[[], Tensor | Images]) -> None:
+    def __init__(self, adapter: ModelAdapter, images: Callable[[], Tensor | Images], memory: int | None = None) -> None:
         # Hooks on modules of its own: elsewhere, another thread may be calling the model's.
         self.adapter = adapter.clone()
         self._images = images
-        self._states: list[list[Tensor | Images]] = []
-        self._segment: int | None = None
+        self._limit = math.inf if memory is None else memory / 2
+        self._states: dict[int, list[Tensor | Images]] = {}
+        self._groups: dict[int, list[list[Site]]] = {}
         self._inputs: dict[str, tuple[Tensor, ...]] = {}
 
     def inputs(self, site: Site) -> tuple[Tensor, ...]:
@@ -38,39 +43,70 @@ class Observer:
 
         Of images that differ in size, all tokens as those of one image; where the layer sees rows, rows.
         """
-        segment = self.adapter.segment_of(site)
-        if segment != self._segment:
-            self._inputs = self._observe(segment)
-            self._segment = segment
+        if site.name not in self._inputs:
+            self._inputs = {}  # before the next ones are there
+            segment = self.adapter.segment_of(site)
+            group = next(group for group in self._grouped(segment) if site in group)
+            self._inputs = self._observe(segment, group, self.segment_inputs(segment))
         return self._inputs[site.name]
 
     @torch.inference_mode()
     def segment_inputs(self, segment: int) -> list[Tensor | Images]:
         """What a segment is fed, `CHUNK` images at a time."""
         if not self._states:
-            self._states.append(list(self._images().split(CHUNK)))
-        while len(self._states) <= segment:
-            index = len(self._states) - 1
-            self._states.append([self.adapter.run_segment(index, state) for state in self._states[index]])
-        return self._states[segment]
+            self._states[0] = list(self._images().split(CHUNK))
+        last = max(index for index in self._states if index <= segment)
+        states = self._states[last]
+        for index in range(last, segment):
+            states = [self.adapter.run_segment(index, state) for state in states]
+            self._states[index + 1] = states
+            self._forget(index + 1)
+        return states
+
+    def _forget(self, latest: int) -> None:
+        """Let go of the first segments' inputs, the images excepted, until the rest fits."""
+        for index in sorted(self._states):
+            kept = sum(state.nbytes for states in self._states.values() for state in states)
+            if kept <= self._limit:
+                return
+            if index not in (0, latest):
+                del self._states[index]
+
+    def _grouped(self, segment: int) -> list[list[Site]]:
+        """The sites of a segment in groups whose operands are held at once."""
+        if segment not in self._groups:
+            sites = [site for site in self.adapter.sites if self.adapter.segment_of(site) == segment]
+            groups = [sites]
+            if self._limit < math.inf:
+                states = self.segment_inputs(segment)
+                images, groups, held = sum(len(state) for state in states), [], math.inf
+                for site, operands in self._observe(segment, sites, [states[0][:1]]).items():
+                    size = images * sum(operand.nbytes for operand in operands)
+                    if held + size > self._limit:
+                        groups.append([])
+                        held = 0
+                    groups[-1].append(self.adapter.site(site))
+                    held += size
+            self._groups[segment] = groups
+        return self._groups[segment]
 
     @torch.inference_mode()
-    def _observe(self, segment: int) -> dict[str, tuple[Tensor, ...]]:
-        states = self.segment_inputs(segment)
+    def _observe(self, segment: int, sites: list[Site], states: list[Tensor | Images]) -> dict[str, tuple[Tensor, ...]]:
+        """Operands of some of a segment's sites, by name, in the order of `sites`."""
         seen: dict[str, list[tuple[Tensor, ...]]] = {}
         handles = []
-        for site in self.adapter.sites:
-            if self.adapter.segment_of(site) == segment:
-                seen[site.name] = []
+        for site in sites:
+            seen[site.name] = []
 
-                def hook(module: nn.Module, operands: tuple[Tensor, ...], site: Site = site) -> None:
-                    seen[site.name].append((rows_of(module, operands[0]),) if site.sees_rows else operands)
+            def hook(module: nn.Module, operands: tuple[Tensor, ...], site: Site = site) -> None:
+                seen[site.name].append((rows_of(module, operands[0]),) if site.sees_rows else operands)
 
-                handles.append(self.adapter.module(site.name).register_forward_pre_hook(hook))
+            handles.append(self.adapter.module(site.name).register_forward_pre_hook(hook))
         try:
             for state in states:
                 self.adapter.observe_segment(segment, state)
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: joined_operands(calls) for name, calls in seen.items()}
+        # One after the other: joining takes as much memory once more.
+        return {site.name: joined_operands(seen.pop(site.name)) for site in sites}

@@ -61,6 +61,24 @@ def test_inputs_do_not_depend_on_what_else_is_asked_and_when(adapter):
             assert torch.equal(mine, theirs)
 
 
+def test_what_does_not_fit_into_memory_is_run_again_and_is_the_same(adapter):
+    pictures = Images(adapter, CHUNK + 2)
+    unlimited, held = Observer(adapter, pictures), []
+    sizes = {s.name: sum(x.nbytes for x in unlimited.inputs(s)) for s in adapter.sites}
+    half = max(sizes.values()) + 1  # one large site at a time, small ones together
+    for memory in (0, 2 * half):
+        observer = Observer(adapter, pictures, memory)
+        for site in (*adapter.sites, adapter.sites[1]):
+            for mine, theirs in zip(observer.inputs(site), unlimited.inputs(site), strict=True):
+                assert torch.equal(mine, theirs)
+            held.append(len(observer._inputs))
+            observed = sum(sizes[name] for name in observer._inputs)
+            assert len(observer._inputs) == 1 if memory == 0 else observed <= half
+            # The images, and the inputs of the segment at hand.
+            assert len(observer._states) <= 2 or sum(x.nbytes for s in observer._states.values() for x in s) <= half
+    assert max(held) > 1 and pictures.calls == 3
+
+
 def test_images_are_run_only_when_a_site_is_asked_for_and_once(adapter):
     pictures = Images(adapter, 5)
     observer = Observer(adapter, pictures)

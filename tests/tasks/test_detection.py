@@ -29,6 +29,7 @@ from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.base_quantizers.qdrop import QDrop
 from lampq.base_quantizers.repq_vit import RepQViT
 from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.calibration.observation import Observer
 from lampq.datasets.shapes import Shapes
 from lampq.detection.images import Detections, Images, Instances
 from lampq.errors import LampQError
@@ -287,6 +288,14 @@ def test_what_both_models_find_is_drawn(search, tmp_path):
     assert len(Run(record.folder).precision_draws["full_precision_mask_ap"]) == 200
     with Image.open(record.folder / "detections.png") as picture:
         assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 24)) > 100
+
+
+def test_operands_of_images_of_different_sizes_are_the_same_within_any_memory(search, adapter):
+    images = search.task.calibration_images
+    unlimited, tight = Observer(adapter, lambda: images), Observer(adapter, lambda: images, 1)
+    for site in adapter.sites:
+        pairs = zip(tight.inputs(site), unlimited.inputs(site), strict=True)
+        assert all(torch.equal(mine, theirs) for mine, theirs in pairs) and len(tight._inputs) == 1
 
 
 def test_images_behave_as_a_tensor_does(search):
