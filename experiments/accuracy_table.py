@@ -193,10 +193,12 @@ def against_uniform(run: Run, rows: list[Row]) -> dict[str, float]:
 
 
 def equal_bits(run: Run, rows: list[Row]) -> Iterator[Run]:
-    """Runs of the same model and base quantizer with equal bits, as many on average as a searched plan has."""
+    """Runs of the same model and base quantizer, calibrated on the same images, with as many bits everywhere as a
+    searched plan has on average."""
     asked = ("model", "weights", "base_quantizer", "seed")
     for other in (row.run for row in rows if row.run is not None and row.run.fingerprint != run.fingerprint):
         alike = all(other.identity.get(key) == run.identity.get(key) for key in asked)
+        alike &= other.identity["images"].get("calibration") == run.identity["images"].get("calibration")
         bits = [(r.metrics["weight_bits"], r.metrics["activation_bits"]) for r in (run, other)]
         uniform = [r.metrics["allocator"] == "uniform" for r in (run, other)]
         if alike and bits[0] == bits[1] and uniform == [False, True]:

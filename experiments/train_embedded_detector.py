@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from experiments.train_embedded import FOLDER, commit, learning_rate_share, start_from_patches, write_atomically
 from lampq.datasets import shape_scenes
 from lampq.datasets.shape_scenes import OUTLINES, SIZES, TRAINING_SEED, VALIDATION_SEED, Scene, draw_scenes
+from lampq.detection.mmdet_import import import_mmdet
 from lampq.models.embedded.detectors import SHAPES_MASK_RCNN, build_embedded_detector
+from lampq.tasks.average_precision import match, precisions, quietly
 
 NAME = "shapes_mask_rcnn"
 BATCH_SIZE = 8
@@ -40,6 +42,7 @@ VALIDATION_SCENES = 300
 
 def batch_of(scenes: list[Scene]) -> tuple[Tensor, list]:
     """Scenes of one size as mmdet takes them: pixels normalised and padded to a multiple of 32, and what they hold."""
+    import_mmdet()
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
@@ -93,12 +96,8 @@ def initialize(model: nn.Module) -> None:
 @torch.no_grad()
 def average_precision(model: nn.Module, count: int, seed: int, first: int = 0) -> tuple[float, float]:
     """AP of boxes and of masks in percent, as COCO defines it (IoU from 0.5 to 0.95), on scenes of a stream."""
-    import contextlib
-    import io
-
     from pycocotools import mask as rle
     from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
 
     def encoded(masks: np.ndarray) -> list[dict]:
         return [rle.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
@@ -122,25 +121,13 @@ def average_precision(model: nn.Module, count: int, seed: int, first: int = 0) -
     model.train()
     if not found:
         return 0.0, 0.0
-    with contextlib.redirect_stdout(io.StringIO()):
-        annotated = COCO()
-        categories = [{"id": number, "name": name} for number, name in enumerate(OUTLINES)]
-        annotated.dataset = {
-            "images": images,
-            "annotations": truth,
-            "categories": categories,
-        }
+    annotated, classes = COCO(), list(range(len(OUTLINES)))
+    categories = [{"id": number, "name": OUTLINES[number]} for number in classes]
+    annotated.dataset = {"images": images, "annotations": truth, "categories": categories}
+    with quietly():
         annotated.createIndex()
-        boxes_only = [{key: value for key, value in row.items() if key != "segmentation"} for row in found]
-        masks_only = [{key: value for key, value in row.items() if key != "bbox"} for row in found]
-        points = []
-        for kind, rows in (("bbox", boxes_only), ("segm", masks_only)):
-            evaluation = COCOeval(annotated, annotated.loadRes(rows), kind)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-            points.append(100 * float(evaluation.stats[0]))
-    return points[0], points[1]
+    box, mask = (match(annotated, found, list(range(count)), classes, kind) for kind in ("bbox", "segm"))
+    return precisions(box)[""], precisions(mask)[""]
 
 
 def train(

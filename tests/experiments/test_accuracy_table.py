@@ -1,6 +1,7 @@
 """Tables of accuracies: our numbers with the paper's beside them, and words where nothing is measured."""
 
 import csv
+import json
 import shutil
 
 import pytest
@@ -295,6 +296,16 @@ def test_a_search_stands_against_equal_bits_paired_by_image(results):
     assert found["uniform_difference"] == pytest.approx(20)
     assert 3 < found["uniform_difference_standard_error"] < 5  # of single shares of 44 and 64 % it would be 7
     assert "uniform_difference" not in record(table, "AdaLog")
+
+
+def test_equal_bits_calibrated_on_other_images_are_no_pair(results):
+    for method, calibration, outcomes in ((ADALOG, "noise", (1, 79, 0, 20)), (LAMPQ, "made", (60, 20, 4, 16))):
+        kind = "uniform" if method == ADALOG else "lampq"
+        run = results.measured("table3", method, allocator=kind, outcomes=outcomes)
+        identity = json.loads((run / "identity.json").read_text())
+        identity["images"]["calibration"] = {"source": calibration}
+        (run / "identity.json").write_text(json.dumps(identity))
+    assert "uniform_difference" not in record(table_of(results), "LampQ", "3/3")
 
 
 def test_the_cost_of_a_search_stands_in_its_cell_and_that_it_saw_part_of_d_below(results):
