@@ -5,6 +5,7 @@ of its key (everything that the numbers depend on). Writing is atomic, computing
 the work once; a file is verified when it is read, and a corrupt or stale one is computed again.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -13,12 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lampq.fingerprint import fingerprint, tensors_hash
+from lampq.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +173,15 @@ class Partial:
 
 def _partial_path(path: Path) -> Path:
     return path.with_suffix(".partial.safetensors")
+
+
+def tensors_hash(tensors: Tensors) -> str:
+    """A hash over names, types, shapes and values of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

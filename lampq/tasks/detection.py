@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lampq.detection.images import Detections, Images, ImageState, Instances
-from lampq.fingerprint import tensors_hash
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
+from lampq.store import tensors_hash
 from lampq.tasks.average_precision import SHOWN, class_matches, draw_images, match, precisions, quietly, resampled
 from lampq.tasks.task import Task
 
