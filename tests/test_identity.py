@@ -65,7 +65,11 @@ def test_a_search_is_another_run_with_each_of_them_and_equal_bits_the_same(setti
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
 def test_budgets_of_published_runs_are_named_as_ever(path, settings, prepared):
-    told = json.loads(path.read_text())["budget"]
+    published = json.loads(path.read_text())
+    told = published["budget"]
+    if published["allocator"][0] == "from_plan":  # a given plan has been paid for elsewhere
+        assert told == {}
+        return
     weight, activation = (Fraction(str(told[key])) for key in ("weight_bits", "activation_bits"))
     searches = "candidates" in told
     asked = Budget(
