@@ -190,8 +190,13 @@ class Row:
     @property
     def variation(self) -> str:
         """Overrides that place it in no row of the paper, for example ``lampq.gamma=2``."""
-        rest = {k: v for k, v in self.cell.overrides.items() if k not in NOT_A_VARIATION}
-        return ", ".join(f"{key}={value}" for key, value in rest.items())
+        return self.variation_from(())
+
+    def variation_from(self, common: tuple[str, ...]) -> str:
+        """The same in a table whose rows have some overrides in common: those are no variation, and one without is."""
+        asked = self.cell.overrides
+        rest = [f"{key}={value}" for key, value in asked.items() if key not in (*NOT_A_VARIATION, *common)]
+        return ", ".join(rest + [f"without {key}" for key in common if key not in asked])
 
 
 def measured(results: Path, experiment: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What the paper printed, for the column beside ours; never used in its place."""
+"""What the paper printed, and the authors' code gives, for the column beside ours; never used in its place."""
 
 import csv
 from dataclasses import dataclass, field
@@ -51,6 +51,10 @@ ABLATION = {
 """``method=NAME`` -> row of table 6. The paper does not say what I3 starts from without I2: both readings are run."""
 
 
+AUTHORS_CODE = {"repq_vit": "RepQ-ViT", "erq": "ERQ", "ptq4vit": "PTQ4ViT"}
+"""``method=NAME`` -> method whose authors' code was run on 32 calibration and 800 validation images."""
+
+
 @dataclass(frozen=True)
 class PaperRow:
     """A row as printed.
@@ -69,23 +73,24 @@ class PaperRow:
     values: dict[str, float | str] = field(default_factory=dict)
 
 
-def table(number: int) -> list[dict[str, str]]:
-    """Rows of a table as printed."""
-    path = resources.files(__package__) / "published" / f"table{number}.csv"
+def table(name: int | str) -> list[dict[str, str]]:
+    """Rows of a table as printed, by its number, or of another file of published numbers, by its name."""
+    file = f"table{name}.csv" if isinstance(name, int) else f"{name}.csv"
+    path = resources.files(__package__) / "published" / file
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def full_precision(number: int) -> dict[str, float]:
+def full_precision(name: int | str) -> dict[str, float]:
     """Full-precision accuracy (percent) of a table's models, by ``model=NAME``."""
-    first = table(number)[0]
+    first = table(name)[0]
     return {model: float(first[column]) for model, column in MODELS.items() if column in first}
 
 
-def accuracy_rows(number: int, methods: dict[str, str]) -> list[PaperRow]:
-    """Rows of table 3, 5 or 10 but the full-precision one; accuracies in percent, times as text."""
+def accuracy_rows(name: int | str, methods: dict[str, str]) -> list[PaperRow]:
+    """Rows of a table of methods by models but the full-precision one; accuracies in percent, times as text."""
     by_label = {label: name for name, label in methods.items()}
     rows = []
-    for printed in table(number):
+    for printed in table(name):
         if printed["w/a"] == "32/32":
             continue
         values = {m: _number(printed[column]) for m, column in MODELS.items() if printed.get(column)}

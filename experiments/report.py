@@ -12,7 +12,7 @@ from lampq.report import page
 from lampq.report.table import Table
 
 from . import metrics, paper
-from .accuracy_table import Layout, accuracy_table
+from .accuracy_table import BESIDE_THE_AUTHORS_CODE, AuthorsCode, Layout, accuracy_table
 from .allocators_table import allocators_table
 from .detection_table import detection_table
 from .expected_errors import table2, table9
@@ -43,6 +43,16 @@ LAYOUTS = {
         paper.MODELS,
         lambda: paper.full_precision(3),
         paper_column="deit_small",
+    ),
+    "authors_code": AuthorsCode(
+        "authors_code",
+        "Base quantizers beside their authors' code: top-1 (%) with the same calibration images",
+        lambda: paper.accuracy_rows("authors_code", paper.AUTHORS_CODE),
+        paper.MODELS,
+        lambda: paper.full_precision("authors_code"),
+        legend=BESIDE_THE_AUTHORS_CODE,
+        source="code",
+        common=("dataset.calibration_list",),
     ),
 }
 

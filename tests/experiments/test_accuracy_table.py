@@ -324,3 +324,24 @@ def test_other_images_another_seed_or_other_bits_are_no_pair(results):
     results.measured("table3", ADALOG.replace("bits=3", "bits=4"), allocator="uniform")
     results.measured("table3", LAMPQ, allocator="lampq")
     assert not any("against" in line for line in place(table_of(results), "LampQ", "3MP/3MP"))
+
+
+LIST = "dataset.calibration_list=/data/list.txt"
+
+
+@pytest.mark.parametrize(("right", "words"), [(70, []), (71, []), (73, ["not reproduced"]), (66, ["not reproduced"])])
+def test_beside_the_authors_code_a_difference_either_way_is_one_of_mathematics(results, right, words):
+    outcomes = (right - 4, 80 - (right - 4), 4, 16)
+    results.measured("authors_code", f"model=deit_tiny bits=4 method=repq_vit {LIST}", outcomes=outcomes)
+    table = table_of(results, "authors_code")
+    lines = place(table, "RepQ-ViT", "4/4")
+    assert lines[1].startswith("code 70.10 (") and not any("paper" in line for line in lines)
+    assert [line for line in lines if line == "not reproduced"] == words
+    assert place(table, "ERQ", "4/4") == ["missing", "code 73.1"]
+
+
+def test_beside_the_authors_code_other_calibration_images_are_a_row_of_their_own(results):
+    results.measured("authors_code", "model=deit_tiny bits=4 method=repq_vit")
+    table = table_of(results, "authors_code")
+    assert place(table, "RepQ-ViT", "4/4")[0] == "missing"
+    assert place(table, "RepQ-ViT, without dataset.calibration_list", "4/4")[0].startswith("44.00")
