@@ -34,6 +34,7 @@ GATE = 0.3
 
 SEARCHED_WITH = {
     "surrogate": "plans are scored with the independent states of %s: the surrogate of what is built in the end",
+    "block_bank": "plans are scored with blocks realised by %s at equal bits, each behind equal bits",
     "exact": "every plan that is scored is realised by %s",
 }
 """What the log says of a search with a sequential base quantizer."""

@@ -11,6 +11,8 @@ import torch
 
 from lampq.allocation.base import Search
 from lampq.bank import LayerBank
+from lampq.block_bank import BlockBank
+from lampq.budgets import Budget
 from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
@@ -92,10 +94,18 @@ def open_search(settings: Settings, prepared: Prepared, store: Store, images: in
     bank = LayerBank(settings.base_quantizer, adapter, prepared.observer, task.identity["calibration"], store)
     memory = int(settings.prefix_memory_gib * 2**30) // 2  # states of the base, and of a plan that may become it
     realisation = open_realisation(settings, prepared, bank)
-    scored = realisation if realisation is not None and realisation.exact else None
-    identity = bank.identity if scored is None else scored.identity
+    scored = scored_with(realisation, settings.budget)
+    identity = (scored or bank).identity
     evaluator = SampleEvaluator(QuantizedModel(adapter, bank, scored), task, store, identity, memory, images)
     return Search(adapter, task, bank, evaluator, store, settings.seed, realisation)
+
+
+def scored_with(realisation: Realisation | None, budget: Budget) -> Realisation | BlockBank | None:
+    """What plans are scored with in a search: whole realised plans, put together from blocks, or (None) the bank."""
+    search = "surrogate" if realisation is None else realisation.base_quantizer.search
+    return {"surrogate": None, "block_bank": realisation and BlockBank(realisation, budget), "exact": realisation}[
+        search
+    ]
 
 
 def open_realisation(settings: Settings, prepared: Prepared, bank: LayerBank) -> Realisation | None:

@@ -1,6 +1,7 @@
 """A model in which every site has the bits of a plan."""
 
 from lampq.bank import LayerBank
+from lampq.block_bank import BlockBank
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.realisation import Realisation
@@ -22,7 +23,9 @@ class QuantizedModel:
         plan: that plan; full precision at first.
     """
 
-    def __init__(self, adapter: ModelAdapter, bank: LayerBank, realisation: Realisation | None = None) -> None:
+    def __init__(
+        self, adapter: ModelAdapter, bank: LayerBank, realisation: Realisation | BlockBank | None = None
+    ) -> None:
         self._original = adapter
         self.adapter = adapter.clone()
         self.plan = BitPlan.full_precision(adapter.sites)
@@ -45,7 +48,7 @@ class QuantizedModel:
         self.plan = plan
         return self
 
-    def _apply_whole(self, plan: BitPlan, realisation: Realisation) -> "QuantizedModel":
+    def _apply_whole(self, plan: BitPlan, realisation: Realisation | BlockBank) -> "QuantizedModel":
         """Put in what a sequential method makes of the whole plan."""
         if plan.key() != self.plan.key():
             modules = realisation.modules(plan)

@@ -138,39 +138,40 @@ class Realisation:
         self._seed = seed
         self._modules: dict[str, dict[str, nn.Module]] = {}
 
-    @property
-    def exact(self) -> bool:
-        """Whether searches score realised plans, and not the surrogate: independent states."""
-        return self.base_quantizer.search == "exact"
-
     def states(self, plan: BitPlan) -> States:
         """States of all quantized sites of a plan, computed on a miss, with progress.
 
         Raises:
             LampQError: the method is not defined at some bits of the plan.
         """
-        return {name: state for part in self._parts(plan) for name, state in part.items()}
+        return {name: state for part in self.parts(plan) for name, state in part.items()}
 
     def modules(self, plan: BitPlan) -> dict[str, nn.Module]:
         """Every module in which the realised model differs from the full-precision one, by its name."""
-        parts, keys = self._parts(plan), [fingerprint(key) for key in self._keys(plan)]
+        parts, keys = self.parts(plan), [fingerprint(key) for key in self._keys(plan)]
         made = {}
         for index, (key, states) in enumerate(zip(keys, parts, strict=True)):
-            sites = self._sites(plan, index)
-            method = self.base_quantizer
-            if self._keeps_independent_states(index):
-                method = self.bank.independent
-            made[key] = self._modules.get(key) or _modules_of(
-                method, self.adapter, sites, states, method.quantized_module
-            )
+            made[key] = self._modules.get(key) or self.modules_of(plan, index, states)
         self._modules = made
         return {name: module for part in made.values() for name, module in part.items()}
+
+    def modules_of(self, plan: BitPlan, index: int, states: States) -> dict[str, nn.Module]:
+        """The modules of one segment at a plan's bits, made of given states."""
+        method = self.bank.independent if self._keeps_independent_states(index) else self.base_quantizer
+        return _modules_of(method, self.adapter, self.sites(plan, index), states, method.quantized_module)
 
     def quantizer_parameters(self, plan: BitPlan) -> int:
         """Number of scales, zero points and the like that a plan adds to the model."""
         return sum(self.base_quantizer.stored_parameters(state) for state in self.states(plan).values())
 
-    def _sites(self, plan: BitPlan, index: int) -> tuple[tuple[Site, int | None, int | None], ...]:
+    def missing(self, plan: BitPlan, segments: int | None = None) -> int:
+        """How many of a plan's segments (of the first so many) have never been realised."""
+        store, keys = self.bank.store, self._keys(plan)[:segments]
+        wanted = [key for index, key in enumerate(keys) if self.sites(plan, index)]
+        return sum(not store.holds("realisation", key) for key in wanted)
+
+    def sites(self, plan: BitPlan, index: int) -> tuple[tuple[Site, int | None, int | None], ...]:
+        """(site, weight bits, activation bits) of what a plan quantizes in a segment."""
         pairs = zip(self.adapter.sites, plan.sites, strict=True)
         return tuple(
             (site, *planned.bits)
@@ -187,21 +188,24 @@ class Realisation:
         """Key of every segment: the method, the images and the bits up to and including the segment."""
         keys, bits = [], []
         for index in range(self.adapter.segments):
-            bits = bits + [[site.name, *site_bits] for site, *site_bits in self._sites(plan, index)]
+            bits = bits + [[site.name, *site_bits] for site, *site_bits in self.sites(plan, index)]
             keys.append({**self.identity, "segment": index, "bits": bits})
         return keys
 
     @torch.inference_mode(False)
-    def _parts(self, plan: BitPlan) -> list[States]:
-        """States of every segment; one without quantized sites has none."""
+    def parts(self, plan: BitPlan, segments: int | None = None) -> list[States]:
+        """States of every segment of a plan, computed on a miss, with progress; one without quantized sites has none.
+
+        Args:
+            segments: of the first so many; None for all.
+
+        Raises:
+            LampQError: the method is not defined at some bits of the plan.
+        """
         plan.check_fits(self.adapter.sites)
         for site in plan.sites:
             self.bank.check_bits(site.name, *site.bits)
-        store = self.bank.store
-        wanted = [bool(self._sites(plan, index)) for index in range(self.adapter.segments)]
-        keys = self._keys(plan)
-        missing = sum(want and not store.holds("realisation", key) for want, key in zip(wanted, keys, strict=True))
-        steps = self.base_quantizer.realisation_steps
+        store, steps, missing = self.bank.store, self.base_quantizer.realisation_steps, self.missing(plan, segments)
         bar = None
         if missing:
             if self.base_quantizer.starts_from_bank:
@@ -209,15 +213,15 @@ class Realisation:
             bar = progress(description=f"realising {self.base_quantizer.name}", total=missing * steps, unit="steps")
         walk = _Walk(self, plan)
         parts: list[States] = []
-        for index, (want, key) in enumerate(zip(wanted, keys, strict=True)):
-            if not want:
+        for index, key in enumerate(self._keys(plan)[:segments]):
+            if not self.sites(plan, index):
                 parts.append({})
                 continue
             before = bar.n if bar is not None else 0
 
             def realise(index: int = index, key: dict = key) -> dict[str, Tensor]:
                 if self._keeps_independent_states(index):
-                    return _flat({s.name: self.bank.entry(s, *bits) for s, *bits in self._sites(plan, index)})
+                    return _flat({s.name: self.bank.entry(s, *bits) for s, *bits in self.sites(plan, index)})
                 segment = walk.segment(index, parts, key, bar.update if bar is not None else lambda count: None)
                 return _flat(self.base_quantizer.realise_segment(segment))
 
@@ -267,7 +271,7 @@ class _Walk:
             self._images = self._inputs = self._full_precision_inputs = images
         quantized = whole.adapter.clone()
         for earlier, states in enumerate(parts[:index]):
-            sites = whole._sites(self._plan, earlier)
+            sites = whole.sites(self._plan, earlier)
             method = whole.base_quantizer
             for name, module in _modules_of(method, whole.adapter, sites, states, method.upstream_module).items():
                 quantized.replace_module(name, module)
@@ -280,7 +284,7 @@ class _Walk:
             self._index += 1
         return Segment(
             index=index,
-            sites=whole._sites(self._plan, index),
+            sites=whole.sites(self._plan, index),
             quantized=quantized,
             full_precision=whole.adapter,
             inputs=self._inputs,

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from lampq.allocation.base import Search
 from lampq.bank import LayerBank
 from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.budgets import Budget
 from lampq.calibration.observation import Observer
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.models.timm_adapters import adapt
+from lampq.preparation import scored_with
 from lampq.quantized_model import QuantizedModel
 from lampq.realisation import Realisation
 from lampq.store import Store
@@ -24,6 +26,7 @@ from lampq.tasks.sample_evaluation import SampleEvaluator
 from lampq.tasks.task import Task
 
 VIT_SIDE, SWIN_SIDE, CLASSES = 16, 36, 10
+BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
 VIT = {"img_size": VIT_SIDE, "patch_size": 4, "embed_dim": 24, "num_heads": 3, "num_classes": CLASSES}
 SWIN = {
     "img_size": SWIN_SIDE,  # a grid of 9 x 9 patches, which windows of 4 do not divide; then 5 x 5
@@ -169,8 +172,10 @@ def search_over(adapter: ModelAdapter, root: Path, *, seed: int = 0, base_quanti
     return search_with(task, adapter, Store(root), base_quantizer)
 
 
-def search_with(task: Task, adapter: ModelAdapter, store: Store, base_quantizer=None) -> Search:
-    """Everything an allocator works with, for a task of any kind."""
+def search_with(
+    task: Task, adapter: ModelAdapter, store: Store, base_quantizer=None, budget: Budget = BUDGET
+) -> Search:
+    """Everything an allocator works with, for a task of any kind. The budget is what a bank of blocks needs."""
     seed = task.seed
     observer = Observer(adapter, lambda: task.calibration_images)
     bank = LayerBank(base_quantizer or RoundToNearest(), adapter, observer, task.identity["calibration"], store)
@@ -178,7 +183,7 @@ def search_with(task: Task, adapter: ModelAdapter, store: Store, base_quantizer=
     if bank.base_quantizer.sequential:
         count = bank.base_quantizer.training_images
         realisation = Realisation(bank, lambda: task.training_images(count), task.training_identity(count), seed)
-    scored = realisation if realisation is not None and realisation.exact else None
+    scored = scored_with(realisation, budget)
     identity = (scored or bank).identity
     evaluator = SampleEvaluator(QuantizedModel(adapter, bank, scored), task, store, identity, 2**30)
     return Search(adapter, task, bank, evaluator, store, seed, realisation)

@@ -9,16 +9,14 @@ import torch
 import lampq.realisation
 from lampq.allocation.lampq import LampQ
 from lampq.allocation.uniform import Uniform
+from lampq.base_quantizers.base import SEARCHES
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.pipeline import run
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
-from tests.small_models import distilled_adapter, images, search_over, swin_adapter, vit_adapter
+from tests.small_models import BUDGET, distilled_adapter, images, search_over, swin_adapter, vit_adapter
 from tests.small_settings import small_settings
-
-BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
 
 
 class OneAfterAnother(RoundToNearest):
@@ -261,17 +259,20 @@ def test_the_number_of_images_and_the_seed_are_part_of_the_identity(tmp_path):
 
 def whole_run(tmp_path, method, allocator=None, **changes):
     changes.setdefault("allocator", allocator or LampQ(try_next_pairs=0))
-    budget = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
-    return run(small_settings(tmp_path, base_quantizer=method, budget=budget, **changes))[-1]
+    return run(small_settings(tmp_path, base_quantizer=method, budget=BUDGET, **changes))[-1]
 
 
-@pytest.mark.parametrize("search_by", ["surrogate", "exact"])
+@pytest.mark.parametrize("search_by", SEARCHES)
 def test_a_run_says_what_its_search_was_on_and_measures_what_is_realised(tmp_path, monkeypatch, caplog, search_by):
     caplog.set_level(logging.INFO, "lampq")
     monkeypatch.setattr("lampq.pipeline.draw_bit_allocation", lambda plan, path: path.touch())
     record = whole_run(tmp_path, OneAfterAnother(search_by))
     assert record.metrics["search"] == record.identity["search"] == search_by
-    said = "surrogate" if search_by == "surrogate" else "every plan that is scored is realised"
+    said = {
+        "surrogate": "the surrogate of what is built in the end",
+        "block_bank": "blocks realised by one_after_another at equal bits",
+        "exact": "every plan that is scored is realised",
+    }[search_by]
     assert said in (record.folder / "log.txt").read_text()
     assert json.loads((record.folder / "images.json").read_text())["training"] == [f"0/{i}" for i in range(6)]
     search = search_with(OneAfterAnother(search_by), tmp_path / "other")

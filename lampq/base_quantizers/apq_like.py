@@ -8,6 +8,7 @@ reading here is ours, so this is not APQ-ViT, and its numbers are not compared w
 import torch
 from torch import Tensor, nn
 
+from lampq.base_quantizers.base import SEARCHES
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.calibration.parameter_search import Searched
 from lampq.calibration.weighted_output_error import WeightedOutputError
@@ -39,7 +40,7 @@ class APQLike(PTQ4ViT):
         probabilities: ``searched``: their scale is found like any other; ``largest``: nothing is clipped, so that large
             ones keep their value, which is what the paper's words say. At 4 bits that makes 0 of all below 1/30, and
             with it nearly every attention.
-        search: what plans are scored with, ``surrogate`` (independent states) or ``exact``.
+        search: what plans are scored with, ``surrogate`` (independent states), ``block_bank`` or ``exact``.
         metric, labels, candidates, rounds, alpha, beta: as for PTQ4ViT.
 
     Raises:
@@ -68,7 +69,7 @@ class APQLike(PTQ4ViT):
         self.rho = fraction("base_quantizer.rho", rho, of="the error's terms")
         self.block_rounds = integer("base_quantizer.block_rounds", block_rounds, minimum=1, maximum=100)
         self.probabilities = choice("base_quantizer.probabilities", probabilities, ("searched", "largest"))
-        self.search = choice("base_quantizer.search", search, ("surrogate", "exact"))
+        self.search = choice("base_quantizer.search", search, SEARCHES)
 
     def settings(self) -> dict:
         own = {"rho": self.rho, "block_rounds": self.block_rounds, "probabilities": self.probabilities}

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from lampq.realisation import Segment
 
 
+SEARCHES = ("surrogate", "block_bank", "exact")
+"""What plans may be scored with where a method is sequential."""
+
+
 class BaseQuantizer(ABC):
     """A post-training quantization method, seen one site at a time.
 
@@ -26,8 +30,9 @@ class BaseQuantizer(ABC):
         sequential: whether a site's state depends on the sites quantized before it. Such a method realises a plan
             segment by segment (`realise_segment`, `lampq.realisation`); what `calibrate` finds is then its
             *independent* state, which stands in for the realised one while plans are searched.
-        search: for a sequential method, what plans are scored with: ``surrogate`` (independent states) or ``exact``
-            (every plan that is scored is realised). Not among `settings`: it changes searches only.
+        search: for a sequential method, what plans are scored with: ``surrogate`` (independent states), ``block_bank``
+            (blocks realised at equal bits, `lampq.block_bank`) or ``exact`` (every plan that is scored is realised).
+            Not among `settings`: it changes searches only.
         training_images: how many training images a sequential method realises plans on; None for the calibration
             images.
         starts_from_bank: whether realising a segment begins with its independent states.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor, nn
 
 from lampq.base_quantizers.adalog import AdaLog
-from lampq.base_quantizers.base import BaseQuantizer
+from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
 from lampq.layers import Site
 from lampq.limits import choice, integer, number
 from lampq.realisation import Segment, States
@@ -32,7 +32,7 @@ class BlockReconstruction(BaseQuantizer):
         scale_rate: learning rate of activation scales.
         regularization: lambda, weight of the regularizer that drives soft weights to a code.
         warmup: fraction of the steps before it sets in.
-        search: what plans are scored with: ``surrogate``, ``exact``.
+        search: what plans are scored with: ``surrogate``, ``block_bank``, ``exact``.
 
     Raises:
         LampQError: a value out of its range.
@@ -59,7 +59,7 @@ class BlockReconstruction(BaseQuantizer):
         self.scale_rate = number(f"{prefix}scale_rate", self.scale_rate, at_least=0)
         self.regularization = number(f"{prefix}regularization", self.regularization, at_least=0)
         self.warmup = number(f"{prefix}warmup", self.warmup, at_least=0, at_most=1)
-        self.search = choice(f"{prefix}search", self.search, ("surrogate", "exact"))
+        self.search = choice(f"{prefix}search", self.search, SEARCHES)
         self.calibration = self.calibrated_by()
 
     @abstractmethod

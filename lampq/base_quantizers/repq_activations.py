@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lampq.base_quantizers.base import BaseQuantizer
+from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
 from lampq.calibration.channel_range import bound_channels
 from lampq.calibration.finite_inputs import check_finite
 from lampq.calibration.patches import patches
@@ -75,7 +75,8 @@ class RepQActivations(BaseQuantizer):
     Args:
         inputs: what activations are observed on: ``quantized``, the network as it is quantized up to the site, or
             ``full_precision``, which makes every site independent of all others.
-        search: with quantized inputs, what plans are scored with: ``surrogate`` (independent sites) or ``exact``.
+        search: with quantized inputs, what plans are scored with: ``surrogate`` (independent sites), ``block_bank`` or
+            ``exact``.
         literal: take one value more than the bits can tell apart, twice, as the authors' code does: the zero of the
             probabilities beside 2^bits powers, and a zero point after reparameterization that is not an integer.
         image_bits: bits of the image that enters the patch embedding, whatever the plan; None for full precision.
@@ -99,7 +100,7 @@ class RepQActivations(BaseQuantizer):
         self, inputs: str, search: str, literal: bool, image_bits: int | None, channel_bound: str | float | None
     ) -> None:
         self.inputs = choice("base_quantizer.inputs", inputs, ("quantized", "full_precision"))
-        self.search = choice("base_quantizer.search", search, ("surrogate", "exact"))
+        self.search = choice("base_quantizer.search", search, SEARCHES)
         self.literal = boolean("base_quantizer.literal", literal)
         limits = {"minimum": self.minimum_bits, "maximum": self.maximum_bits}
         self.image_bits = optional(integer, "base_quantizer.image_bits", image_bits, **limits)

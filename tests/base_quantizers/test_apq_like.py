@@ -118,7 +118,6 @@ def test_a_plan_is_scored_by_the_states_that_search_names(tmp_path):
     for kind in ("surrogate", "exact"):
         search = searched(tmp_path, search=kind)
         scores[kind] = search.evaluator.score(whole_plan(search)).loss
-        assert search.realisation.exact == (kind == "exact")
     assert not torch.equal(scores["surrogate"], scores["exact"])
 
 

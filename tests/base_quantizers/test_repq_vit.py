@@ -171,7 +171,7 @@ def test_a_search_scores_plans_by_independent_sites_or_by_what_is_realised(tmp_p
     ("options", "message"),
     [
         ({"inputs": "fp"}, "base_quantizer.inputs=fp: must be one of quantized, full_precision"),
-        ({"search": "both"}, "base_quantizer.search=both: must be one of surrogate, exact"),
+        ({"search": "both"}, "base_quantizer.search=both: must be one of surrogate, block_bank, exact"),
         ({"literal": 1}, "base_quantizer.literal=1: must be true or false"),
         ({"image_bits": 1}, "base_quantizer.image_bits=1: must be an integer between 2 and 8, or null"),
         ({"channel_bound": "quantile"}, "base_quantizer.channel_bound=quantile: must be one of iqr, or null"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from lampq.base_quantizers.base import BaseQuantizer
+from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
 from lampq.budgets import Budget
 from lampq.calibration.observation import Observer
 from lampq.command_line import config_folder
@@ -108,7 +108,7 @@ some_sites = pytest.mark.parametrize(("model", "site"), SOME_SITES, ids=["-".joi
 def test_it_says_what_it_is(any_name):
     method = quantizer(any_name)
     assert isinstance(method, BaseQuantizer) and any_name.startswith(method.name)
-    assert isinstance(method.independent, BaseQuantizer) and method.search in ("surrogate", "exact")
+    assert isinstance(method.independent, BaseQuantizer) and method.search in SEARCHES
     assert isinstance(method.revision, int) and method.revision >= 1 and isinstance(method.sequential, bool)
     assert 1 <= method.minimum_bits <= method.maximum_bits <= 16
     assert json.loads(json.dumps(method.settings())) == method.settings()
