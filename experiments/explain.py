@@ -15,6 +15,8 @@ WIDTH = 120
 """Columns of the text."""
 REFUSED_SHOWN = 3
 """Refused swaps of one layer that its line names; the list below the table has all."""
+JUDGED = {"top1": "top-1", "ap": "AP of each image"}
+"""What a search has looked at on D, in words (`Task.judged`)."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def explain(path: Path, csv: Path | None = None) -> str:
         + (f", target {target:g}" if target is not None else "")
         + (f", bit set {plan.budget['candidates']}" if "candidates" in plan.budget else ""),
     ]
+    if "scored_with" in plan.origin:
+        told.append(f"plans were scored with: {plan.origin['scored_with']} (base_quantizer.search)")
     if scores is None:
         told += textwrap.wrap(f"No costs to compare: {without}.", WIDTH)
     else:
@@ -115,8 +119,7 @@ def explain(path: Path, csv: Path | None = None) -> str:
     for row in [header, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:], strict=True))]
         told.append(_fitted("  ".join([*cells, row[-1]])))
-    detector = any(s.type == "rpn" for s in plan.sites)
-    told += _swap_lines(plan.origin.get("swaps", []), layers, "AP of each image" if detector else "top-1")
+    told += _swap_lines(plan.origin.get("swaps", []), layers, JUDGED[plan.origin.get("judged", "top1")])
     return "\n".join(line.rstrip() for line in told)
 
 

@@ -143,8 +143,12 @@ def execute(
     if search.realisation is not None and allocator.searches:
         log.info(SEARCHED_WITH[settings.base_quantizer.search], settings.base_quantizer.name)
     plan = allocator.allocate(search, settings.budget)
-    if allocator.searches and settings.evaluation_images is not None:
-        plan.origin["evaluation_images"] = settings.evaluation_images
+    if allocator.searches:
+        plan.origin["judged"] = task.judged
+        if settings.evaluation_images is not None:
+            plan.origin["evaluation_images"] = settings.evaluation_images
+        if search.realisation is not None:
+            plan.origin["scored_with"] = settings.base_quantizer.search
     record.write_plan(plan)
     realisation = search.realisation
     if realisation is None:

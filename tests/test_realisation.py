@@ -273,6 +273,7 @@ def test_a_run_says_what_its_search_was_on_and_measures_what_is_realised(tmp_pat
         "block_bank": "blocks realised by one_after_another at equal bits",
         "exact": "every plan that is scored is realised",
     }[search_by]
+    assert (record.plan.origin["scored_with"], record.plan.origin["judged"]) == (search_by, "top1")
     assert said in (record.folder / "log.txt").read_text()
     assert json.loads((record.folder / "images.json").read_text())["training"] == [f"0/{i}" for i in range(6)]
     search = search_with(OneAfterAnother(search_by), tmp_path / "other")

@@ -95,9 +95,10 @@ def test_swaps_are_told_with_the_accuracy_before_and_after(tmp_path):
     assert UP in first and DOWN in first and first.endswith("40.00 ->  50.00 %  kept")
     assert second.endswith("50.00 ->  45.00 %  refused")
     assert "swaps of the update (top-1 on D, before and after):" in text
-    region = replace(after.sites[0], name="rpn_head.rpn_conv", type="rpn", allocated=False)
-    detector = replace(after, sites=(*after.sites, region), origin=plan.origin | {"swaps": swaps})
+    detector = replace(after, origin=plan.origin | {"swaps": swaps, "judged": "ap"})
     assert "swaps of the update (AP of each image on D, before and after):" in told(detector, tmp_path)
+    trained = replace(after, origin=plan.origin | {"scored_with": "block_bank"})
+    assert "plans were scored with: block_bank (base_quantizer.search)" in told(trained, tmp_path)
 
 
 def test_an_older_history_has_no_accuracy_before_its_first_swap(tmp_path):
