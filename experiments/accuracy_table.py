@@ -180,7 +180,7 @@ def _cell(
         lines += beside
     if full is not None:
         reweighted = statistics.fmean(record["top1_reweighted"] for record in records)
-        if runs[0].on_a_subset and f"{reweighted:.2f}" != f"{top1:.2f}":
+        if runs[0].on_a_subset and abs(reweighted - top1) >= 0.005:
             lines.append(f"reweighted {reweighted:.2f}")
         if published is not None and not layout.reproduced(reweighted, published):
             lines.append("not reproduced")
