@@ -3,8 +3,8 @@
 Between the two ways that there are, layers by themselves (which says little of a method that trains blocks) and every
 plan realised (which takes as long as training the network for each), this is ours: a block is realised once for each
 bit-width that a search meets in it, all of its layers at that bit-width, behind a network with equal bits at the
-target. A plan takes every layer from its block at the layer's bits. Realising the first plan takes as long as realising
-a few; a swap of two layers then mostly finds its blocks there.
+target. A plan takes every layer from its block at the layer's bits. The first plan takes about as long as realising it
+and each further bit-width that it has; a swap of two layers then mostly finds its blocks there.
 """
 
 from torch import nn
@@ -20,6 +20,9 @@ class BlockBank:
     Args:
         realisation: realises and keeps the blocks.
         budget: its targets, rounded down, are the bits of everything before a block.
+
+    Attributes:
+        identity: everything that a plan's modules depend on beside the plan (JSON-able).
     """
 
     def __init__(self, realisation: Realisation, budget: Budget) -> None:
