@@ -48,18 +48,14 @@ class BlockBank:
 
     def _states(self, plan: BitPlan, index: int) -> States:
         """States of a segment at a plan's bits. What is not allocated is taken from where the first layer is."""
-        sites = self._realisation.sites(plan, index)
-        layer_bits = {site.name: tuple(bits) for site, *bits in sites if site.allocated}
+        adapter = self._realisation.adapter
+        planned = {s.name: plan[s.name].bits for s in adapter.sites if adapter.segment_of(s) == index}
+        quantized = [name for name, bits in planned.items() if bits != (None, None)]
+        layer_bits = {name: planned[name] for name in quantized if plan[name].allocated}
         found: dict[tuple | None, States] = {}
         for bits in dict.fromkeys(layer_bits.values()) or [None]:
             # Before the segment the reference; in it all layers that have bits at these; after it, nothing is asked.
-            own = {site.name: bits if site.allocated else tuple(planned) for site, *planned in sites}
-            full_precision = {s.name: (None, None) for s in self._of_segment(index) if s.name not in own}
-            variant = self._reference.with_bits(own | full_precision)
+            variant = self._reference.with_bits(planned | dict.fromkeys(layer_bits, bits))
             found[bits] = self._realisation.parts(variant, index + 1)[index]
         first = next(iter(found))
-        return {site.name: found[layer_bits.get(site.name, first)][site.name] for site, *_ in sites}
-
-    def _of_segment(self, index: int) -> list:
-        adapter = self._realisation.adapter
-        return [site for site in adapter.sites if adapter.segment_of(site) == index]
+        return {name: found[layer_bits.get(name, first)][name] for name in quantized}

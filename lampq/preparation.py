@@ -102,10 +102,9 @@ def open_search(settings: Settings, prepared: Prepared, store: Store, images: in
 
 def scored_with(realisation: Realisation | None, budget: Budget) -> Realisation | BlockBank | None:
     """What plans are scored with in a search: whole realised plans, put together from blocks, or (None) the bank."""
-    search = "surrogate" if realisation is None else realisation.base_quantizer.search
-    return {"surrogate": None, "block_bank": realisation and BlockBank(realisation, budget), "exact": realisation}[
-        search
-    ]
+    if realisation is None or realisation.base_quantizer.search == "surrogate":
+        return None
+    return realisation if realisation.base_quantizer.search == "exact" else BlockBank(realisation, budget)
 
 
 def open_realisation(settings: Settings, prepared: Prepared, bank: LayerBank) -> Realisation | None:

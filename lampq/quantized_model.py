@@ -15,8 +15,8 @@ class QuantizedModel:
     Args:
         adapter: the full-precision model.
         bank: where quantized modules come from.
-        realisation: where they come from instead, with a sequential base quantizer: modules of a whole plan. Without
-            one, such a method is seen by its independent states.
+        realisation: where they come from instead, with a sequential base quantizer: modules of a whole plan, realised
+            or put together from blocks. Without one, such a method is seen by its independent states.
 
     Attributes:
         adapter: the model at the bits of the last plan applied.
