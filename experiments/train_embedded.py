@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import platform
 import subprocess
 import time
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lampq.atomic_write import write_whole
 from lampq.datasets import shapes
 from lampq.models.embedded import architectures
 from lampq.models.embedded.architectures import EMBEDDED, build_embedded
@@ -173,13 +173,6 @@ def train(name: str, pool: int, images_seen: int, seconds: float | None, seed: i
     return model.eval(), step, trained_seconds
 
 
-def write_atomically(path: Path, write) -> None:
-    """`write(temporary path)`, then put the file in place in one move."""
-    temporary = path.with_name(path.name + ".partial")
-    write(temporary)
-    os.replace(temporary, path)
-
-
 def commit() -> str:
     """The commit that is trained with, "changed" where the working tree differs from it."""
     command = ["git", "describe", "--always", "--dirty=, changed"]
@@ -231,9 +224,9 @@ def main() -> None:
         rows[f"top-1 on {of} ({count} images), percent"] = f"{top1:.2f} ± {error:.2f} (standard error)"
         print(f"{top1:.2f} ± {error:.2f} % on {of}")
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-    write_atomically(arguments.folder / f"{name}.safetensors", lambda path: save_file(weights, path))
+    write_whole(arguments.folder / f"{name}.safetensors", lambda path: save_file(weights, path))
     text = card(name, rows)
-    write_atomically(arguments.folder / f"{name}.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(arguments.folder / f"{name}.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

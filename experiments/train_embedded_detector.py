@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from experiments.train_embedded import FOLDER, commit, learning_rate_share, start_from_patches, write_atomically
+from experiments.train_embedded import FOLDER, commit, learning_rate_share, start_from_patches
+from lampq.atomic_write import write_whole
 from lampq.datasets import shape_scenes
 from lampq.datasets.shape_scenes import OUTLINES, SIZES, TRAINING_SEED, VALIDATION_SEED, Scene, draw_scenes
 from lampq.detection.mmdet_import import import_mmdet
@@ -187,7 +188,7 @@ def train(
             recent = {}
             state = {"settings": settings, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"average": average, "step": done, "seconds": seconds, "random": torch.get_rng_state()}
-            write_atomically(state_file, lambda path, state=state: torch.save(state, path))
+            write_whole(state_file, lambda path, state=state: torch.save(state, path))
         if done % CHECK_STEPS == 0 and done < last:
             looked = time.monotonic()
             own = {key: value.clone() for key, value in model.state_dict().items()}
@@ -250,9 +251,9 @@ def main() -> None:
     rows[f"AP of boxes, of masks on {VALIDATION_SCENES} validation scenes, percent"] = f"{box:.2f}, {mask:.2f}"
     print(f"AP of boxes {box:.2f}, of masks {mask:.2f}")
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-    write_atomically(arguments.folder / f"{NAME}.safetensors", lambda path: save_file(weights, path))
+    write_whole(arguments.folder / f"{NAME}.safetensors", lambda path: save_file(weights, path))
     text = card(rows)
-    write_atomically(arguments.folder / f"{NAME}.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(arguments.folder / f"{NAME}.md", lambda path: path.write_text(text, encoding="utf-8"))
     state_file.unlink()
 
 

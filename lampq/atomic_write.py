@@ -1,14 +1,31 @@
 """Files that are there as a whole or not at all, whatever happens while they are written."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there; two processes that write it leave one of the two texts."""
+    """Write a text, in place of what is there."""
+    write_whole(path, lambda temporary: temporary.write_text(text))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place and move it there; two processes that write it leave one of the two.
+
+    Args:
+        path: its place.
+        write: writes the file whose path it is given. Its mode follows the umask, whatever `write` makes of it:
+            some libraries make files that only their owner can read.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        mode = os.fstat(descriptor).st_mode & 0o777
+        os.close(descriptor)
+        write(temporary)
+        if os.stat(temporary).st_mode & 0o777 != mode:
+            os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

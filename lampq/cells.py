@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lampq.atomic_write import write_text
 from lampq.fingerprint import fingerprint
+from lampq.lock import hold, is_held
 
 PLANNED, RUNNING, DONE, FAILED, NOT_AVAILABLE = "planned", "running", "done", "failed", "not available"
 INTERRUPTED = "interrupted"
@@ -99,7 +98,7 @@ class Cell:
     @contextmanager
     def running(self, results: Path) -> Iterator["Cell"]:
         """Hold the cell while its job runs: a second job of the same cell waits."""
-        with FileLock(self._lock(results)):
+        with hold(self.lock(results), f"the cell {self.experiment} {self.name}"):
             now = datetime.now(UTC).isoformat(timespec="seconds")
             command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
             begun = replace(self, state=RUNNING, command=command, host=f"{platform.node()} {os.getpid()}", started=now)
@@ -115,16 +114,11 @@ class Cell:
         """The state, ``interrupted`` where the file says running and nobody is."""
         if self.state != RUNNING:
             return self.state
-        try:
-            with FileLock(self._lock(results), timeout=0):
-                return INTERRUPTED
-        except Timeout:
-            return RUNNING
+        return RUNNING if is_held(self.lock(results)) else INTERRUPTED
 
-    def _lock(self, results: Path) -> Path:
-        locks = Path(results) / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return locks / f"{self.experiment}-{self.name}"
+    def lock(self, results: Path) -> Path:
+        """The file of the lock that is held while the job runs."""
+        return Path(results) / ".locks" / f"{self.experiment}-{self.name}"
 
 
 def read_cell(path: Path) -> Cell:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from filelock import FileLock, Timeout
 
 from lampq.atomic_write import write_text
 from lampq.fingerprint import fingerprint
+from lampq.lock import hold
 from lampq.plan import BitPlan
 from lampq.report.style import write_rows
 
@@ -85,18 +85,8 @@ class RunRecord:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run: another process that wants the same one waits until it is released."""
-        locks = self.folder.parent.parent / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / self.fingerprint)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("another process is computing run %s: waiting for it", self.fingerprint)
-            lock.acquire()
-        try:
+        with hold(self.folder.parent.parent / ".locks" / self.fingerprint, f"run {self.fingerprint}"):
             yield
-        finally:
-            lock.release()
 
     def write_sensitivity(self, rows: list[dict]) -> None:
         """Write the rows of a measurement of single components (see `SingleComponents.measure`)."""

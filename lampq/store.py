@@ -2,29 +2,46 @@
 
 Bank entries, Fisher traces and evaluations of plans all lie here. An entry is a safetensors file named by the hash
 of its key (everything that the numbers depend on). Writing is atomic, computing is locked, so parallel processes do
-the work once; a file is verified when it is read, and a corrupt or stale one is computed again.
+the work once; a file is verified when it is read, and a corrupt or stale one is computed again. Where an entry
+cannot be kept (a folder for reading only), the run goes on without it.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lampq.atomic_write import write_whole
 from lampq.fingerprint import fingerprint
+from lampq.lock import hold, remove_left_over
 
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
+
+NOT_KEPT = {
+    errno.EACCES: "give yourself write permission there, or choose another paths.cache",
+    errno.EPERM: "give yourself write permission there, or choose another paths.cache",
+    errno.EROFS: "choose another paths.cache",
+    errno.EISDIR: "remove the folder that has its name",
+    errno.ENOTDIR: "remove the file that has its folder's name",
+    errno.EEXIST: "remove the file that has its folder's name",
+    errno.ENOTEMPTY: "remove the folder that has its name",
+    errno.ELOOP: "remove the link",
+}
+"""Why an entry cannot be kept although nothing is wrong with it, and what a user can do."""
 
 
 class Store:
@@ -46,6 +63,7 @@ class Store:
         self._counted: set[tuple[str, str]] = set()
         self._before: dict[Path, float] = {}
         self._nested = threading.local()
+        self._told: set[str] = set()
         self._lock = threading.Lock()
 
     def fetch(
@@ -67,8 +85,7 @@ class Store:
             path = self.path(kind, key)
             found = self._read(path, key)
             if found is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(f"{path}.lock"):
+                with self._alone(kind, path):
                     found = self._read(path, key)  # another process may have computed it meanwhile
                     if found is None:
                         found = self._compute(kind, path, key, compute, concurrency)
@@ -76,6 +93,8 @@ class Store:
                         if remember:
                             self._memory[kind, name] = found
                         return found
+            else:
+                remove_left_over(_lock_path(path))
             tensors, seconds = found
             if (kind, name) not in self._counted:
                 self._counted.add((kind, name))
@@ -88,7 +107,7 @@ class Store:
     def holds(self, kind: str, key: dict) -> bool:
         """Whether an entry is there, without reading it."""
         name = fingerprint(key)
-        return (kind, name) in self._memory or self.path(kind, key).is_file()
+        return (kind, name) in self._memory or os.path.isfile(self.path(kind, key))
 
     def path(self, kind: str, key: dict) -> Path:
         """The file of an entry, whether it is there or not."""
@@ -116,33 +135,78 @@ class Store:
             self.seconds_computed[kind] = self.seconds_computed.get(kind, 0.0) + seconds
             seconds += self._before.pop(path, 0.0)
         self._write(path, key, tensors, seconds)
-        _partial_path(path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _partial_path(path).unlink(missing_ok=True)
         return tensors
+
+    @contextlib.contextmanager
+    def _alone(self, kind: str, path: Path) -> Iterator[None]:
+        """Keep other processes from computing an entry at the same time, where a lock can be made."""
+        # A lock for each entry: an entry is computed while those that need it are locked, and what needs what has no
+        # circle. Entries that shared a lock could wait for each other.
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold(_lock_path(path), f"the stored entry {kind}/{path.stem}"))
+            except OSError as error:
+                if error.errno not in NOT_KEPT:
+                    raise
+                self._tell_not_kept(path, error)
+            yield
 
     def _write(self, path: Path, key: dict, tensors: Tensors, seconds: float) -> None:
         metadata = {"key": json.dumps(key, sort_keys=True), "seconds": repr(seconds), "digest": tensors_hash(tensors)}
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            save_file(tensors, str(temporary), metadata=metadata)
-            os.replace(temporary, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda temporary: save_file(tensors, str(temporary), metadata=metadata))
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise OSError(getattr(error, "errno", None), f"cannot write: {error}", str(path)) from error
+            number = getattr(error, "errno", None)
+            if number in NOT_KEPT:
+                self._tell_not_kept(path, error)
+                return
+            raise OSError(number, f"cannot write: {error}", str(path)) from error
 
     def _read(self, path: Path, key: dict) -> tuple[Tensors, float] | None:
-        if not path.is_file():
+        if not os.path.exists(path) or path.is_dir():  # a folder is told when the entry cannot be kept
             return None
         try:
+            with path.open("rb"):  # the operating system says best why it cannot be read
+                pass
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            seconds = float(metadata["seconds"])
+            if not (math.isfinite(seconds) and seconds >= 0):
+                raise ValueError(f"seconds={seconds}")
+            fits = metadata["key"] == json.dumps(key, sort_keys=True) and metadata["digest"] == tensors_hash(tensors)
+        except PermissionError:
+            text = "stored entry %s cannot be read: permission denied; ask %s for it; computing it again"
+            self._tell(text, path, _owner(path))
+            return None
         except (SafetensorError, OSError) as error:
-            log.warning("stored entry %s cannot be read (%s): computing it again", path, _first_line(error))
+            self._tell("stored entry %s cannot be read (%s): computing it again", path, _first_line(error))
             return None
-        if metadata.get("key") != json.dumps(key, sort_keys=True) or metadata.get("digest") != tensors_hash(tensors):
-            log.warning("stored entry %s does not hold what its name says: computing it again", path)
+        except (KeyError, ValueError, TypeError, RuntimeError):  # the header is damaged, or another program's
+            fits = False
+        if not fits:
+            self._tell("stored entry %s does not hold what its name says: computing it again", path)
             return None
-        return tensors, float(metadata["seconds"])
+        return tensors, seconds
+
+    def _tell_not_kept(self, path: Path, error: OSError) -> None:
+        # One line for all entries that have the same folder in the way, or for the whole store.
+        number = errno.EISDIR if path.is_dir() else error.errno
+        place = path if number in (errno.EISDIR, errno.ENOTEMPTY) else error.filename if number == errno.EEXIST else ""
+        text = "results are not kept in %s (%s): %s; the run goes on without"
+        self._tell(text, place or self.root, os.strerror(number), NOT_KEPT[number])
+
+    def _tell(self, text: str, *values: object) -> None:
+        """Warn, once of each thing."""
+        message = text % values
+        with self._lock:
+            known = message in self._told
+            self._told.add(message)
+        if not known:
+            log.warning("%s", message)
 
 
 class Partial:
@@ -166,9 +230,19 @@ class Partial:
     def write(self, state: Tensors) -> None:
         """Keep a state in place of the one before."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         seconds = self._store._before.get(self._path, 0.0) + time.perf_counter() - self._started
         self._store._write(_partial_path(self._path), self._key, state, seconds)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f"its owner ({path.owner()})"
+    except (KeyError, OSError):
+        return "its owner"
 
 
 def _partial_path(path: Path) -> Path:

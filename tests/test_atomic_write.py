@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lampq.atomic_write import write_text
+from lampq.atomic_write import write_text, write_whole
 
 
 def test_a_text_is_written_and_replaced_and_nothing_else_is_left(tmp_path):
@@ -60,3 +60,19 @@ def test_a_reader_never_sees_half_a_text(tmp_path):
         seen.add(text[0])
     assert writer.returncode == 0 and path.read_text() == "b" * 100_000
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o077, 0o600)])
+def test_the_mode_follows_the_umask_whatever_wrote_the_file(tmp_path, umask, mode):
+    def private(path):
+        path.unlink()
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write("text")
+
+    before = os.umask(umask)
+    try:
+        write_whole(tmp_path / "private", private)
+        write_text(tmp_path / "text", "text")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [mode, mode]

@@ -1,12 +1,17 @@
 """The store: computed once, verified when read, whole or not there."""
 
+import errno
 import logging
 import multiprocessing
 import os
+import re
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import lampq.store
@@ -73,6 +78,160 @@ def test_an_entry_without_tensors_is_kept_too(tmp_path):
     for _ in range(2):
         assert Store(tmp_path).fetch("bank", KEY, dict) == {}
     assert Store(tmp_path).holds("bank", KEY)
+
+
+def _rewritten(path, **changes):
+    """The entry with other words in its header; None leaves a word out."""
+    with safe_open(str(path), framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata = {name: value for name, value in {**metadata, **changes}.items() if value is not None}
+    save_file(tensors, str(path), metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"seconds": value} for value in ("abc", "nan", "-1.0", "inf", None)] + [{"digest": None}, {"key": None}],
+)
+def test_a_damaged_header_is_computed_again_with_a_warning(tmp_path, caplog, damage):
+    Store(tmp_path).fetch("bank", KEY, Computation())
+    _rewritten(entry_of(tmp_path), **damage)
+    for calls in (1, 0):
+        computation = Computation()
+        store = Store(tmp_path)
+        assert equal(store.fetch("bank", KEY, computation), Computation()()) and computation.calls == calls
+    assert len(caplog.records) == 1 and "does not hold what its name says: computing it again" in caplog.text
+
+
+def _folder_in_its_place(path):
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
+def _file_for_its_folder(path):
+    shutil.rmtree(path.parent)
+    path.parent.touch()
+
+
+def _dangling_link(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def _link_to_itself(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "told"),
+    [
+        (_folder_in_its_place, r"are not kept in .*safetensors \(Is a directory\): remove the folder"),
+        (_file_for_its_folder, r"are not kept in .* remove the file that has its folder's name"),
+        (_dangling_link, None),
+        (_link_to_itself, None),
+    ],
+)
+def test_what_is_in_the_way_of_an_entry_fails_no_run(tmp_path, caplog, obstacle, told):
+    """An entry that cannot be kept is computed by every run, which says so in one line; else it is replaced."""
+    Store(tmp_path).fetch("bank", KEY, Computation())
+    obstacle(entry_of(tmp_path))
+    computation, store = Computation(), Store(tmp_path)
+    for _ in range(2):
+        assert equal(store.fetch("bank", KEY, computation, remember=False), Computation()())
+    assert computation.calls == (2 if told else 1)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (1 if told else 0) and (not told or re.search(told, messages[0]))
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.lock"))
+
+
+def _refused(monkeypatch, number, *, reading=False):
+    """The operating system refuses to make files, or to read them; the superuser is refused nothing."""
+    opened = os.open
+
+    def refuse(path, flags, *rest, **more):
+        if flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, flags, *rest, **more)
+
+    def refuse_reading(self, *arguments, **more):
+        raise PermissionError(number, os.strerror(number), str(self))
+
+    if reading:
+        monkeypatch.setattr(Path, "open", refuse_reading)
+    else:
+        monkeypatch.setattr(os, "open", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_store_that_cannot_be_written_is_said_once_and_keeps_nothing(tmp_path, caplog, monkeypatch, number):
+    _refused(monkeypatch, number)
+    store = Store(tmp_path)
+    for bits in range(3):
+        assert equal(store.fetch("bank", {"bits": bits}, Computation()), Computation()())
+        store.partial("bank", {"bits": bits}).write({"x": torch.ones(1)})
+    assert len(caplog.records) == 1 and f"({os.strerror(number)})" in caplog.text and "paths.cache" in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_entry_that_may_not_be_read_names_its_owner_and_is_computed_again(tmp_path, caplog, monkeypatch):
+    Store(tmp_path).fetch("bank", KEY, Computation())
+    _refused(monkeypatch, errno.EACCES, reading=True)
+    computation = Computation()
+    assert equal(Store(tmp_path).fetch("bank", KEY, computation), Computation()()) and computation.calls == 1
+    assert len(caplog.records) == 1
+    assert f"permission denied; ask its owner ({entry_of(tmp_path).owner()}) for it" in caplog.text
+
+
+def test_files_follow_the_umask_and_no_lock_file_is_left(tmp_path):
+    before = os.umask(0o002)
+    try:
+        store = Store(tmp_path / "store")
+        store.partial("long", KEY).write({"x": torch.ones(1)})
+        store.fetch("bank", KEY, lambda: store.fetch("inner", KEY, Computation()))
+    finally:
+        os.umask(before)
+    paths = list((tmp_path / "store").rglob("*"))
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o664}
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {0o775}
+    assert [path.suffix for path in paths if path.is_file()] == [".safetensors"] * 3
+
+
+def test_a_lock_file_of_an_earlier_version_goes_when_its_entry_is_read(tmp_path):
+    Store(tmp_path).fetch("bank", KEY, Computation())
+    path = entry_of(tmp_path)
+    old = path.with_name(f"{path.name}.lock")
+    old.touch()
+    Store(tmp_path).fetch("bank", KEY, Computation())
+    assert not old.exists()
+
+
+def _fetch_in_both_orders(root, first, barrier):
+    """Fetch entries that need others, some of which the other process computes."""
+    store = Store(root)
+
+    def chain(step):
+        def compute():
+            time.sleep(0.05)
+            return chain(step - 1) if step else {"x": torch.ones(1)}
+
+        return store.fetch("chain", {"step": step}, compute)
+
+    barrier.wait()
+    for step in first:
+        chain(step)
+
+
+def test_processes_that_need_each_others_entries_do_not_wait_for_ever(tmp_path):
+    barrier = multiprocessing.get_context("fork").Barrier(3)
+    orders = ([5, 2, 4], [2, 5, 3], [4, 3, 5])
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_fetch_in_both_orders, args=(tmp_path, order, barrier)) for order in orders]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 6 and not list(tmp_path.rglob("*.lock"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "one bit of a tensor"])
@@ -149,7 +308,7 @@ def test_a_writer_that_dies_leaves_nothing_half_done(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left on device") as caught:
             Store(tmp_path).fetch("bank", KEY, Computation())
     assert caught.value.errno == 28 and caught.value.filename.endswith(".safetensors")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
     def killed(source, target):
         raise KeyboardInterrupt

@@ -5,8 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
 from lampq.datasets.coco import Coco
 from lampq.datasets.coco_annotations import run_lengths
 from lampq.datasets.shape_scenes import (
@@ -19,6 +17,7 @@ from lampq.datasets.shape_scenes import (
     draw_scenes,
 )
 from lampq.limits import text
+from lampq.lock import hold
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
 
@@ -86,8 +85,7 @@ def draw_data_set(root: Path) -> None:
     """
     if root.is_dir():
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{root}.lock"):
+    with hold(root.with_name(f"{root.name}.lock"), f"the drawing of {root}"):
         if root.is_dir():
             return
         partial = root.with_name(f"{root.name}.partial")

@@ -1,12 +1,12 @@
 """Images that were made, drawn: a contact sheet of them, and what the optimisation that made them went through."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lampq.atomic_write import write_whole
 from lampq.report.style import PALETTE, panels, save
 
 COLUMNS = 8
@@ -40,12 +40,7 @@ def contact_sheet(images: np.ndarray, path: Path) -> None:
     for index, image in enumerate(images):
         top, left = index // columns * (height + GAP), index % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(sheet).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda temporary: Image.fromarray(sheet).save(temporary, format="PNG"))
 
 
 def draw_synthesis(rows: Sequence[dict[str, Any]], path: Path) -> None:

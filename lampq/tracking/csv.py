@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from filelock import FileLock
+from lampq.lock import hold
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def rebuild_runs_csv(results: Path) -> Path:
     runs = results / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     target = results / "runs.csv"
-    with FileLock(runs / ".runs.csv.lock"):
+    with hold(runs / ".runs.csv.lock", "runs.csv"):
         rows = sorted(filter(None, map(_read_run, sorted(runs.iterdir()))), key=_order)
         present = {name for row in rows for name in row}
         columns = [*LABELS, *(name for name in METRICS if name in present)]

@@ -4,13 +4,13 @@ import shutil
 import threading
 
 import pytest
-from filelock import FileLock
 from rich.console import Console
 
 from experiments.__main__ import main
 from experiments.status import status
 from lampq.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
 from lampq.errors import LampQError
+from lampq.lock import hold
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"
 LAMPQ = "model=deit_tiny bits=3 method=lampq"
@@ -97,9 +97,9 @@ def test_a_cell_is_running_while_its_job_holds_it_and_interrupted_after_that(res
 def test_asking_does_not_keep_a_job_from_beginning(results):
     cell = results.cell("table3", ADALOG, RUNNING)
     assert told(results)[1] == "table3: 1 interrupted\n"
-    (lock,) = (results.path / ".locks").iterdir()
-    with FileLock(lock, timeout=0), FileLock(results.path / "another", timeout=0):
+    with hold(cell.lock(results.path), "the cell"):
         assert cell.state_now(results.path) == "running"
+    assert not any((results.path / ".locks").iterdir())
 
 
 def test_an_unknown_experiment_is_one_line(results, capsys):

@@ -24,14 +24,14 @@ def same(first, second):
 
 def test_a_stopped_run_goes_on_to_the_same_weights(quick, tmp_path, monkeypatch):
     whole, _ = training.train(9, 1e-3, 0, tmp_path / "whole.pt", stop_after=4)
-    write = training.write_atomically
+    write = training.write_whole
 
     def stop(path, *arguments):
         write(path, *arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "write_atomically", stop)
+        patch.setattr(training, "write_whole", stop)
         with pytest.raises(KeyboardInterrupt):  # after 2 steps
             training.train(9, 1e-3, 0, tmp_path / "stopped.pt")
     resumed, seconds = training.train(9, 1e-3, 0, tmp_path / "stopped.pt", stop_after=4)

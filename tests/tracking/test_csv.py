@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-from filelock import FileLock
 
+from lampq.lock import hold
 from lampq.tracking import rebuild_runs_csv
 from lampq.tracking.csv import LABELS, METRICS
 
@@ -159,7 +159,7 @@ def test_two_processes_at_once_lose_no_row(tmp_path):
 def test_reading_the_folders_waits_for_another_process(tmp_path):
     """What is finished while another process writes is in the file that is written after it."""
     (tmp_path / "runs").mkdir()
-    with FileLock(tmp_path / "runs" / ".runs.csv.lock"):
+    with hold(tmp_path / "runs" / ".runs.csv.lock", "runs.csv"):
         (writer,) = start_writers(tmp_path, ("other",), 1)
         time.sleep(0.5)
         assert writer.poll() is None and not (tmp_path / "runs.csv").exists()
