@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from lampq.allocation.base import Search
+from lampq.datasets.coco_annotations import Annotations, read_annotations
 from lampq.detection.images import Images, Instances
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
@@ -55,6 +56,10 @@ class MadeUpScenes:
     def validation_scenes(self) -> tuple[Images, list[Instances]]:
         images = detector_images(self.counts["validation"], seed=99)
         return images, instances_in(images)
+
+    @property
+    def annotations(self) -> Annotations:
+        return read_annotations(self.annotation_file, objects=True)
 
     def validation(self, start: int = 0) -> Iterator[tuple[Images, list[int]]]:
         for state in self.validation_scenes()[0][start:]:

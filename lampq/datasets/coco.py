@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lampq.datasets.coco_annotations import Annotations, ListedImage, instances_in, read_annotations
+from lampq.datasets.coco_annotations import Annotations, ListedImage, drawn_outlines, instances_in, read_annotations
 from lampq.datasets.read_ahead import read_ahead
 from lampq.detection.images import Images, ImageState, Instances
 from lampq.errors import LampQError
@@ -109,6 +109,11 @@ class Coco:
         return self.annotation_files["val"]
 
     @property
+    def annotations(self) -> Annotations:
+        """What the validation images' annotation file says, with the objects that average precision looks at."""
+        return self._validation
+
+    @property
     def categories(self) -> tuple[tuple[int, str], ...]:
         """(COCO's id, name) of class 0, 1 and so on."""
         return self._validation.categories
@@ -184,7 +189,7 @@ class Coco:
 
     @cached_property
     def _validation(self) -> Annotations:
-        return read_annotations(self.annotation_files["val"])
+        return read_annotations(self.annotation_files["val"], objects=True)
 
     @cached_property
     def _validated(self) -> list[ListedImage]:
@@ -221,6 +226,8 @@ class Coco:
                     f"than the {len(images)} images with instances in {path}; give fewer"
                 )
             rows = {image.id: annotations.instances[image.id] for image in images[-self.sample_images :]}
+            for image in images[-self.sample_images :]:
+                drawn_outlines(image, rows[image.id])  # one that cannot be drawn is named before any work
             self._training_of = seed, images, rows
         return self._training_of[1:]
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lampq.datasets.coco_annotations import Annotations
+
 DRAWS = 200
 """Draws of images: the standard error is known to about 5 % then."""
 
@@ -26,6 +28,38 @@ DETECTIONS = 100
 
 SHOWN = {"": "all", "50": "all", "75": "all", "_small": "small", "_medium": "medium", "_large": "large"}
 """Endings of our metrics' names, and the sizes of objects that are looked at."""
+
+
+def truth(annotations: Annotations, kind: str) -> Any:
+    """pycocotools' ``COCO`` of what is to be found.
+
+    An object whose outline is not known is found by its box like any other; for masks it is a region where nothing
+    counts, neither as found nor as missed.
+
+    Args:
+        kind: ``bbox`` or ``segm``.
+    """
+    from pycocotools.coco import COCO
+
+    objects = annotations.objects
+    if kind == "segm":
+        objects = [one if one["segmentation"] is not None else _region(one) for one in objects]
+    found = COCO()
+    found.dataset = {
+        "images": [{"id": image.id, "height": image.height, "width": image.width} for image in annotations.images],
+        "categories": [{"id": number, "name": name} for number, name in annotations.categories],
+        "annotations": [dict(one) for one in objects],  # pycocotools writes into them
+    }
+    with quietly():
+        found.createIndex()
+    return found
+
+
+def _region(one: dict[str, Any]) -> dict[str, Any]:
+    """An annotation of which only the box is known, as one of a crowd in the box."""
+    x, y, width, height = one["bbox"]
+    box = [x, y, x + width, y, x + width, y + height, x, y + height]
+    return {**one, "iscrowd": 1, "segmentation": [box]}
 
 
 def match(truth: Any, answers: list[dict], image_ids: list[int], category_ids: list[int], kind: str) -> Any:

@@ -11,7 +11,16 @@ from lampq.detection.images import Detections, Images, ImageState, Instances
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
 from lampq.store import tensors_hash
-from lampq.tasks.average_precision import SHOWN, class_matches, draw_images, match, precisions, quietly, resampled
+from lampq.tasks.average_precision import (
+    SHOWN,
+    class_matches,
+    draw_images,
+    match,
+    precisions,
+    quietly,
+    resampled,
+    truth,
+)
 from lampq.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -116,10 +125,6 @@ class DetectionTask(Task):
         return self._measured[key]
 
     def _average_precision(self, results: dict[str, Tensor]) -> AveragePrecision:
-        from pycocotools.coco import COCO
-
-        with quietly():
-            truth = COCO(str(self.dataset.annotation_file))
         numbers, categories = results["ids"].tolist(), [number for number, _ in self.dataset.categories]
         answers = [
             {"image_id": number, "category_id": categories[label], "score": score, "bbox": box, "segmentation": mask}
@@ -134,7 +139,7 @@ class DetectionTask(Task):
                 shown |= {f"{name}{ending}": 0.0 for ending in SHOWN}
                 again[name] = np.zeros(len(drawn))
                 continue
-            evaluation = match(truth, answers, numbers, categories, kind)
+            evaluation = match(truth(self.dataset.annotations, kind), answers, numbers, categories, kind)
             shown |= {f"{name}{ending}": value for ending, value in precisions(evaluation).items()}
             again[name] = resampled(class_matches(evaluation), drawn)
         return AveragePrecision(shown, again)
@@ -170,10 +175,10 @@ def image_precision(image: ImageState, target: Instances, found: Detections) -> 
     from pycocotools.coco import COCO
 
     scale = torch.tensor([*image.meta["scale_factor"]] * 2)
-    truth, classes = COCO(), sorted(set(target.labels.tolist()))
+    one, classes = COCO(), sorted(set(target.labels.tolist()))
     boxes = _with_sizes(target.boxes.cpu() / scale)
     rows = enumerate(zip(boxes, target.labels.tolist(), strict=True), 1)
-    truth.dataset = {
+    one.dataset = {
         "images": [{"id": 1}],
         "categories": [{"id": label} for label in classes],
         "annotations": [
@@ -182,7 +187,7 @@ def image_precision(image: ImageState, target: Instances, found: Detections) -> 
         ],
     }
     with quietly():
-        truth.createIndex()
+        one.createIndex()
     found_rows = zip(_with_sizes(found.boxes.cpu()), found.labels.tolist(), found.scores.tolist(), strict=True)
     answers = [
         {"image_id": 1, "category_id": label, "bbox": box, "score": score}
@@ -191,7 +196,7 @@ def image_precision(image: ImageState, target: Instances, found: Detections) -> 
     ]
     if not answers or not classes:
         return 0.0 if classes else 1.0
-    return precisions(match(truth, answers, [1], classes, "bbox"))[""] / 100
+    return precisions(match(one, answers, [1], classes, "bbox"))[""] / 100
 
 
 def _with_sizes(boxes: Tensor) -> list[list[float]]:

@@ -14,6 +14,7 @@ from lampq.datasets.coco import Coco
 from lampq.datasets.coco_annotations import read_annotations, run_lengths
 from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
+from lampq.tasks.average_precision import truth
 
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 3, "name": "person"}]
 DETECTOR = SimpleNamespace(name="small", task="detection", classes=2)
@@ -356,7 +357,67 @@ def test_an_outline_that_cannot_be_drawn_is_named(damaged):
             row["segmentation"] = {"size": [1, 1], "counts": "not a mask"} if row["id"] % 2 else {"size": [1, 1]}
 
     edit(damaged, "train", spoil)
-    assert "its outline cannot be drawn" in refused(coco(damaged, calibration_images=1, sample_images=3).sample, 0)
+    assert "its outline cannot be drawn" in refused(coco(damaged, calibration_images=1, sample_images=3).identity, 0)
+
+
+def test_everything_that_is_measured_has_a_number_of_its_own(damaged):
+    """COCO's evaluation takes the object 0 for none; crowds are looked at, too."""
+    path = damaged / "annotations" / "instances_val2017.json"
+    before = read_annotations(path, objects=True)
+    assert [one["id"] for one in before.objects] == list(range(1, 10))
+    assert sum(one["iscrowd"] for one in before.objects) == 5
+
+    def renumber(content):
+        for number, row in enumerate(content["annotations"]):
+            row["id"] = -number // 2
+            row |= {key: str(row[key]) for key in ("image_id", "category_id")}
+            if not row["iscrowd"]:
+                del row["iscrowd"]
+
+    edit(damaged, "val", renumber)
+    after = read_annotations(path, objects=True)
+    assert after.objects == before.objects and after.instances.keys() == before.instances.keys()
+
+
+@pytest.mark.parametrize("outline", [None, [], [[1, 2, 3, 4]]])
+def test_an_object_without_outline_counts_for_boxes_and_is_passed_over_for_masks(damaged, outline):
+    edit(damaged, "val", lambda content: content["annotations"][4].update(segmentation=outline, iscrowd=0))
+    found = read_annotations(damaged / "annotations" / "instances_val2017.json", objects=True)
+    one = {kind: truth(found, kind).loadAnns(5)[0] for kind in ("bbox", "segm")}
+    assert (one["bbox"]["iscrowd"], one["segm"]["iscrowd"]) == (0, 1)
+
+
+SQUARE = [1, 1, 5, 1, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"segmentation": {"size": [1, 1], "counts": [0, 1]}}, "its outline cannot be drawn (it is of [1, 1] pixels"),
+        ({"segmentation": {"size": [64, 64], "counts": [0, 9999]}}, "its runs cover 9999 of 4096 pixels"),
+        ({"segmentation": {"size": [64, 64]}}, "its outline cannot be drawn"),
+        ({"segmentation": [[*SQUARE[:5], 1e9]]}, "a corner is far outside the image, or no number"),
+        ({"segmentation": [[*SQUARE[:5], float("nan")]]}, "a corner is far outside the image, or no number"),
+        ({"bbox": [1, 1, float("nan"), 4]}, "has a box or an area of no number"),
+        ({"bbox": [1, 1, 4]}, "has a box or an area of no number"),
+        ({"area": "much"}, "not in COCO's layout"),
+        ({"image_id": 1.5}, "image_id 1.5 is no whole number"),
+    ],
+)
+def test_annotations_that_cannot_be_measured_are_refused_before_any_work(damaged, change, says):
+    edit(damaged, "val", lambda content: content["annotations"][0].update({"image_id": 103, **change}))
+    assert says in refused(coco, damaged)
+
+
+@pytest.mark.parametrize("listed", ["images", "categories"])
+def test_what_is_listed_twice_is_refused(damaged, listed):
+    edit(damaged, "val", lambda content: content[listed].append(content[listed][0]))
+    assert "is listed twice" in refused(coco, damaged)
+
+
+def test_annotations_without_any_outline_are_refused(damaged):
+    edit(damaged, "val", lambda content: [row.pop("segmentation") for row in content["annotations"]])
+    assert "none of its annotations has an outline" in refused(coco, damaged)
 
 
 def test_images_that_are_listed_and_missing_are_named(damaged):
