@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lampq import isolation, sweeper
+from lampq import composition, isolation, sweeper
 from lampq.cells import DONE, FAILED, Cell
 from lampq.config_folder import config_folder
 from lampq.errors import LampQError
@@ -45,6 +45,7 @@ def command_line() -> int:
     # Threads that wait for each other sleep instead of spinning: on a machine with other work, spinning made a forward
     # pass eight times slower. PyTorch reads this when it is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    composition.check_compositions()
     sweeper.register()
     try:
         sys.argv[1:] = _in_order(sys.argv[1:])
@@ -153,7 +154,13 @@ def _in_order(arguments: Sequence[str]) -> list[str]:
         raise LampQError(f"{message}; --hydra-help lists the flags")
 
     parser.error = refuse
-    overrides = parser.parse_intermixed_args(arguments).overrides
+    parsed = parser.parse_intermixed_args(arguments)
+    if parsed.experimental_rerun is not None:
+        raise LampQError(
+            f"--experimental-rerun {parsed.experimental_rerun}: would execute what the file holds; give the overrides "
+            "instead, as config.yaml of the run has them"
+        )
+    overrides = parsed.overrides
     flags = list(arguments)
     for override in overrides:
         flags.remove(override)

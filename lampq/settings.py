@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lampq.accepted_targets import check_part, is_part
 from lampq.bindings import checked_pins, checked_ties
 from lampq.budgets import UNITS, Budget, default_bit_set
 from lampq.errors import LampQError
@@ -207,7 +208,7 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def construct(key: str, values: dict[str, Any]) -> Any:
-    """Construct a part from its `_target_`, a class under ``lampq.``, and its values.
+    """Construct a part from its `_target_`, a class that `lampq.accepted_targets` accepts, and its values.
 
     Raises:
         LampQError: no such class, an unknown or a lacking key, or a value that the constructor refuses.
@@ -229,8 +230,8 @@ def construct(key: str, values: dict[str, Any]) -> Any:
 
 
 def _class(key: str, target: Any) -> Callable[..., Any]:
-    if not isinstance(target, str) or not re.fullmatch(r"lampq(\.[A-Za-z]\w*)+", target):
-        raise LampQError(f"{key}={shown(target)}: only classes under lampq. are accepted")
+    group = key.partition(".")[0]
+    check_part(key, target)
     module_name, _, class_name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name, None)
@@ -238,8 +239,8 @@ def _class(key: str, target: Any) -> Callable[..., Any]:
         if error.name is None or not module_name.startswith(error.name):
             raise
         found = None
-    if not inspect.isclass(found) or found.__module__.partition(".")[0] != "lampq":
-        raise LampQError(f"{key}={target}: there is no such class; name one under lampq.")
+    if not is_part(group, found):
+        raise LampQError(f"{key}={target}: there is no such {group.replace('_', ' ')}; name one as conf/{group} does")
     return found
 
 
