@@ -438,7 +438,13 @@ def test_an_image_that_cannot_be_read_is_named(damaged, cut, suffix):
 
 
 def test_an_image_of_another_size_than_its_annotation_is_named(damaged):
-    edit(damaged, "train", lambda content: [row.update(height=row["height"] + 1) for row in content["images"]])
+    def heighten(content):
+        for row in content["images"]:
+            row["height"] += 1
+        for row in content["annotations"]:
+            row["segmentation"] = [SQUARE]  # run lengths would tell already
+
+    edit(damaged, "train", heighten)
     assert "pixels, its annotation" in refused(coco(damaged, sample_images=2).calibration, 0)
 
 
