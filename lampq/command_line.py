@@ -25,6 +25,7 @@ from lampq.config_folder import config_folder
 from lampq.errors import LampQError
 from lampq.failures import TRACEBACK, explain_composition, explain_failure, lacking_extra, line
 from lampq.job import Outcome, attempt, perform
+from lampq.tracking.wandb_server import STARTED
 
 COMMAND = "LAMPQ_COMMAND"
 """Environment variable: the command that was typed, for the processes that a launcher starts."""
@@ -50,6 +51,7 @@ def command_line() -> int:
     try:
         sys.argv[1:] = _in_order(sys.argv[1:])
         os.environ[COMMAND] = shlex.join(sys.argv)
+        os.environ[STARTED] = str(time.time())
         try:
             _job()
         except LampQError:
@@ -73,6 +75,7 @@ def command_line() -> int:
         return 0
     finally:
         os.environ.pop(COMMAND, None)
+        os.environ.pop(STARTED, None)
         _failures.clear()
         isolation.shared.stop()
 

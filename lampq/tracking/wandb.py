@@ -1,24 +1,34 @@
-"""Weights & Biases: config, metrics, bit plan and figure of each run, online or for a later ``wandb sync``."""
+"""Weights & Biases: config, metrics, bit plan and figure of each run, online or for a later ``wandb sync``.
+
+All that W&B does for a run has one limit of seconds: its server is asked before W&B is, whatever takes longer is left
+behind, and its service process is ended with it. What was logged until then lies in the run's folder.
+"""
 
 import contextlib
 import csv
 import logging
-import netrc
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from lampq.plan import BitPlan, SitePlan
+from lampq.tracking.time_limit import TimeLimit
 from lampq.tracking.tracker import Tracker
+from lampq.tracking.wandb_server import ask, credentials, remember, remembered
 
 log = logging.getLogger(__name__)
 
-SECONDS_TO_UPLOAD = 20
-"""Longest wait for the upload at the end of a run; what is left lies in the run's folder for ``wandb sync``."""
+ASKING, STARTING = 0.3, 0.4
+"""Shares of the time limit that asking the server and starting a run there may take."""
+
+SECONDS_OFFLINE = 5.0
+"""What W&B gets in any case to start a run without a server, and to write its files."""
+RESERVED = 1.0
+"""Seconds that are kept for ending its service process."""
 
 _unusable_servers: dict[str, str] = {}
 """Servers that this process could not use, and why: the next jobs of a grid do not wait for them again."""
@@ -30,11 +40,17 @@ class WandbTracker(Tracker):
     Args:
         run: the W&B run.
         folder: the run's folder.
+        limit: what W&B may still cost this run.
+        service: W&B's service process where this tracker started it, else None.
+        server: its address where the run is online, else None.
     """
 
-    def __init__(self, run: Any, folder: Path) -> None:
+    def __init__(self, run: Any, folder: Path, limit: TimeLimit, service: Any, server: str | None) -> None:
         self._run = run
         self._folder = folder
+        self._limit = limit
+        self._service = service
+        self._server = server
         self._failed = False
 
     def log_stage(self, name: str, values: dict[str, float]) -> None:
@@ -49,8 +65,10 @@ class WandbTracker(Tracker):
 
     def close(self, failed: bool) -> None:
         if self._run is not None:
-            self._attempt(lambda: self._run.finish(exit_code=1 if failed else 0), always=True)
+            wait = max(self._limit.left - RESERVED, RESERVED)
+            self._attempt(lambda: self._run.finish(exit_code=1 if failed else 0), always=True, at_most=wait)
             self._run = None
+            _end_service(self._service, RESERVED if self._failed else SECONDS_OFFLINE)
 
     def _finish(self, metrics: dict, plan: BitPlan | None, figure: Path | None) -> None:
         import wandb
@@ -88,17 +106,17 @@ class WandbTracker(Tracker):
                 media[f"{path.stem} figure"] = wandb.Image(str(path))
         self._run.log({name: value for name, value in media.items() if value is not None})
 
-    def _attempt(self, action: Callable[[], object], always: bool = False) -> None:
+    def _attempt(self, action: Callable[[], object], always: bool = False, at_most: float | None = None) -> None:
         if self._failed and not always:
             return
         try:
             with _environment(self._folder):
-                action()
+                self._limit.call(action, at_most)
         except Exception as error:
             if not self._failed:
-                log.warning(
-                    "W&B: %s; the run goes on without it, files are in %s", _line(error), self._folder / "wandb"
-                )
+                log.warning("W&B: %s; the run goes on without it, %s", _line(error), _how_to_sync(self._folder))
+                if self._server is not None and isinstance(error, TimeoutError):
+                    _note_unusable(self._server, self._folder, _line(error))
             self._failed = True
 
 
@@ -112,18 +130,32 @@ def open_wandb_tracker(logger: dict[str, Any], *, fingerprint: str, config: dict
         config: the resolved configuration.
         folder: the run's folder.
     """
+    started = time.monotonic()
     try:
         import wandb
     except ImportError:
         log.warning("W&B is not installed and the run is not logged there: pip install wandb, or choose logger=csv")
         return Tracker()
+    except Exception as error:  # of another version than what it needs
+        log.warning("W&B cannot be imported (%s) and the run is not logged there", _line(error))
+        return Tracker()
+    limit = TimeLimit(max(logger.get("timeout", 10) - (time.monotonic() - started), RESERVED))
+    ours = "WANDB_SERVICE" not in os.environ  # else the calling process has runs of its own under way
+    run = service = None
     try:
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
         with _environment(folder):
-            return _open(wandb, logger, fingerprint, config, folder)
+            try:
+                run = _open(wandb, logger, fingerprint, config, folder, limit)
+            finally:
+                service = _service_of(wandb) if ours else None
     except Exception as error:
         log.warning("W&B: %s; the run goes on without it", _line(error))
+    if run is None:
+        _end_service(service, RESERVED)
         return Tracker()
+    server = None if getattr(run, "offline", False) else run.settings.base_url
+    return WandbTracker(run, folder, limit, service, server)
 
 
 def log_report(logger: dict[str, Any], experiment: str, files: list[Path], results: Path) -> None:
@@ -143,38 +175,52 @@ def log_report(logger: dict[str, Any], experiment: str, files: list[Path], resul
     tracker.close(failed=False)
 
 
-def _open(wandb: Any, logger: dict[str, Any], fingerprint: str, config: dict, folder: Path) -> Tracker:
-    settings = wandb.setup().settings
+def _open(
+    wandb: Any, logger: dict[str, Any], fingerprint: str, config: dict, folder: Path, limit: TimeLimit
+) -> Any | None:
+    """A W&B run, online or offline, or None where W&B is switched off."""
+    settings = limit.call(wandb.setup, max(limit.left, SECONDS_OFFLINE)).settings
     mode = logger.get("mode", "auto")
     if mode == "auto":
         mode = settings.mode if settings.mode in ("offline", "disabled") else "online"
     if mode == "disabled":
-        return Tracker()
+        return None
+
+    def start(mode: str, seconds: float) -> Any:
+        # W&B has the same limit, and reports better what it waited for.
+        return limit.call(
+            lambda: _start(wandb, mode, logger, fingerprint, config, folder, seconds), seconds + RESERVED / 2
+        )
+
     if mode == "online":
-        server = settings.base_url
-        if not _has_credentials(settings):
+        server, key = settings.base_url, credentials(settings)
+        known = _unusable_servers.get(server) or remembered(_results(folder), server)
+        if key is None:
             reason = "no API key (`wandb login` stores one)"
-        elif server in _unusable_servers:
-            reason = _unusable_servers[server]
+        elif known:
+            log.info("W&B: %s: %s, as a job before found; logging offline, %s", server, known, _how_to_sync(folder))
+            return start("offline", max(limit.left, SECONDS_OFFLINE))
         else:
             before = set((folder / "wandb").glob("run-*"))
+            total = limit.left
             try:
-                return WandbTracker(_start(wandb, "online", logger, fingerprint, config, folder), folder)
+                limit.call(lambda: ask(settings, key, ASKING * total), ASKING * total)
+                return start("online", STARTING * total)
             except Exception as error:
-                reason = _unusable_servers[server] = _line(error)
+                reason = _line(error)
+                _note_unusable(server, folder, reason)
                 for path in set((folder / "wandb").glob("run-*")) - before:
                     shutil.rmtree(path, ignore_errors=True)  # the run that never started
-        log.warning("W&B: %s: %s; logging offline, `wandb sync` sends it later", server, reason)
-    return WandbTracker(_start(wandb, "offline", logger, fingerprint, config, folder), folder)
+        log.warning("W&B: %s: %s; logging offline, %s", server, reason, _how_to_sync(folder))
+    return start("offline", max(limit.left, SECONDS_OFFLINE))
 
 
-def _start(wandb: Any, mode: str, logger: dict[str, Any], fingerprint: str, config: dict, folder: Path) -> Any:
-    timeout = logger.get("timeout", 10)
+def _start(
+    wandb: Any, mode: str, logger: dict[str, Any], fingerprint: str, config: dict, folder: Path, seconds: float
+) -> Any:
     lean = {
-        "init_timeout": timeout,
-        "login_timeout": timeout,
-        "finish_timeout": SECONDS_TO_UPLOAD,
-        "finish_timeout_raises": True,
+        "init_timeout": seconds,
+        "login_timeout": seconds,
         "console": "off",
         "silent": True,
         "disable_git": True,
@@ -214,16 +260,45 @@ def _job_type(config: dict) -> str | None:
     return config.get("allocator", {}).get("_target_", "").rpartition(".")[2].lower() or None
 
 
-def _has_credentials(settings: Any) -> bool:
-    """Whether W&B can log in without asking: it would ask in a terminal and wait for an answer."""
-    if settings.api_key or getattr(settings, "identity_token_file", None):
-        return True
-    host = urlsplit(settings.base_url).netloc
-    for path in [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]:
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(Path(path).expanduser()).authenticators(host):
-                return True
-    return False
+def _service_of(wandb: Any) -> Any:
+    """W&B's service process, as a `Popen`; None where this version keeps it elsewhere."""
+    try:
+        return wandb.setup()._connection._proc._process
+    except Exception:
+        return None
+
+
+def _end_service(service: Any, seconds: float) -> None:
+    """End W&B's service process, by force where it does not go; it would be waited for when this process ends.
+
+    Args:
+        service: the process, or None.
+        seconds: what it gets to write its files.
+    """
+    if service is None:
+        return
+    import wandb
+
+    try:
+        TimeLimit(seconds).call(wandb.teardown)
+    except Exception:  # it hangs, or is not there any more
+        with contextlib.suppress(Exception):
+            service.kill()
+            service.wait(seconds)
+
+
+def _note_unusable(server: str, folder: Path, reason: str) -> None:
+    _unusable_servers[server] = reason
+    remember(_results(folder), server, reason)
+
+
+def _results(folder: Path) -> Path:
+    """The results folder, of a run's or an experiment's."""
+    return folder.parent.parent
+
+
+def _how_to_sync(folder: Path) -> str:
+    return f"`wandb sync {folder / 'wandb'}/*run-*` sends it later"
 
 
 @contextlib.contextmanager
@@ -241,6 +316,7 @@ def _environment(folder: Path) -> Iterator[None]:
         own["WANDB_CONFIG_DIR"] = folder / "wandb" / "config"
     # W&B's reports on itself would hold the process for 10 s at its end where the server does not answer.
     own["WANDB_ERROR_REPORTING"] = "false"
+    own["WANDB_SILENT"] = "true"  # it would name the source of the key
     own = {name: str(path) for name, path in own.items() if name not in os.environ}
     os.environ.update(own)
     try:

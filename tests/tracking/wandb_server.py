@@ -15,16 +15,23 @@ class WandbServer:
 
     Args:
         status: HTTP status of every answer; 200 takes runs, 401 refuses the key.
+        seconds: before each answer.
+        silent_after: an operation after which nothing is answered any more.
     """
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self, status: int = 200, seconds: float = 0, silent_after: str | None = None) -> None:
         self.operations: list[str] = []
         self.uploads: dict[str, bytes] = {}
+        self.closed = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if silent_after in outer.operations:
+                    outer.closed.wait(60)
+                    return
+                outer.closed.wait(seconds)
                 answer = json.dumps(outer._answer(self.path, body) if status == 200 else {"errors": []}).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(answer)))
@@ -36,11 +43,16 @@ class WandbServer:
             def log_message(self, *_) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_) -> None:
+                pass  # those who ask do not wait for ever
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 
