@@ -320,7 +320,7 @@ def bits_of(row: Row) -> str:
 
 
 def run_lines(rows: list[Row]) -> list[str]:
-    """A line a run: fingerprint, command, commit, seed, device and time."""
+    """A line a run: fingerprint, command, commit, seed, device and time; first which kernels, where they differ."""
     lines = {}
     for row in rows:
         if row.run is not None:
@@ -330,7 +330,24 @@ def run_lines(rows: list[Row]) -> list[str]:
                 f"{where['device']}, {where['processor']}, {where['threads']} threads, {where['started']}, "
                 f"{duration(metrics['seconds_total'])} ({duration(metrics['seconds_cold'])} with nothing on disk)"
             )
-    return list(lines.values())
+    return [*other_kernels([row.run for row in rows if row.run is not None]), *lines.values()]
+
+
+def other_kernels(runs: list[Run]) -> list[str]:
+    """One line where runs that stand beside each other were computed with different kernels; none where with the same.
+
+    The first-named kernels are those of most runs; the fingerprints of the others are listed.
+    """
+    by_kernels: dict[str, set[str]] = {}
+    for run in runs:
+        by_kernels.setdefault(run.kernels, set()).add(run.fingerprint)
+    if len(by_kernels) < 2:
+        return []
+    most, *others = sorted(by_kernels, key=lambda words: (-len(by_kernels[words]), words))
+    told = "; ".join(f"{words}: {', '.join(f'`{name}`' for name in sorted(by_kernels[words]))}" for words in others)
+    return [
+        f"Not all computed with the same kernels, with which a result moves (see README). Most: {most}. Others: {told}"
+    ]
 
 
 def signed(value: float) -> str:

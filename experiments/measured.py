@@ -59,6 +59,20 @@ class Run:
     def environment(self) -> dict[str, Any]:
         return json.loads((self.folder / "environment.json").read_text())
 
+    @property
+    def kernels(self) -> str:
+        """What chose the kernels, in a few words: runs that differ in them may differ in their numbers.
+
+        Threads are left out, since no number depends on them. Of a run recorded without kernels, the processor.
+        """
+        found = self.environment.get("kernels")
+        if found is None:
+            return f"{self.environment.get('processor')}, kernels not recorded"
+        chosen = [f"{name}={value}" for name, value in found["variables"].items() if "THREADS" not in name]
+        libraries = [f"{name} {found[key]}" for name, key in (("MKL", "mkl"), ("oneDNN", "onednn")) if found[key]]
+        parts = [found.get("gpu"), found["vendor"], found["capability"], *libraries, *chosen]
+        return " ".join(str(part) for part in parts if part)
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         return json.loads((self.folder / "identity.json").read_text())

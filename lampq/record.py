@@ -19,6 +19,7 @@ import yaml
 
 from lampq.atomic_write import write_text
 from lampq.fingerprint import fingerprint
+from lampq.kernels import kernels
 from lampq.lock import hold
 from lampq.plan import BitPlan
 from lampq.report.style import write_rows
@@ -159,7 +160,7 @@ def _value(text: str) -> float | str | None:
 
 
 def environment(device: str, threads: int) -> dict:
-    """Versions, device, threads, commit, command and time: what a number has to name."""
+    """Versions, device, kernels, threads, commit, command and time: what a number has to name."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -174,6 +175,7 @@ def environment(device: str, threads: int) -> dict:
         "device": device,
         "processor": _processor(),
         "threads": threads,
+        "kernels": kernels(device),
         "packages": versions,
     }
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import lampq.allocation.iterative_update
 import lampq.tasks.sample_evaluation
@@ -22,6 +23,7 @@ from lampq.errors import LampQError
 from lampq.pipeline import run
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
+from lampq.store import tensors_hash
 from lampq.tasks.classification import ClassificationTask
 from tests.small_models import MadeUpImages, search_over, swin_adapter, vit_adapter
 from tests.small_settings import small_settings
@@ -328,6 +330,23 @@ def test_threads_batches_and_memory_do_not_change_results(settings, tmp_path):
     mine, theirs = without_seconds(expected.metrics), without_seconds(other.metrics)
     assert mine.pop("sample_loss") == pytest.approx(theirs.pop("sample_loss"), rel=1e-6)
     assert mine == theirs
+
+
+def test_no_bit_of_a_state_a_score_or_an_outcome_depends_on_threads(settings, tmp_path):
+    counts = {"calibration_images": 4, "sample_images": 16, "validation_images": 20}
+    settings = replace(settings, model=Model(lambda: vit_adapter(1)), allocator=LampQ(mu=1, maximum_swaps=1))
+    before, digests = torch.get_num_threads(), []
+    for threads in (1, 2):
+        cache = tmp_path / f"cache of {threads}"
+        try:
+            run(replace(fresh(settings, **counts), threads=threads, force=True, cache=cache))
+        finally:
+            torch.set_num_threads(before)
+        # Of Fisher traces and reconstruction errors, sums, the last bits do; plans are what is made of them.
+        entries = [path for kind in ("bank", "scores", "validation") for path in (cache / kind).rglob("*.safetensors")]
+        digests.append({path.relative_to(cache): tensors_hash(load_file(path)) for path in entries})
+    assert {path.parts[0] for path in digests[0]} == {"bank", "scores", "validation"}
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(

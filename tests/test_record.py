@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from lampq.budgets import Budget
+from lampq.kernels import kernels
 from lampq.record import RunRecord, environment
 from tests.small_models import vit_adapter
 
@@ -45,6 +46,7 @@ def test_what_was_asked_and_where_it_ran_is_written_before_the_work(tmp_path):
     assert json.loads((run.folder / "images.json").read_text())["calibration"] == ["train/a.png"]
     where = json.loads((run.folder / "environment.json").read_text())
     assert where["device"] == "cpu" and where["threads"] == 1
+    assert where["kernels"] == kernels("cpu")
     assert where["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert not run.finished
     with pytest.raises(FileNotFoundError):
@@ -100,7 +102,7 @@ def test_a_failure_leaves_its_reason_and_the_next_start_removes_it(tmp_path):
 
 def test_the_environment_names_what_a_number_depends_on():
     found = environment("cuda:1", 4)
-    keys = {"command", "started", "commit", "python", "device", "processor", "threads", "packages"}
+    keys = {"command", "started", "commit", "python", "device", "processor", "threads", "kernels", "packages"}
     assert set(found) == keys and found["device"] == "cuda:1" and found["threads"] == 4
     assert all(found["packages"][name] for name in ("torch", "timm", "hydra-core", "pulp", "numpy"))
     assert found["started"].endswith("+00:00")

@@ -279,6 +279,19 @@ def test_every_number_names_its_run(results):
     assert [row["top1"] for row in rows if row["state"] == "done"] == ["44.0"]
 
 
+def test_rows_computed_with_other_kernels_are_named(results):
+    found = {"vendor": "GenuineIntel", "capability": "AVX2", "mkl": "2024.2", "onednn": None, "variables": {}}
+    same = {"kernels": {**found, "variables": {"OMP_NUM_THREADS": "1"}}}
+    results.measured("table3", ADALOG, where={"kernels": found})
+    results.measured("table3", LAMPQ, where=same)
+    assert len(table_of(results).sources) == 2, "threads are no other kernels"
+    other = {"kernels": {**found, "variables": {"ATEN_CPU_CAPABILITY": "default"}}}
+    run = results.measured("table3", "model=deit_tiny bits=4 method=adalog", where=other)
+    told = table_of(results).sources[0]
+    assert "Most: GenuineIntel AVX2 MKL 2024.2. Others: " in told
+    assert told.endswith(f"GenuineIntel AVX2 MKL 2024.2 ATEN_CPU_CAPABILITY=default: `{run.name}`")
+
+
 def test_runs_on_the_same_images_are_compared_in_pairs(results):
     one, other = (Run(results.run(outcomes=outcomes)) for outcomes in ((3, 0, 0, 1), (1, 2, 0, 1)))
     assert paired_difference(one, other) == pytest.approx((50, 100 * (1 / 3) ** 0.5 / 2))
