@@ -11,15 +11,14 @@ from lampq.settings import Settings
 
 
 def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents) -> dict:
-    """What a run's numbers depend on: settings of the parts that are used, contents of weights and image lists."""
-    images = dict(prepared.task.identity)
+    """What a run's numbers depend on: settings of the parts that are used, contents of weights and of images."""
     single = isinstance(work, SingleComponents)
+    # What is not used is not even looked at.
+    sets = {"calibration": True, "sample": work.searches, "validation": settings.validate and not single}
+    images = {name: prepared.task.identity[name] for name, used in sets.items() if used}
     budget = (settings.budget if work.searches and not single else settings.budget.unbound()).to_json()
     if not work.searches:
-        images.pop("sample")
         budget.pop("candidates")
-    if single or not settings.validate:
-        images.pop("validation")
     quantizer = settings.base_quantizer
     if quantizer.sequential and quantizer.training_images is not None:
         images["training"] = prepared.task.training_identity(quantizer.training_images)

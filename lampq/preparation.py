@@ -14,6 +14,7 @@ from lampq.bank import LayerBank
 from lampq.block_bank import BlockBank
 from lampq.budgets import Budget
 from lampq.calibration.observation import Observer
+from lampq.datasets.digests import Digests
 from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
@@ -54,9 +55,12 @@ def prepare(settings: Settings, device: torch.device) -> Prepared:
         LampQError: plans are to be scored on more images than D has.
     """
     prepared = _shared(settings, device)
-    asked, images = settings.evaluation_images, prepared.task.identity["sample"]["images"]
-    if asked is not None and asked > images:
-        raise LampQError(f"evaluation_images={asked}: D has {images} images; give at most as many, or null for all")
+    asked = settings.evaluation_images
+    if asked is not None and asked > prepared.task.sample_count:
+        raise LampQError(
+            f"evaluation_images={asked}: D has {prepared.task.sample_count} images; give at most as many, or null for "
+            "all"
+        )
     return prepared
 
 
@@ -64,11 +68,27 @@ def _shared(settings: Settings, device: torch.device) -> Prepared:
     named = [settings.resolved.get(part) for part in ("model", "dataset")]
     if settings.bank == "fresh" or None in named:
         return _prepare(settings, device)
-    key = fingerprint([*named, settings.seed, str(device), settings.base_quantizer.quantizes_tensors])
-    if key not in _prepared:
+    key = fingerprint(
+        [*named, _checkpoint(settings), settings.seed, str(device), settings.base_quantizer.quantizes_tensors]
+    )
+    if key not in _prepared or not _prepared[key].task.still_current():
         _prepared.clear()
         _prepared[key] = _prepare(settings, device)
     return _prepared[key]
+
+
+def _checkpoint(settings: Settings) -> str | None:
+    """What is in the file of weights now, where the model is given one."""
+    given = settings.resolved["model"].get("checkpoint")
+    if not isinstance(given, str) or not Path(given).expanduser().is_file():
+        return None
+    path = Path(given).expanduser()
+    return digests_of(settings).of(path.parent, [path.name])[0]
+
+
+def digests_of(settings: Settings) -> Digests:
+    """Of files, kept in the user's cache folder."""
+    return Digests(settings.cache / "digests")
 
 
 def _prepare(settings: Settings, device: torch.device) -> Prepared:
@@ -76,8 +96,10 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     adapter = settings.model.build(device)
     if settings.base_quantizer.quantizes_tensors:
         adapter = adapter.with_tensors()
+    if hasattr(settings.dataset, "digests"):
+        settings.dataset.digests = digests_of(settings)
     task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)
-    for note in task.notes:
+    for note in task.notes(settings.base_quantizer.training_images if settings.base_quantizer.sequential else None):
         log.info(note)
     memory = int(settings.observation_memory_gib * 2**30)
     observer = Observer(adapter, lambda: task.calibration_images, memory)

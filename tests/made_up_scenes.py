@@ -72,10 +72,11 @@ class MadeUpScenes:
     def listing(self, seed: int) -> dict[str, list[str]]:
         return {name: [f"{name}/{seed}/{i}" for i in range(n)] for name, n in self.counts.items()}
 
-    def identity(self, seed: int) -> dict:
-        return {name: {"images": len(n), "list": fingerprint(n)} for name, n in self.listing(seed).items()}
+    def identity(self, seed: int, sets=("calibration", "sample", "validation")) -> dict:
+        listing = self.listing(seed)
+        return {name: {"images": len(listing[name]), "list": fingerprint(listing[name])} for name in sets}
 
-    def notes(self) -> list[str]:
+    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
         return []
 
     def _write(self, scenes: tuple[Images, list[Instances]]) -> None:

@@ -147,10 +147,11 @@ class MadeUpImages:
             name: [f"{seed if name != 'validation' else 'v'}/{i}" for i in range(n)] for name, n in self.counts.items()
         }
 
-    def identity(self, seed: int) -> dict:
-        return {name: {"images": len(n), "list": fingerprint(n)} for name, n in self.listing(seed).items()}
+    def identity(self, seed: int, sets=("calibration", "sample", "validation")) -> dict:
+        listing = self.listing(seed)
+        return {name: {"images": len(listing[name]), "list": fingerprint(listing[name])} for name in sets}
 
-    def notes(self) -> list[str]:
+    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
         return []
 
     def _training(self, seed: int, count: int) -> Tensor:

@@ -1,7 +1,6 @@
 """COCO (2017) on disk, whole or in part: images of their own sizes, and the instances that are to be found in them."""
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lampq.datasets.coco_annotations import Annotations, ListedImage, drawn_outlines, instances_in, read_annotations
+from lampq.datasets.decoding import decode, look, opened, sixteen_bits
+from lampq.datasets.digests import Digests
+from lampq.datasets.disjoint import DRAWN, DisjointSets
 from lampq.datasets.read_ahead import read_ahead
 from lampq.detection.images import Images, ImageState, Instances
 from lampq.errors import LampQError
@@ -21,6 +23,7 @@ from lampq.progress import progress
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of red, green and blue, of pixels from 0 to 255, as in the configurations of mmdet."""
+SETS = ("calibration", "sample", "validation")
 PADDED_TO = 32
 """Height and width are filled up with zeros to multiples of so many pixels."""
 
@@ -28,9 +31,11 @@ PADDED_TO = 32
 class Coco:
     """Training images for calibration and for the sample set D, validation images for the last number only.
 
-    Both come from one seeded permutation of the training images that have an instance (as mmdet trains on these only):
-    calibration takes its first images, D its last ones, so no image is in both. Pixels are those of mmdet's test
-    pipeline: decoded by OpenCV, resized to fit `image_scale`, normalised, padded each by itself.
+    Both come from one seeded permutation of the training images that have an instance (as mmdet trains on these only),
+    as do the images that block-wise methods train on; none is in two of the three sets, where there are enough (see
+    `lampq.datasets.disjoint`). An image is known by its path and by what is in the file. Pixels are those of mmdet's
+    test pipeline: decoded by OpenCV (turned as the camera notes, unlike those of ImageNet), resized to fit
+    `image_scale`, normalised, padded each by itself.
 
     Args:
         root: folder with ``train2017/*.jpg``, ``val2017/*.jpg`` and ``annotations/``.
@@ -50,6 +55,12 @@ class Coco:
     task = "detection"
     folders = {"train": "train2017", "val": "val2017"}  # noqa: RUF012
     full_validation_images = 5000
+    drawn = DRAWN
+    """How D was drawn, for the identity."""
+    apart = True
+    """Whether block-wise methods train on other images than the calibration images."""
+    digests: Digests
+    """Of files that were looked at; whoever knows a folder to keep them in puts others in their place."""
 
     def __init__(
         self,
@@ -75,6 +86,8 @@ class Coco:
             for split, given in (("train", train_annotations), ("val", val_annotations))
         }
         self._training_of: tuple[int, list[ListedImage], dict[int, list[dict[str, Any]]]] | None = None
+        self._annotations: dict[str, str] = {}
+        self.digests = Digests()
         self.check_layout()
 
     def check_layout(self) -> None:
@@ -122,13 +135,21 @@ class Coco:
         """Calibration images."""
         return self._read(self._training(seed)[0][: self.calibration_images], "train", "reading calibration images")
 
+    def look_again(self) -> None:
+        """Forget annotation files that have changed: they may have between two jobs."""
+        for split, known in list(self._annotations.items()):
+            if self._digest(split) != known:
+                self._training_of = None
+                for name in ("_validation", "_validated"):
+                    self.__dict__.pop(name, None)
+
     def training(self, seed: int, count: int) -> Images:
-        """The first so many training images, which begin with the calibration images and have none of D.
+        """So many training images, none of them of the calibration images or of D where there are enough.
 
         Raises:
             LampQError: there are not so many.
         """
-        return self._read(self._first(seed, count), "train", "reading training images")
+        return self._read(self._trained_on(seed, count), "train", "reading training images")
 
     def sample(self, seed: int) -> tuple[Images, list[Instances]]:
         """The sample set D: images, and what is to be found in each."""
@@ -152,43 +173,71 @@ class Coco:
 
     def listing(self, seed: int) -> dict[str, list[str]]:
         """Paths of the images used, relative to the root."""
-        calibration = self._training(seed)[0][: self.calibration_images]
-        return {
-            "calibration": self._paths(calibration, "train"),
-            "sample": self._paths(self._sample(seed)[0], "train"),
-            "validation": self._paths(self._validated, "val"),
-        }
+        return {name: self._listed(name, seed) for name in SETS}
 
     def training_listing(self, seed: int, count: int) -> list[str]:
-        """Paths of the first so many training images, relative to the root."""
-        return self._paths(self._first(seed, count), "train")
+        """Paths of so many training images, relative to the root."""
+        return self._paths(self._trained_on(seed, count), "train")
 
-    def identity(self, seed: int) -> dict:
-        """What identifies the three image sets: hashes of their lists and of what is to be found, preprocessing."""
-        identity = {name: self._known_by(paths) for name, paths in self.listing(seed).items()}
-        listed, rows = self._sample(seed)
-        identity["sample"]["annotations"] = fingerprint([rows[image.id] for image in listed])
-        found = [self._validation.instances.get(image.id, []) for image in self._validated]
-        identity["validation"]["annotations"] = fingerprint([self.categories, found])
+    def identity(self, seed: int, sets: Iterable[str] = SETS) -> dict:
+        """What identifies image sets: hashes of their paths and contents and of what is to be found, preprocessing, and
+        how D was drawn.
+
+        Args:
+            sets: those that are wanted; the files of no other are looked at.
+
+        Raises:
+            LampQError: one of their files is no image that can be read.
+        """
+        identity = {name: self._known_by(self._listed(name, seed)) for name in sets}
+        if "sample" in identity:
+            listed, rows = self._sample(seed)
+            identity["sample"]["annotations"] = fingerprint([rows[image.id] for image in listed])
+            identity["sample"] |= {"drawn": self.drawn} if self.drawn else {}
+        if "validation" in identity:
+            found = [self._validation.instances.get(image.id, []) for image in self._validated]
+            identity["validation"]["annotations"] = fingerprint([self.categories, found])
         return identity
 
     def training_identity(self, seed: int, count: int) -> dict:
-        """What identifies these images: a hash of their list, and the preprocessing."""
+        """What identifies these images: a hash of their paths and contents, and the preprocessing."""
         return self._known_by(self.training_listing(seed, count))
 
-    def notes(self) -> list[str]:
-        """What a reader of a result should know about the images: nothing beyond their number."""
-        return []
+    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
+        """What a reader of a result should know about the images.
 
-    def _known_by(self, paths: list[str]) -> dict:
+        Args:
+            training: images that a method trains on, where it does.
+        """
+        there = len(self._training(seed)[0])
+        wanted = {"sample set D has": self.sample_images, "calibration set has": self.calibration_images}
+        notes = [f"the {name} {there} images, all there are, instead of {n}" for name, n in wanted.items() if there < n]
+        return notes + self._sets(there).notes(training)
+
+    def _known_by(self, names: list[str]) -> dict:
+        digests = self.digests.of(self.root, names, look)
+        return {"content": fingerprint(list(zip(names, digests, strict=True))), **self._read_as(names)}
+
+    def _read_as(self, names: list[str]) -> dict:
         preprocessing = {"image_scale": self.image_scale, "mean": MEAN, "std": STD, "padded_to": PADDED_TO}
-        return {"images": len(paths), "list": fingerprint(paths), "preprocessing": preprocessing}
+        return {"images": len(names), "preprocessing": preprocessing}
+
+    def _listed(self, name: str, seed: int) -> list[str]:
+        if name == "validation":
+            return self._paths(self._validated, "val")
+        images = self._sample(seed)[0] if name == "sample" else self._training(seed)[0][: self.calibration_images]
+        return self._paths(images, "train")
+
+    def _digest(self, split: str) -> str:
+        path = self.annotation_files[split]
+        return self.digests.of(path.parent, [path.name])[0] if path.is_file() else ""
 
     def _usual_file(self, split: str) -> str:
         return f"annotations/instances_{self.folders[split]}.json"
 
     @cached_property
     def _validation(self) -> Annotations:
+        self._annotations["val"] = self._digest("val")
         return read_annotations(self.annotation_files["val"], objects=True)
 
     @cached_property
@@ -208,6 +257,7 @@ class Coco:
         if self._training_of is None or self._training_of[0] != seed:
             # COCO's file has 450 MB: what is not used of it is not kept.
             path = self.annotation_files["train"]
+            self._annotations["train"] = self._digest("train")
             annotations = read_annotations(path)
             if annotations.categories != self.categories:
                 raise LampQError(
@@ -219,31 +269,29 @@ class Coco:
                 raise LampQError(f"dataset.train_annotations={path}: no image has an instance; give another file")
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
             images = [images[i] for i in order]
-            needed = self.calibration_images + self.sample_images
-            if needed > len(images):
-                raise LampQError(
-                    f"dataset.sample_images={self.sample_images}: with {self.calibration_images} for calibration more "
-                    f"than the {len(images)} images with instances in {path}; give fewer"
-                )
-            rows = {image.id: annotations.instances[image.id] for image in images[-self.sample_images :]}
-            for image in images[-self.sample_images :]:
+            sample = [images[place] for place in self._sets(len(images)).sample]
+            rows = {image.id: annotations.instances[image.id] for image in sample}
+            for image in sample:
                 drawn_outlines(image, rows[image.id])  # one that cannot be drawn is named before any work
             self._training_of = seed, images, rows
         return self._training_of[1:]
 
+    def _sets(self, images: int) -> DisjointSets:
+        calibration = range(min(self.calibration_images, images))
+        return DisjointSets(images, calibration, self.sample_images, self.apart)
+
     def _sample(self, seed: int) -> tuple[list[ListedImage], dict[int, list[dict[str, Any]]]]:
         images, rows = self._training(seed)
-        return images[: -self.sample_images - 1 : -1], rows
+        return [images[place] for place in self._sets(len(images)).sample], rows
 
-    def _first(self, seed: int, count: int) -> list[ListedImage]:
+    def _trained_on(self, seed: int, count: int) -> list[ListedImage]:
         images = self._training(seed)[0]
-        left = len(images) - self.sample_images
-        if count > left:
+        if count > len(images):
             raise LampQError(
-                f"base_quantizer.images={count}: {left} images with instances are left besides the sample set D in "
+                f"base_quantizer.images={count}: {len(images)} images with instances are in "
                 f"{self.annotation_files['train']}; give at most as many, or more images"
             )
-        return images[:count]
+        return [images[place] for place in self._sets(len(images)).training(count)]
 
     def _paths(self, images: list[ListedImage], split: str) -> list[str]:
         for image in images:
@@ -267,7 +315,7 @@ class Coco:
         """One image, read and prepared."""
         import cv2
 
-        pixels = _decode(path)
+        pixels = self._decode(path)
         original = pixels.shape[:2]
         if original != (image.height, image.width):
             raise LampQError(
@@ -294,30 +342,30 @@ class Coco:
         }
         return ImageState(x, padded, meta)
 
+    def _decode(self, path: Path) -> np.ndarray:
+        """Pixels uint8 ``[height, width, 3]``, blue, green, red."""
+        import cv2
+
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise LampQError(f"image {path} cannot be read ({error.strerror}); replace it") from error
+        self.digests.check(path, content)
+        with opened(path, content) as image:
+            if sixteen_bits(path, image):  # OpenCV takes the higher byte of some formats, the lower one of others
+                return np.asarray(decode(path, content))[:, :, ::-1]
+            image.draft("RGB", (1, 1))
+            image.load()  # OpenCV fills what is cut off with grey
+            pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise LampQError(f"image {path} cannot be read (of no kind that OpenCV knows); replace it")
+        return pixels
+
 
 def normalize(pixels: Tensor) -> Tensor:
     """uint8 ``[3, height, width]``, red, green, blue, to float32 of about zero mean and unit deviation."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (pixels.float() - mean) / std
-
-
-def _decode(path: Path) -> np.ndarray:
-    """Pixels uint8 ``[height, width, 3]``, blue, green, red."""
-    import cv2
-    from PIL import Image
-
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:  # OpenCV fills what is cut off with grey
-            image.draft("RGB", (1, 1))
-            image.load()
-        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, SyntaxError, ValueError, cv2.error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise LampQError(f"image {path} cannot be read ({reason}); replace it") from error
-    if pixels is None:
-        raise LampQError(f"image {path} cannot be read (of no kind that OpenCV knows); replace it")
-    return pixels
 
 
 def _two_sides(key: str, value: Any) -> list[int]:

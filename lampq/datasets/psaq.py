@@ -6,14 +6,15 @@ the last number only.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lampq.datasets.imagenet import ImageNet
+from lampq.datasets.digests import Digests
+from lampq.datasets.imagenet import SETS, ImageNet
 from lampq.datasets.shapes import Shapes
 from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
@@ -213,12 +214,27 @@ class PSAQ:
             return self._real.training_listing(seed, count)
         return [f"{self.source}/seed{seed}/{index}" for index in range(count)]
 
-    def identity(self, seed: int) -> dict:
-        """What identifies the three image sets: the model, settings and seed that images are made from."""
-        identity = self._real.identity(seed)
-        if self.source != "real":
-            identity |= {name: self.training_identity(seed, count) for name, count in self._counts.items()}
-        return identity
+    def identity(self, seed: int, sets: Iterable[str] = SETS) -> dict:
+        """What identifies image sets: the model, settings and seed that images are made from; of real images, as the
+        data set that they are of."""
+        made = {} if self.source == "real" else self._counts
+        identity = self._real.identity(seed, [name for name in sets if name not in made])
+        return identity | {name: self.training_identity(seed, made[name]) for name in sets if name in made}
+
+    @property
+    def digests(self) -> Digests | None:
+        """Of the real images' files."""
+        return getattr(self._real, "digests", None)
+
+    @digests.setter
+    def digests(self, digests: Digests) -> None:
+        if not isinstance(self._real, Shapes):
+            self._real.digests = digests
+
+    def look_again(self) -> None:
+        """See `lampq.datasets.imagenet.ImageNet.look_again`."""
+        if not isinstance(self._real, Shapes):
+            self._real.look_again()
 
     def training_identity(self, seed: int, count: int) -> dict:
         """What identifies the first so many images.
@@ -236,15 +252,23 @@ class PSAQ:
         made = [fingerprint(self._key(seed, batch)) for batch in self._batches(count)]
         return {"images": count, "source": self.source, "made": made}
 
-    def notes(self) -> list[str]:
-        """What a reader of a result should know about the images."""
+    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
+        """What a reader of a result should know about the images.
+
+        Args:
+            training: images that a method trains on, where it does.
+        """
         kinds = {"psaq": "made from the model, none is real", "noise": "noise", "real": "real"}
         notes = [f"calibration and sample images are {kinds[self.source]}"]
-        if self.source != "real":
+        if self.source == "real":
+            notes += self._real.notes(seed, training)
+        else:
             for name, title in (("calibration", "calibration set"), ("sample", "sample set D")):
                 count, wanted = self._counts[name], self._wanted[name]
                 if count < wanted:
                     notes.append(f"the {title} has {count} images, all there are (dataset.images), instead of {wanted}")
+            shared, count = min(self._counts.values()), self._counts["sample"]
+            notes.append(f"the sample set D begins with the calibration images: {shared} of its {count} are shared")
         return notes
 
     def _batches(self, count: int) -> range:

@@ -5,7 +5,7 @@ some lie over it, in uneven light and with noise. Every image is drawn from a ra
 index), and comes out the same on every machine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -150,7 +150,7 @@ class Shapes:
         most = IMAGES_PER_RUN_SEED
         self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1, maximum=most)
         self.sample_images = integer("dataset.sample_images", sample_images, minimum=1, maximum=most)
-        self.validation_images = integer("dataset.validation_images", validation_images, minimum=1)
+        self.validation_images = integer("dataset.validation_images", validation_images, minimum=1, maximum=most)
         self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
 
     def bind(self, adapter) -> None:
@@ -213,18 +213,19 @@ class Shapes:
             "validation": [f"validation/{index}" for index in range(self.validation_images)],
         }
 
-    def identity(self, seed: int) -> dict:
-        """What identifies the three image sets: the drawing's revision, the streams' keys, where and how many."""
+    def identity(self, seed: int, sets: Iterable[str] = ("calibration", "sample", "validation")) -> dict:
+        """What identifies image sets: the drawing's revision, the streams' keys, where and how many."""
         first = seed * IMAGES_PER_RUN_SEED
-        return {
+        identity = {
             "calibration": self._drawn(CALIBRATION_SEED, first, self.calibration_images),
             "sample": self._drawn(SAMPLE_SEED, first, self.sample_images),
             "validation": self._drawn(TEST_SEED, 0, self.validation_images),
         }
+        return {name: identity[name] for name in sets}
 
     def _drawn(self, stream: int, first: int, count: int) -> dict:
         return {"dataset": self.name, "revision": REVISION, "stream": stream, "first": first, "images": count}
 
-    def notes(self) -> list[str]:
+    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
         """What a reader of a result should know about the images: nothing beyond their number."""
         return []

@@ -62,8 +62,10 @@ class DetectionTask(Task):
         super().__init__(adapter, dataset, seed, device)
         self._measured: dict[str, AveragePrecision] = {}
         self.by_precision = getattr(dataset, "judged_by", "loss") == "ap"
-        if self.by_precision:
-            self.identity["sample"] = {**self.identity["sample"], "judged_by": "ap"}
+
+    def identify(self, name: str) -> dict:
+        judged = {"judged_by": "ap"} if name == "sample" and self.by_precision else {}
+        return {**super().identify(name), **judged}
 
     def losses(self, adapter: ModelAdapter, images: Images, targets: list[Instances], start: int = 0) -> Tensor:
         """mmdet's training loss of every image by itself, ``[images]``."""

@@ -76,15 +76,14 @@ class SampleEvaluator:
         memory_limit: int,
         images: int | None = None,
     ) -> None:
-        sample = task.identity["sample"]
-        limited = images is not None and images < sample["images"]
-        self.images = images if limited else sample["images"]
+        limited = images is not None and images < task.sample_count
+        self.images = images if limited else task.sample_count
         self.quantized = quantized
         self.task = task
         self.store = store
         self.evaluations = 0
         self._asked: set[str] = set()
-        self._key = {**identity, "sample": sample, **({"first_images": images} if limited else {})}
+        self._identity = {**identity, **({"first_images": images} if limited else {})}
         # Nothing is kept for all of D where searches look at a part of it: it is asked once or twice.
         self._all_of_d = SampleEvaluator(quantized, task, store, identity, 0) if limited else self
         self._memory_limit = memory_limit
@@ -107,7 +106,7 @@ class SampleEvaluator:
             keep: hold on to the plan's states, since it may become the base; takes the memory limit once more.
         """
         self._asked.add(plan.key())
-        key = {**self._key, "plan": plan.key()}
+        key = {**self._identity, "sample": self.task.identity["sample"], "plan": plan.key()}
         stored = self.store.fetch("scores", key, lambda: self._evaluate(plan, keep))
         return Score(stored["loss"], stored.get("top1"))
 

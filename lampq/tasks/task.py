@@ -1,6 +1,7 @@
 """What a model is judged by, whatever it does: the three sets of images, and what is measured on each."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,6 +31,8 @@ class Task(ABC):
         LampQError: the data set is for another task, or does not fit the model.
 
     Attributes:
+        identity: what identifies each of the three image sets (JSON-able), by ``calibration``, ``sample`` and
+            ``validation``; the files of a set are looked at when it is first asked for.
         name: ``classification`` or ``detection``.
         judged: what `judge` calls right, a share of 1: ``top1`` or ``ap``.
         accuracies: what a row is read for: names of metrics, in percent.
@@ -50,7 +53,17 @@ class Task(ABC):
         self.dataset = dataset
         self.seed = seed
         self.device = device
-        self.identity: dict = dataset.identity(seed)
+        self.identity: dict[str, dict] = _Lazily(self.identify)
+
+    def identify(self, name: str) -> dict:
+        """What identifies one of the image sets now (JSON-able)."""
+        return self.dataset.identity(self.seed, (name,))[name]
+
+    def still_current(self) -> bool:
+        """Whether the image sets that were asked for are still what they were; files are looked at again."""
+        if hasattr(self.dataset, "look_again"):
+            self.dataset.look_again()
+        return all(self.identify(name) == known for name, known in self.identity.items())
 
     def make_images(self, store: Store, folder: Path, searches: bool, training_images: int | None) -> None:
         """Make the images that a run uses and show them in its folder; nothing for a data set that reads its images.
@@ -70,13 +83,13 @@ class Task(ABC):
         return self.dataset.calibration(self.seed).to(self.device)
 
     def training_images(self, count: int | None) -> Pictures:
-        """The first so many training images ``[images, channels, height, width]``; None: the calibration images."""
+        """So many training images ``[images, channels, height, width]``; None: the calibration images."""
         if count is None:
             return self.calibration_images
         return self.dataset.training(self.seed, count).to(self.device)
 
     def listing(self, count: int | None) -> dict[str, list[str]]:
-        """Names of the images used, by set; with the first `count` training images where these are used as well."""
+        """Names of the images used, by set; with `count` training images where these are used as well."""
         listing = self.dataset.listing(self.seed)
         return listing if count is None else {**listing, "training": self.dataset.training_listing(self.seed, count)}
 
@@ -115,9 +128,17 @@ class Task(ABC):
         return self.dataset.full_validation_images
 
     @property
-    def notes(self) -> list[str]:
-        """What a reader of a result should know about the images."""
-        return self.dataset.notes()
+    def sample_count(self) -> int:
+        """Images of D."""
+        return len(self.dataset.listing(self.seed)["sample"])
+
+    def notes(self, training_images: int | None) -> list[str]:
+        """What a reader of a result should know about the images.
+
+        Args:
+            training_images: how many training images are used; None for the calibration images.
+        """
+        return self.dataset.notes(self.seed, training_images)
 
     @abstractmethod
     def losses(self, adapter: ModelAdapter, images: Pictures, targets: Targets, start: int = 0) -> Tensor:
@@ -162,3 +183,15 @@ class Task(ABC):
         """
         if self.name != "classification":
             raise LampQError(f"{what}: is defined for classifiers, not for {self.name}; choose another")
+
+
+class _Lazily(dict):
+    """Values that are made when they are first asked for."""
+
+    def __init__(self, make: Callable[[str], dict]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> dict:
+        self[name] = self._make(name)
+        return self[name]

@@ -203,15 +203,55 @@ def test_lists_follow_the_seed_and_smaller_sets_are_prefixes(copy):
     assert dataset.listing(6) == other and dataset.listing(5) == first, "one object serves one seed after the other"
 
 
-def test_training_images_begin_with_those_of_calibration_and_have_none_of_d(copy):
+def test_training_images_are_neither_of_calibration_nor_of_d_until_these_are_needed(copy):
     dataset = coco(copy)
-    listed = dataset.training_listing(0, 8)
-    assert listed[:2] == dataset.listing(0)["calibration"] and not set(listed) & set(dataset.listing(0)["sample"])
-    images = dataset.training(0, 8)
-    assert torch.equal(images[1].x, dataset.calibration(0)[1].x) and len(images) == 8
+    listing, listed = dataset.listing(0), dataset.training_listing(0, 6)
+    assert len(set(listed)) == 6 and not set(listed) & {*listing["calibration"], *listing["sample"]}
+    images = dataset.training(0, 6)
     assert [f"{image.meta['img_id']:012d}" for image in images] == [Path(path).stem for path in listed]
-    assert dataset.training_identity(0, 2) == dataset.identity(0)["calibration"] != dataset.training_identity(0, 3)
-    assert "base_quantizer.images=9: 8 images" in refused(dataset.training_identity, 0, 9)
+    more = dataset.training_listing(0, 9)
+    assert more[:2] == listing["calibration"] and more[2:8] == listed and more[8] == listing["sample"][-1]
+    assert dataset.notes(0, 6) == []
+    assert "2 are calibration images and 1 are images of the sample set D" in dataset.notes(0, 9)[0]
+    assert "base_quantizer.images=13: 12 images" in refused(dataset.training_identity, 0, 13)
+
+
+def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
+    dataset = coco(copy, sample_images=500, calibration_images=2)
+    listing = dataset.listing(0)
+    assert len(set(listing["sample"])) == 12 and set(listing["sample"][-2:]) == set(listing["calibration"])
+    notes = dataset.notes()
+    assert "the sample set D has 12 images, all there are, instead of 500" in notes
+    assert any("2 of the 12 images of the sample set D are calibration images" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["calibration", "sample", "validation", "training"])
+def test_other_images_under_the_same_names_are_other_images(damaged, name):
+    def identities():
+        dataset = coco(damaged, calibration_images=1, sample_images=2)
+        return {**dataset.identity(0), "training": dataset.training_identity(0, 1)}
+
+    before, dataset = identities(), coco(damaged, calibration_images=1, sample_images=2)
+    path = damaged / {**dataset.listing(0), "training": dataset.training_listing(0, 1)}[name][-1]
+    cv2.imwrite(str(path), cv2.imread(str(path))[::-1])
+    after = identities()
+    assert [key for key in before if before[key] != after[key]] == [name]
+    assert f"{path}: has changed since" in refused(lambda: (dataset.identity(0), path.write_bytes(b""), read(dataset)))
+
+
+def read(dataset):
+    return dataset.calibration(0), dataset.sample(0), dataset.training(0, 3), list(dataset.validation())
+
+
+def test_annotations_that_change_between_two_jobs_are_read_again(damaged):
+    dataset = coco(damaged, sample_images=1)
+    before = dataset.listing(0)
+    dataset.look_again()
+    assert dataset.listing(0) == before
+    edit(damaged, "val", lambda content: content["images"].pop())
+    assert dataset.listing(0) == before, "one job sees one state"
+    dataset.look_again()
+    assert len(dataset.listing(0)["validation"]) == len(before["validation"]) - 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
@@ -262,7 +302,7 @@ def test_other_annotation_files_choose_other_images(copy, tmp_path):
     files = {f"{split}_annotations": str(tmp_path / f"{split}.json") for split in ("train", "val")}
     dataset = coco(copy, sample_images=1, **files)
     assert dataset.validation_count == 3 and dataset.annotation_file == tmp_path / "val.json"
-    assert "the 3 images" in refused(coco(copy, sample_images=2, **files).listing, 0)
+    assert "has 3 images, all there are, instead of 4" in coco(copy, **files).notes()[0]
     relative = coco(copy, train_annotations="annotations/instances_train2017.json")
     assert relative.listing(0) == coco(copy).listing(0)
 
@@ -280,7 +320,6 @@ def test_detectors_of_other_classes_are_refused(copy):
         ({"sample_images": "4"}, "dataset.sample_images='4'"),
         ({"validation_images": 0}, "dataset.validation_images=0"),
         ({"validation_images": 8}, "validation_images=8: "),
-        ({"sample_images": 11}, "more than the 12 images"),
         ({"batch_size": 0}, "dataset.batch_size=0"),
         ({"image_scale": 800}, "dataset.image_scale=800: must be the longest and the shortest side"),
         ({"image_scale": [800]}, "the longest and the shortest"),

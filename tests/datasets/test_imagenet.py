@@ -1,5 +1,7 @@
 """ImageNet on disk: labels by WordNet id, lists by the seed, images as timm itself prepares them."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -82,16 +84,15 @@ def test_labels_come_from_the_folders_name_not_its_place(copy):
     assert labels.tolist() == expected and len(set(expected)) > 2
 
 
-def test_lists_follow_the_seed_and_calibration_is_a_prefix_of_d(copy):
+def test_lists_follow_the_seed_and_a_larger_d_contains_a_smaller(copy):
     first, again = bound(copy).listing(5), bound(copy).listing(5)
     assert first == again
     assert len(first["calibration"]) == 3 and len(set(first["sample"])) == 10
-    assert first["sample"][:3] == first["calibration"]
+    assert not set(first["sample"]) & set(first["calibration"])
     assert all(path.startswith("train/") for path in first["sample"])
     other = bound(copy).listing(6)
     assert other["sample"] != first["sample"] and other["validation"] == first["validation"]
-    assert bound(copy, sample_images=12).listing(5)["sample"][:10] == first["sample"], "a larger D contains a smaller"
-    assert torch.equal(bound(copy).calibration(5), bound(copy).sample(5)[0][:3])
+    assert bound(copy, sample_images=12).listing(5)["sample"][:10] == first["sample"]
 
 
 def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
@@ -100,6 +101,7 @@ def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
     notes = dataset.notes()
     assert any("sample set D has 16 images" in note and "1024" in note for note in notes)
     assert any("calibration set has 16 images" in note for note in notes)
+    assert any("16 of the 16 images of the sample set D are calibration images" in note for note in notes)
     assert any("12 validation images" in note for note in notes)
     assert bound(copy).notes() == []
     every = bound(copy).listing(0)["validation"]
@@ -107,12 +109,18 @@ def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
     assert some == [every[i * len(every) // 5] for i in range(5)]
 
 
-def test_training_images_are_a_longer_prefix_of_the_same_list(copy):
-    dataset = bound(copy, calibration_images=3)
-    listed = dataset.training_listing(0, 5)
-    assert listed[:3] == dataset.listing(0)["calibration"] and len(set(listed)) == 5
-    assert torch.equal(dataset.training(0, 5)[:3], dataset.calibration(0))
-    assert dataset.training_identity(0, 3) == dataset.identity(0)["calibration"] != dataset.training_identity(0, 4)
+def test_training_images_are_neither_of_calibration_nor_of_d_until_these_are_needed(copy):
+    dataset = bound(copy, sample_images=8)
+    listing = dataset.listing(0)
+    assert not set(dataset.training_listing(0, 5)) & {*listing["calibration"], *listing["sample"]}
+    assert dataset.notes(0, 5) == []
+    listed = dataset.training_listing(0, 9)
+    assert listed[:3] == listing["calibration"] and listed[-1] == listing["sample"][-1]
+    assert dataset.notes(0, 9) == [
+        "of the 9 training images 3 are calibration images and 1 are images of the sample set D: there are 16 "
+        "images in all"
+    ]
+    assert dataset.training(0, 5).shape == (5, 3, VIT_SIDE, VIT_SIDE)
     assert dataset.training_identity(0, 5) != dataset.training_identity(1, 5)
     assert "base_quantizer.images=1000" in refused(dataset.training_identity, 0, 1000)
 
@@ -122,11 +130,14 @@ def test_a_calibration_list_is_taken_as_it_is(copy, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(names) + "\n\n")
     dataset = bound(copy, calibration_list=str(tmp_path / "list.txt"))
     assert dataset.listing(0)["calibration"] == dataset.listing(1)["calibration"] == [f"train/{n}" for n in names]
-    assert dataset.listing(0)["sample"] == bound(copy).listing(0)["sample"]
+    assert not {f"train/{n}" for n in names} & {*dataset.listing(0)["sample"], *dataset.training_listing(0, 4)}
     assert dataset.calibration(0).shape == (2, 3, VIT_SIDE, VIT_SIDE)
     assert dataset.identity(0)["calibration"] != bound(copy).identity(0)["calibration"]
     (tmp_path / "list.txt").write_text("n15075141/absent.png")
     assert "absent.png is not there" in refused(dataset.listing, 0)
+    for outside in ("../val/n15075141/val_2_0.png", str(copy / "val" / "n15075141" / "val_2_0.png")):
+        (tmp_path / "list.txt").write_text(outside)
+        assert f"{outside} is not under train/" in refused(dataset.listing, 0)
     (tmp_path / "list.txt").write_text("\n")
     assert "the list is empty" in refused(dataset.listing, 0)
     (tmp_path / "list.txt").unlink()
@@ -210,14 +221,23 @@ def test_an_image_that_cannot_be_read_is_named(copy, tmp_path):
     whole = (copy / "train" / "n01440764" / "train_0_1.JPEG").read_bytes()
     for content in (b"", b"<html>", whole[: len(whole) // 2]):
         (folder / "bad.JPEG").write_bytes(content)
-        assert "bad.JPEG cannot be read" in refused(bound(tmp_path).calibration, 0)
+        for read in (bound(tmp_path).calibration, bound(tmp_path).identity):
+            assert "bad.JPEG cannot be read" in refused(read, 0)
 
 
-def test_a_folder_that_is_no_class_is_named(copy, tmp_path):
-    (tmp_path / "val").symlink_to(copy / "val")
-    (tmp_path / "train" / "tench").mkdir(parents=True)
-    draw(tmp_path / "train" / "tench" / "1.png", 0)
-    assert "train/tench is not a WordNet id" in refused(bound(tmp_path).sample, 0)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_folder_that_is_no_class_is_named_at_the_start(copy, tmp_path, split):
+    shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
+    (tmp_path / split / "tench").mkdir()
+    assert bound(tmp_path).identity(0) == bound(copy).identity(0), "nothing in it"
+    draw(tmp_path / split / "tench" / "1.png", 0)
+    assert f"{split}/tench is not a WordNet id" in refused(bound, tmp_path)
+
+
+def test_a_class_folder_without_images_is_told(copy, tmp_path):
+    shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "val" / "n02119789").mkdir()
+    assert bound(tmp_path).notes() == ["1 class folders of val/ hold no images, for example n02119789"]
 
 
 def test_missing_folders_and_images_are_refused(copy, tmp_path):
@@ -225,8 +245,46 @@ def test_missing_folders_and_images_are_refused(copy, tmp_path):
     (tmp_path / "train").mkdir()
     assert "has no folder val/" in refused(ImageNet, str(tmp_path))
     (tmp_path / "val").mkdir()
-    assert "no images under train/" in refused(bound(tmp_path).listing, 0)
+    assert "no images under train/" in refused(bound, tmp_path)
     assert "dataset.root=null" in refused(ImageNet, None)
+
+
+@pytest.mark.parametrize("name", ["calibration", "sample", "validation", "training"])
+def test_other_images_under_the_same_names_are_other_images(copy, tmp_path, name):
+    shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
+
+    def identities():
+        dataset = bound(tmp_path, sample_images=8)
+        return {**dataset.identity(0), "training": dataset.training_identity(0, 5)}
+
+    before, dataset = identities(), bound(tmp_path, sample_images=8)
+    path = {**dataset.listing(0), "training": dataset.training_listing(0, 5)}[name][-1]
+    draw(tmp_path / path, 99)
+    after = identities()
+    assert [key for key in before if before[key] != after[key]] == [name]
+
+
+def test_only_files_of_the_wanted_sets_are_looked_at(copy, tmp_path):
+    shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
+    for path in bound(tmp_path).listing(0)["validation"]:
+        (tmp_path / path).write_text("no image")
+    assert bound(tmp_path).identity(0, ["calibration"])["calibration"] == bound(copy).identity(0)["calibration"]
+    assert "cannot be read" in refused(bound(tmp_path).identity, 0, ["validation"])
+
+
+def test_an_image_that_changes_after_it_was_identified_is_not_read(copy, tmp_path):
+    shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
+    dataset = bound(tmp_path)
+    dataset.identity(0)
+    path = tmp_path / dataset.listing(0)["calibration"][1]
+    draw(path, 99)
+    assert f"{path}: has changed since" in refused(dataset.calibration, 0)
+
+
+def test_rows_of_the_new_d_can_be_told_from_older_ones(copy):
+    identity = bound(copy).identity(0)
+    assert identity["sample"]["drawn"] == "disjoint"
+    assert all("content" in known and "list" not in known for known in identity.values())
 
 
 def test_the_root_is_not_part_of_the_identity(copy, tmp_path):

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import lampq.datasets.imagenet as imagenet
 import lampq.datasets.shapes as shapes
 import lampq.pipeline
 import lampq.synthesis.image_batch as image_batch
@@ -318,8 +319,8 @@ def run_with(tmp_path, model, *overrides, **changes):
 @pytest.mark.parametrize("data", ["imagenet", "shapes"])
 def test_no_real_image_is_opened_before_the_last_evaluation(tmp_path, pictures, monkeypatch, source, data):
     events = []
-    opening, drawing, validate = Image.open, shapes.generate_shapes, lampq.pipeline.validate
-    monkeypatch.setattr(Image, "open", lambda path, *rest: events.append("real") or opening(path, *rest))
+    decoding, drawing, validate = imagenet.decode, shapes.generate_shapes, lampq.pipeline.validate
+    monkeypatch.setattr(imagenet, "decode", lambda path, *rest: events.append("real") or decoding(path, *rest))
     monkeypatch.setattr(shapes, "generate_shapes", lambda *a, **k: events.append("real") or drawing(*a, **k))
     monkeypatch.setattr(lampq.pipeline, "validate", lambda *given: events.append("evaluation") or validate(*given))
     model = adapter(classes=1000 if data == "imagenet" else 100)

@@ -92,9 +92,23 @@ def test_sets_follow_the_seed_and_are_disjoint(cache):
     assert first == bound(cache).listing(0) and first["sample"] != other["sample"]
     assert len(first["calibration"]) == 8 and len(first["sample"]) == 64 and len(first["validation"]) == 300
     assert not set(first["calibration"]) & set(first["sample"])
-    assert len(dataset.training_listing(0, 436)) == 436
-    with pytest.raises(LampQError, match=r"base_quantizer\.images=437: 436 images"):
-        dataset.training_listing(0, 437)
+    training = dataset.training_listing(0, 437)
+    assert training[:8] == first["calibration"] and training[436] == first["sample"][-1]
+    assert not set(training[:436]) & set(first["sample"])
+    with pytest.raises(LampQError, match=r"base_quantizer\.images=501: 500 images"):
+        dataset.training_listing(0, 501)
+
+
+def test_identities_of_published_runs_stay(cache):
+    """What is drawn is known by the drawing's revision, not by the bytes that hold it."""
+    folder = Path(__file__).resolve().parents[2] / "results" / "published" / "runs"
+    dataset = bound(cache)
+    mine = {**dataset.identity(0), "training": dataset.training_identity(0, 64)}
+    published = [json.loads(path.read_text())["images"] for path in folder.glob("*/identity.json")]
+    published = [images for images in published if images["calibration"].get("dataset") == "shapes_coco"]
+    assert len(published) > 5
+    for images in published:
+        assert images == {name: json.loads(json.dumps(mine[name])) for name in images}
 
 
 def test_revision_and_preprocessing_are_part_of_the_identity(cache, monkeypatch):
