@@ -236,11 +236,14 @@ def test_other_images_under_the_same_names_are_other_images(damaged, name):
     cv2.imwrite(str(path), cv2.imread(str(path))[::-1])
     after = identities()
     assert [key for key in before if before[key] != after[key]] == [name]
-    assert f"{path}: has changed since" in refused(lambda: (dataset.identity(0), path.write_bytes(b""), read(dataset)))
 
 
-def read(dataset):
-    return dataset.calibration(0), dataset.sample(0), dataset.training(0, 3), list(dataset.validation())
+def test_an_image_that_changes_after_it_was_identified_is_not_read(damaged):
+    dataset = coco(damaged, calibration_images=1, sample_images=2)
+    dataset.identity(0)
+    path = damaged / dataset.listing(0)["sample"][1]
+    path.write_bytes(path.read_bytes() + b" ")
+    assert f"{path}: has changed since" in refused(dataset.sample, 0)
 
 
 def test_annotations_that_change_between_two_jobs_are_read_again(damaged):
