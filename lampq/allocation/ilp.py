@@ -8,6 +8,7 @@ import numpy as np
 import pulp
 from torch import Tensor
 
+from lampq.allocation import cbc
 from lampq.allocation.dynamic_program import TIE, Allocation, optimal_plan
 from lampq.allocation.greedy_start import AllocationProblem, Relaxation
 from lampq.errors import LampQError
@@ -84,9 +85,6 @@ def solve_ilp(
 
 def _cbc_plan(problem: AllocationProblem) -> list[int] | None:
     """CBC's plan, as the column of each layer; None where CBC is not there or its answer is no plan."""
-    solver = pulp.PULP_CBC_CMD(msg=False, gapRel=0, gapAbs=0, options=CBC_OPTIONS)
-    if not solver.available():
-        return None
     greedy = Relaxation(problem).greedy_plan
     ceiling = float(sum(problem.excess_costs[i, k] for i, k in enumerate(greedy)))
     scale = SCALE / ceiling if ceiling else 1.0
@@ -102,9 +100,7 @@ def _cbc_plan(problem: AllocationProblem) -> list[int] | None:
     model += pulp.lpSum(int(problem.units[i, k]) * x for x, i, k in chosen) <= problem.room
     for row in rows:
         model += pulp.lpSum(row.values()) == 1
-    try:
-        model.solve(solver)
-    except pulp.PulpSolverError:
+    if not cbc.solve(model, options=CBC_OPTIONS):
         return None
     if model.status != pulp.LpStatusOptimal:
         return None

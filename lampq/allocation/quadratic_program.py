@@ -1,6 +1,7 @@
 """Integer quadratic program: bits of least total cost where what two layers cost together is not the sum of both."""
 
 import hashlib
+import logging
 import math
 import re
 import tempfile
@@ -11,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pulp
 
+from lampq.allocation import cbc
 from lampq.allocation.dynamic_program import optimal_plan
 from lampq.allocation.greedy_start import AllocationProblem
+
+log = logging.getLogger(__name__)
 
 SCALE = 1e4
 """The largest coefficient, as CBC sees it; its tolerances are absolute, around 1e-7."""
@@ -201,21 +205,18 @@ def _branch_and_bound(
     model += pulp.LpAffineExpression(objective)
     for row in rows:
         model += row
-    with tempfile.TemporaryDirectory(prefix="lampq-cbc-") as folder:
-        told = Path(folder) / "log"
-        solver = pulp.PULP_CBC_CMD(
-            msg=False, warmStart=True, gapRel=0, gapAbs=0, maxNodes=maximum_nodes, logPath=str(told)
-        )
-        if not solver.available():
-            return None
-        try:
-            model.solve(solver)
-        except pulp.PulpSolverError:
-            return None
-        report = told.read_text()
+    try:
+        with tempfile.TemporaryDirectory(prefix="lampq-cbc-") as folder:
+            told = Path(folder) / "log"
+            if not cbc.solve(model, warmStart=True, maxNodes=maximum_nodes, logPath=str(told)):
+                return None
+            report = told.read_text(errors="replace")
+    except OSError as error:
+        log.warning("CBC has no folder for its files (%s); TMPDIR names another one", error)
+        return None
     plan = [max(row, key=lambda k: row[k].value() or 0.0) for row in x]
     finished = model.sol_status == pulp.LpSolutionOptimal
-    bound = re.search(r"Lower bound:\s+(\S+)", report)
+    bound = re.search(r"Lower bound:\s+([-+.\deE]*\d)", report)
     if model.status != pulp.LpStatusOptimal or not linear.fits(plan):
         plan, finished = list(start), False
     # The report has three digits behind the point.

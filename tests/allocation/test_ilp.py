@@ -4,10 +4,11 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import pulp
 import pytest
 import torch
 
-from lampq.allocation import ilp
+from lampq.allocation import cbc, ilp
 from lampq.allocation.dynamic_program import solve_dynamic_program
 from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.ilp import penalized_costs, solve_ilp
@@ -71,6 +72,33 @@ def test_without_cbc_the_dynamic_program_answers(monkeypatch):
     assert allocation.bits == solve_dynamic_program(costs, sizes, bits, budget).bits
     assert allocation.solver == "dynamic program (CBC gave no plan)"
     assert math.isinf(allocation.gap)
+
+
+BROKEN = {
+    "another processor's": (b"\x7fELF\x02\x01\x01" + bytes(57), "format error"),
+    "killed": (b"#!/bin/sh\nkill -9 $$\n", "status -9"),
+    "another program": (b"#!/bin/sh\necho hello\n", "another program"),
+    "hanging": (b"#!/bin/sh\nexec sleep 60\n", "timed out"),
+    "babbling": (b"#!/bin/sh\necho CBC; for f; do echo nonsense > $f; done 2> /dev/null; exit 0\n", ""),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_with_a_broken_cbc_the_plan_is_the_same_and_one_line_says_so(tmp_path, monkeypatch, caplog, kind):
+    content, told = BROKEN[kind]
+    path = tmp_path / "cbc"
+    path.write_bytes(content)
+    path.chmod(0o755)
+    monkeypatch.setattr(cbc, "SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(pulp.PULP_CBC_CMD, "pulp_cbc_path", str(path))
+    monkeypatch.chdir(tmp_path)
+    cbc._tell.cache_clear()
+    costs, sizes, bits, budget = random_instance(2, layers=6)
+    for _ in range(2):
+        allocation = solve_ilp(costs, sizes, bits, budget)
+        assert allocation.bits == solve_dynamic_program(costs, sizes, bits, budget).bits
+        assert allocation.solver == "dynamic program (CBC gave no plan)"
+    assert len(caplog.records) == 1 and told in caplog.text and "plans are found without it" in caplog.text
 
 
 def test_a_better_plan_than_the_exact_one_is_an_error(monkeypatch):
