@@ -90,7 +90,6 @@ def _job(cfg: DictConfig) -> Any:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _job_of_grid(cfg)
     try:
-        _one_option_each()
         _no_launcher()
         from lampq.settings import resolved
 
@@ -116,7 +115,6 @@ def _job_of_grid(cfg: DictConfig) -> float | None:
     with cell.running(results) as begun:
         started = time.monotonic()
         try:
-            _one_option_each()
             from lampq.settings import resolved
 
             logging_config = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
@@ -168,14 +166,6 @@ def _in_order(arguments: Sequence[str]) -> list[str]:
     for override in overrides:
         flags.remove(override)
     return [*overrides, *flags]
-
-
-def _one_option_each() -> None:
-    """Hydra takes model=[a,b] for a merger of two options."""
-    choices = HydraConfig.get().runtime.choices
-    for folder in config_folder().iterdir():
-        if any(folder.glob("*.yaml")) and folder.name not in choices:
-            raise LampQError(f"{folder.name}: takes one option; for a grid write --multirun {folder.name}=A,B")
 
 
 def _no_launcher() -> None:

@@ -1,5 +1,6 @@
 """Hydra's composition, with every composed configuration checked before Hydra makes anything from it."""
 
+import re
 from typing import Any
 
 import hydra._internal.hydra
@@ -7,6 +8,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lampq.accepted_targets import check_targets
+from lampq.config_folder import config_folder
 from lampq.errors import LampQError
 
 
@@ -17,10 +19,11 @@ class CheckedLoader(ConfigLoaderImpl):
         """Compose.
 
         Raises:
-            LampQError: something is named that is not accepted.
+            LampQError: something is named that is not accepted, or a group has no option.
         """
         cfg = super().load_configuration(*args, **kwargs)
         check_targets(cfg)
+        _one_option_each(cfg)
         return cfg
 
     def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list, repo: Any) -> None:
@@ -38,3 +41,19 @@ class CheckedLoader(ConfigLoaderImpl):
 def check_compositions() -> None:
     """Have Hydra compose by `CheckedLoader` from now on."""
     hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader
+
+
+def _one_option_each(cfg: DictConfig) -> None:
+    """Hydra takes model=[a,b] for a merger of two options, and ~model for none."""
+    choices = cfg.hydra.runtime.choices
+    asked = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
+    for folder in sorted(config_folder().iterdir()):
+        group = folder.name
+        if group in choices or not any(folder.glob("*.yaml")):
+            continue
+        override = next((o for o in asked if re.split("[=@]", o.lstrip("~+"))[0] == group), None)
+        if override is None:
+            raise LampQError(f"{group} is missing: add {group}=OPTION; --help lists them")
+        if override.startswith("~"):
+            raise LampQError(f"{override}: groups are not deleted; leave it out, or choose an option by {group}=OPTION")
+        raise LampQError(f"{override}: takes one option; for a grid write --multirun {group}=A,B")

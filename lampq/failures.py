@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException, SearchPathException
 from omegaconf import DictConfig, OmegaConf
@@ -151,8 +152,12 @@ def _composed(arguments: Sequence[str]) -> DictConfig:
         group, _, option = argument.partition("=")
         if (config_folder() / group / f"{option}.yaml").is_file():
             chosen.append(argument)
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose("config", overrides=chosen)
+    running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return hydra.compose("config", overrides=chosen)
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> list[str]:

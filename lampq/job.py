@@ -5,8 +5,6 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from lampq.errors import LampQError
 from lampq.failures import explain_failure
 
@@ -36,9 +34,9 @@ def perform(values: dict[str, Any], alone: bool) -> Outcome:
     Raises:
         LampQError: a user's mistake.
     """
-    from lampq.settings import check
+    from lampq.settings import check_values
 
-    settings = check(OmegaConf.create(values))
+    settings = check_values(values)
     from lampq.pipeline import run
     from lampq.report.console import show, summary_line
 

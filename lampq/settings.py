@@ -130,7 +130,15 @@ def check(cfg: DictConfig) -> Settings:
     Raises:
         LampQError: the first mistake found, in one line: key, value, and what would be right.
     """
-    values = resolved(cfg)
+    return check_values(resolved(cfg))
+
+
+def check_values(values: dict[str, Any]) -> Settings:
+    """Check a configuration without interpolations, and construct its parts.
+
+    Raises:
+        LampQError: see `check`.
+    """
     _known_keys("", values, KEYS)
     for key in ("lampq", "bit_set", "effort", "logger", "experiment", "paths"):
         _mapping(key, values)
@@ -201,10 +209,16 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         first, *_ = str(error).splitlines()
         raise LampQError(f"{error.full_key or 'configuration'}: {first}; give it a value of its own") from error
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
+    if _has_missing(values) and (missing := sorted(OmegaConf.missing_keys(cfg))):
         raise LampQError(f"{missing[0]} is missing: add {missing[0]}={REMEDIES.get(missing[0], 'VALUE')}")
     return values
+
+
+def _has_missing(value: Any) -> bool:
+    """Whether a value may be missing somewhere: cheap, for the many jobs of a grid."""
+    if isinstance(value, dict | list):
+        return any(map(_has_missing, value.values() if isinstance(value, dict) else value))
+    return value == "???"
 
 
 def construct(key: str, values: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
@@ -25,7 +26,7 @@ from lampq.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNI
 from lampq.config_folder import experiments_module
 from lampq.errors import LampQError
 from lampq.failures import explain_failure, line
-from lampq.settings import resolved
+from lampq.grid_check import checked
 from lampq.tracking.wandb import log_report
 
 log = logging.getLogger(__name__)
@@ -68,18 +69,17 @@ class CellSweeper(Sweeper):
         loader = self.hydra_context.config_loader
         swept = [f"{key}={values}" for key, values in self.params.items()]
         parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *arguments])
+        _no_empty_axis(parsed)
         every = BasicSweeper.split_arguments(parsed, None)[0]
         jobs = list(self._distinct(every))
-        self.validate_batch_is_legal(_each_value_once(jobs))
+        lacking = [(job, self._lacking(job)) for job in jobs]
+        available = checked(loader, self.config, [job for job, lacks in lacking if lacks is None])
         results, experiment = self._results, self.config.experiment.name
-        available = []
-        for job in jobs:
-            cell, lacking = Cell.of(experiment, job), self._lacking(job)
-            if lacking is None:
-                cell.plan(results)
-                available.append(job)
-            else:
-                cell.end(results, NOT_AVAILABLE, reason=f"{lacking} does not exist")
+        for job in available:
+            Cell.of(experiment, job).plan(results)
+        for job, lacks in lacking:
+            if lacks is not None:
+                Cell.of(experiment, job).end(results, NOT_AVAILABLE, reason=f"{lacks} does not exist")
         if len(available) < len(jobs):
             log.info("%d of %d cells are not available yet", len(jobs) - len(available), len(jobs))
         folder = Path(self.config.hydra.sweep.dir)
@@ -141,18 +141,6 @@ class CellSweeper(Sweeper):
                 if options and value not in options:
                     return f"{key}={value}"
         return None
-
-    def validate_batch_is_legal(self, batch: list[list[str]]) -> None:
-        """Compose jobs, and see that no value is missing in them, before the first one runs.
-
-        Raises:
-            LampQError: a value that has to be given is not.
-            HydraException: a job cannot be composed.
-        """
-        for job in batch:
-            if self._lacking(job) is None:
-                cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))
-                resolved(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
 
     def _launched(self, batch: list[list[str]], first: int) -> list[JobReturn]:
         """Answers of jobs, in their order; the first has number `first`. Lost jobs are in their cells as failed.
@@ -239,12 +227,14 @@ def _matches(values: dict[str, str], pattern: dict[str, Any]) -> bool:
     )
 
 
-def _each_value_once(jobs: list[list[str]]) -> list[list[str]]:
-    """As few jobs as show every value once: enough to find a mistake before the first job runs."""
-    seen: set[str] = set()
-    chosen = []
-    for job in jobs:
-        if not seen.issuperset(job):
-            seen.update(job)
-            chosen.append(job)
-    return chosen
+def _no_empty_axis(overrides: list[Override]) -> None:
+    """Raises:
+    LampQError: a sweep has no value, or goes over what all jobs of a grid share.
+    """
+    for override in overrides:
+        if not override.is_sweep_override():
+            continue
+        if not any(True for _ in override.sweep_string_iterator()):
+            raise LampQError(f"{override.input_line}: no value to try; range(0,3) stands for 0, 1 and 2")
+        if override.key_or_group in ("experiment", "experiment.name", "paths.results"):
+            raise LampQError(f"{override.input_line}: the jobs of a grid share one; give the command once for each")

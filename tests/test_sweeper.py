@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lampq.cells import DONE, FAILED, NOT_AVAILABLE, PLANNED, read_cells
-from lampq.sweeper import _each_value_once, _matches
+from lampq.sweeper import _matches
 
 TABLE3 = ("experiment=table3", "scale=smoke", "base_quantizer=rtn")
 
@@ -127,10 +127,3 @@ def test_a_pattern_matches_one_value_or_one_of_several():
     values = {"bits": "3", "method": "optq"}
     assert _matches(values, {"bits": 3, "method": ["optq", "erq"]}) and _matches(values, {})
     assert not _matches(values, {"bits": 4, "method": ["optq"]}) and not _matches(values, {"model": "x"})
-
-
-def test_few_jobs_show_every_value():
-    jobs = [[f"a={a}", f"b={b}", f"c={c}"] for a in range(4) for b in range(7) for c in range(4)]
-    chosen = _each_value_once(jobs)
-    assert {value for job in chosen for value in job} == {value for job in jobs for value in job}
-    assert len(chosen) <= 4 + 7 + 4
