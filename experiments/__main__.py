@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from lampq.errors import LampQError
+from lampq.streams import degrade
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,48 +50,88 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in lampq.command_line
+    degrade(sys.stdout, sys.stderr)
     try:
-        return _run(options)
+        status = _run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except LampQError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from lampq.failures import explain_failure
+
+        print(f"error: {explain_failure(error, [str(options.results)], str(options.results))}", file=sys.stderr)
         return 1
 
 
 def _run(options: argparse.Namespace) -> int:
+    left_out: list[str] = []
+    complete = _command(options, left_out)
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    return 1 if left_out or not complete else 0
+
+
+def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
+    """Run a command; `left_out` gets a line on everything that is damaged. Returns whether all was well otherwise."""
     if options.command == "report":
+        from lampq.tracking.csv import rebuild_runs_csv
+
         from .report import report
 
-        print(*report(_existing(options.results), options.names), sep="\n")
+        print(*report(_existing(options.results), options.names, left_out), sep="\n")
+        if (options.results / "runs").is_dir():
+            print(rebuild_runs_csv(options.results))
     elif options.command == "status":
         from .status import status
 
-        return 0 if status(_existing(options.results), options.name) else 1
+        return status(_existing(options.results), options.name, left_out=left_out)
     elif options.command == "publish":
         from .publish import publish
 
-        print(*publish(options.names, options.results), sep="\n")
+        print(*publish(options.names, _existing(options.results), left_out), sep="\n")
     elif options.command == "explain":
         from .explain import explain
-        from .plan_files import find_plan
 
-        print(explain(find_plan(options.plan, options.results), options.csv))
+        print(explain(_plan(options.plan, options.results, left_out), options.csv))
     elif options.command == "diff":
         from .diff import diff
         from .plan_files import find_plan
 
-        print(diff(*(find_plan(text, options.results) for text in options.plan)))
+        print(diff(*(find_plan(text, options.results) for text in options.plan), left_out))
     elif options.command == "solve":
-        from .plan_files import find_plan
         from .solve import solve
 
-        plan = find_plan(options.plan, options.results)
+        plan = _plan(options.plan, options.results, left_out)
         named = plan.parent.name if plan.name == "plan.json" else plan.stem
         print(solve(plan, options.bits, options.bit_set, options.out or options.results / "solved" / named))
     else:
         from .benchmark import benchmark
 
         print(benchmark(options.results, options.only, options.threads))
-    return 0
+    return True
+
+
+def _plan(text: str, results: Path, left_out: list[str]) -> Path:
+    """The plan file that a user means, which is used as it is, also where the rest of its run is damaged."""
+    from lampq.finished_run import DamagedRun
+
+    from .plan_files import find_plan, run_of
+
+    plan = find_plan(text, results)
+    try:
+        run_of(plan)
+    except DamagedRun as error:
+        left_out.append(f"{error}; its plan is used as it is")
+    return plan
 
 
 def _existing(results: Path) -> Path:

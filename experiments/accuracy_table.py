@@ -12,7 +12,7 @@ from lampq.report.summary import duration
 from lampq.report.table import Lines, Table, marked
 
 from . import paper
-from .measured import Row, Run, measured, paired_difference, widest
+from .measured import DAMAGED, Row, Run, measured, paired_difference, widest
 
 TOLERANCE = 3.0
 """Points by which a drop may be worse than published before the table says that it is not reproduced."""
@@ -304,7 +304,7 @@ def noted(notes: list[str], text: str) -> int:
 def state_of(rows: list[Row]) -> str:
     """Why nothing is measured in a place of a table, in a word or two."""
     states = {row.state for row in rows}
-    for state in ("running", "failed", "interrupted", "planned", NOT_AVAILABLE):
+    for state in ("running", "failed", "interrupted", DAMAGED, "planned", NOT_AVAILABLE):
         if state in states:
             return "missing" if state == "planned" else state
     return "missing"

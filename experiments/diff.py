@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from lampq.errors import LampQError
+from lampq.finished_run import DamagedRun
 from lampq.plan import BitPlan, SitePlan
 from lampq.report.accuracies import ACCURACIES
 from lampq.report.summary import size
@@ -15,8 +16,11 @@ PRECISIONS = ("box_ap", "mask_ap")
 """Accuracies of a detector."""
 
 
-def diff(one: Path, other: Path) -> str:
+def diff(one: Path, other: Path, left_out: list[str] | None = None) -> str:
     """Layers whose bits differ, what that costs, and, where both were run, how far their accuracies are apart.
+
+    Args:
+        left_out: gets a line on each run that is damaged; its plan is compared, its accuracy is not.
 
     Raises:
         LampQError: not plans, or plans of different models.
@@ -26,7 +30,14 @@ def diff(one: Path, other: Path) -> str:
     if sites[0] != sites[1]:
         raise LampQError(f"{other}: a plan for another model than {one}; compare plans of one model")
     pairs = list(zip(plans[0].sites, plans[1].sites, strict=True))
-    runs = [run_of(one), run_of(other)]
+    runs = []
+    for path in (one, other):
+        try:
+            runs.append(run_of(path))
+        except DamagedRun as error:
+            runs.append(None)
+            if left_out is not None:
+                left_out.append(str(error))
     names = [plan.origin.get("allocator", "unknown") for plan in plans]
     told = [f"A: {names[0]}, {one}", f"B: {names[1]}, {other}", ""]
     told += _layers([pair for pair in pairs if pair[0].bits != pair[1].bits])
@@ -66,6 +77,8 @@ def _sizes(pairs: list[tuple[SitePlan, SitePlan]], runs: list[Run | None]) -> li
     layers = [pair for pair in pairs if pair[0].allocated]
     total = sum(a.parameters for a, _ in layers)
     spent = [sum(pair[i].parameters * (pair[i].weight_bits or 32) for pair in layers) for i in (0, 1)]
+    if not total:
+        return ["average weight bits: no layer has weights"]
     lines = [
         f"average weight bits of the {len(layers)} layers: A {spent[0] / total:.4f}, B {spent[1] / total:.4f} "
         f"({(spent[1] - spent[0]) / total:+.4f}; {spent[1] - spent[0]:+,} bits)"

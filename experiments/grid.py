@@ -1,5 +1,6 @@
 """The grid of table 8: which point is best on D, what the grid cost, and the winner as a preset."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Search:
     def name(self) -> str:
         """``deit_tiny_w3``, or ``deit_tiny_w4a8`` where the targets differ."""
         differ = self.weight_bits != self.activation_bits
-        return f"{self.model}_w{self.weight_bits:g}" + (f"a{self.activation_bits:g}" if differ else "")
+        model = re.sub(r"[^\w.-]", "_", self.model)  # it becomes the name of files
+        return f"{model}_w{self.weight_bits:g}" + (f"a{self.activation_bits:g}" if differ else "")
 
     @property
     def target(self) -> str:
@@ -57,7 +59,7 @@ def searches(results: Path) -> list[Search]:
     for row in measured(results, NAME):
         if row.run is None or "sample_top1" not in row.run.metrics or not row.cell.overrides.keys() >= set(AXES):
             continue
-        if row.run.fingerprint in seen:
+        if row.run.fingerprint in seen or not all(re.fullmatch(r"[\w.]+", row.cell.overrides[axis]) for axis in AXES):
             continue
         seen.add(row.run.fingerprint)
         metrics = row.run.metrics

@@ -1,17 +1,13 @@
 """What was measured: the cells of an experiment with the runs that they led to."""
 
-import csv
-import json
 import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from lampq.cells import DONE, Cell, read_cells
-from lampq.plan import BitPlan
+from lampq.cells import DONE, Cell, read_cells, unreadable_cells
+from lampq.finished_run import DamagedRun, FinishedRun, ended, read_run, signature
 
 from . import paper
 
@@ -31,33 +27,18 @@ NOT_A_VARIATION = (
 """Overrides that place a cell in a table; any other makes a row of its own."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run's folder.
+DAMAGED = "damaged"
+"""State of a cell whose run's files are not as they were written."""
 
-    Attributes:
-        folder: ``runs/FINGERPRINT`` of a results folder.
-    """
 
-    folder: Path
-
-    @property
-    def fingerprint(self) -> str:
-        return self.folder.name
+class Run(FinishedRun):
+    """A finished run, with what tables and figures ask of it."""
 
     @property
     def results(self) -> Path:
         """The results folder, as one would type it: relative where it lies under the current folder."""
         folder = self.folder.parents[1]
         return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-    @cached_property
-    def metrics(self) -> dict[str, Any]:
-        return json.loads((self.folder / "metrics.json").read_text())
-
-    @cached_property
-    def environment(self) -> dict[str, Any]:
-        return json.loads((self.folder / "environment.json").read_text())
 
     @property
     def kernels(self) -> str:
@@ -72,40 +53,6 @@ class Run:
         libraries = [f"{name} {found[key]}" for name, key in (("MKL", "mkl"), ("oneDNN", "onednn")) if found[key]]
         parts = [found.get("gpu"), found["vendor"], found["capability"], *libraries, *chosen]
         return " ".join(str(part) for part in parts if part)
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        return json.loads((self.folder / "identity.json").read_text())
-
-    @cached_property
-    def plan(self) -> BitPlan:
-        return BitPlan.read(self.folder / "plan.json")
-
-    @cached_property
-    def outcomes(self) -> tuple[list[int], list[int]]:
-        """Which validation images full precision and the quantized model get right: 1 or 0 an image."""
-        with (self.folder / "outcomes.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [int(row["full_precision_top1"]) for row in rows], [int(row["top1"]) for row in rows]
-
-    @cached_property
-    def precision_draws(self) -> dict[str, list[float]]:
-        """A detector's average precision (percent) on every draw of validation images, by name; empty for others."""
-        path = self.folder / "precision_draws.csv"
-        if not path.is_file():
-            return {}
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
-
-    @cached_property
-    def sample_outcomes(self) -> list[int] | None:
-        """Which images of D the quantized model gets right: 1 or 0 an image; None where nothing was searched on D."""
-        path = self.folder / "sample_outcomes.csv"
-        if not path.is_file():
-            return None
-        with path.open(newline="") as file:
-            return [int(row["top1"]) for row in csv.DictReader(file)]
 
     @property
     def sample_top1_standard_error(self) -> float:
@@ -179,11 +126,13 @@ class Row:
         cell: what was asked.
         state: how it stands now.
         run: the run that was asked for; None where it is not done.
+        damage: why its run is left out, in one line; None where it is not.
     """
 
     cell: Cell
     state: str
     run: Run | None
+    damage: str | None = None
 
     @property
     def method(self) -> str | None:
@@ -215,15 +164,49 @@ class Row:
 
 def measured(results: Path, experiment: str) -> list[Row]:
     """All cells of an experiment in a results folder; those whose run's folder has gone are not done any more."""
-    rows = []
-    for cell in read_cells(results, experiment):
-        run = None
-        if cell.state == DONE and cell.fingerprints:
-            folder = results / "runs" / cell.fingerprints[-1]
-            run = Run(folder) if (folder / "metrics.json").is_file() else None
-        state = cell.state_now(results)
-        rows.append(Row(cell, "missing" if state == DONE and run is None else state, run))
-    return rows
+    return [_row(results, cell) for cell in read_cells(results, experiment)]
+
+
+def _row(results: Path, cell: Cell) -> Row:
+    state = cell.state_now(results)
+    if state != DONE:
+        return Row(cell, state, None)
+    folder = results / "runs" / cell.fingerprints[-1] if cell.fingerprints else None
+    if folder is None or not ended(folder):
+        return Row(cell, "missing", None)
+    try:
+        return Row(cell, state, _read_again(folder))
+    except DamagedRun as error:
+        return Row(cell, DAMAGED, None, str(error))
+
+
+def _read_again(folder: Path) -> Run:
+    """The run in a folder, as it was read before where no file has been written to since.
+
+    Raises:
+        DamagedRun: as `read_run`.
+    """
+    try:
+        signed = signature(folder)
+    except OSError:
+        return read_run(folder, Run)
+    known = _read.get(folder)
+    if known is None or known[0] != signed:
+        known = _read[folder] = signed, read_run(folder, Run)
+    return known[1]
+
+
+_read: dict[Path, tuple[str, Run]] = {}
+"""Runs of this process, by folder: every table and figure asks for its rows, most of them several times."""
+
+
+def left_out(results: Path, experiments: Iterable[str]) -> list[str]:
+    """What no table can use, a line each: cells that cannot be read, runs that are damaged."""
+    lines = []
+    for experiment in experiments:
+        lines += unreadable_cells(results, experiment)
+        lines += [row.damage for row in measured(results, experiment) if row.damage is not None]
+    return list(dict.fromkeys(lines))
 
 
 def widest(rows: Iterable[Row]) -> list[Row]:

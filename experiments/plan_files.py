@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lampq.errors import LampQError
+from lampq.finished_run import ended, read_run
 
 from .measured import Run
 
@@ -37,5 +38,9 @@ def find_plan(text: str, results: Path) -> Path:
 
 
 def run_of(plan: Path) -> Run | None:
-    """The finished run that a plan file belongs to; None where it lies by itself."""
-    return Run(plan.parent) if plan.name == "plan.json" and (plan.parent / "metrics.json").is_file() else None
+    """The finished run that a plan file belongs to; None where it lies by itself.
+
+    Raises:
+        DamagedRun: the run's files are not as they were written.
+    """
+    return read_run(plan.parent, Run) if plan.name == "plan.json" and ended(plan.parent) else None

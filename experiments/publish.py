@@ -3,68 +3,80 @@
 Roots of data are written as ${LAMPQ_DATA}; nothing of a machine's paths remains, and no image of a data set.
 """
 
-import json
+import io
+import logging
 import os
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from lampq.atomic_write import write_text
+from PIL import Image
+
+from lampq.atomic_write import write_bytes, write_text
 from lampq.cells import NOT_AVAILABLE
 from lampq.errors import LampQError
+from lampq.finished_run import DIGESTS, FILES, DamagedRun, present, read_plain, read_run, seal
+from lampq.limits import word
 
 from . import grid
 from .measured import Run, measured
+from .measured import left_out as damage
 from .report import COMPUTED, check_name, report
 
-FILES = (
-    "config.yaml",
-    "environment.json",
-    "identity.json",
-    "images.json",
-    "metrics.json",
-    "outcomes.csv",
-    "precision_draws.csv",
-    "sample_outcomes.csv",
-    "sensitivity.csv",
-    "plan.json",
-)
+log = logging.getLogger(__name__)
 
-
-PICTURES = ("detections.png",)
+DRAWN = ("bit_allocation.png", "sensitivity.png", "synthesis.png")
+"""Figures of a run."""
+WITH_IMAGES = ("detections.png",)
 """Figures that show images: of the embedded data sets only; others are not ours to hand on."""
 
 
-def publish(chosen: list[str], results: Path) -> list[Path]:
+def publish(chosen: list[str], results: Path, left_out: list[str] | None = None) -> list[Path]:
     """Copy the cells of experiments and their runs to ``results/published``, and build tables and figures there.
 
-    What lies there already of other experiments stays; a cell that was published before is replaced.
+    What lies there already of other experiments stays; a cell that was published before is replaced. Nothing that is
+    damaged is copied, and no link is followed.
+
+    Args:
+        left_out: gets a line on everything that is damaged; None logs them.
 
     Returns:
         What the report wrote.
 
     Raises:
-        LampQError: there is no such experiment, or it has no cells.
+        LampQError: there is no such experiment, or it has no cells, or a link would lead out of the target.
     """
-    target = results / "published"
+    target, lines = results / "published", []
+    for folder in ("runs", "experiments", "tables", "figures", "presets/lampq", "synthetic_images", ".pictures"):
+        _inside(target, *folder.split("/"))
     for name in map(check_name, chosen):
         if name == grid.NAME:
             _publish_grid(results, target)
+            lines += damage(results, [name])
             continue
         rows = measured(results, name)
         if not rows and name not in COMPUTED:
             raise LampQError(f"{name}: no cells under {results / 'experiments'}; run python run.py experiment={name}")
+        lines += damage(results, [name])
         for row in rows:
             if row.run is not None:
-                _copy(row.run.folder, target / "runs" / row.run.fingerprint)
-                _show_made_images(row.run, target / "synthetic_images")
+                try:
+                    _copy(row.run, _inside(target, "runs", row.run.fingerprint), lines)
+                except DamagedRun as error:
+                    lines.append(str(error))
+                    continue
+                _show_made_images(row.run, target)
             elif row.state != NOT_AVAILABLE:
                 continue
             command = row.cell.command and without_machine(row.cell.command)
             overrides = {key: without_machine(value) for key, value in row.cell.overrides.items()}
+            _inside(target, "experiments", name)
             replace(row.cell, overrides=overrides, command=command, host=None, traceback=None).write(target)
-    return report(target)
+    for line in lines if left_out is None else ():
+        log.warning("left out: %s", line)
+    if left_out is not None:
+        left_out += lines
+    return report(target, left_out=left_out)
 
 
 def _publish_grid(results: Path, target: Path) -> None:
@@ -72,36 +84,78 @@ def _publish_grid(results: Path, target: Path) -> None:
     searches = grid.searches(results)
     if not searches:
         raise LampQError(f"grid: no cells under {results / 'experiments'}; run python run.py experiment=grid")
+    tables = target / "tables"
     for search in searches:
-        grid.grid_table(search).write(target / "tables")
+        grid.grid_table(search).write(tables)
         grid.write_preset(search, target)
         best = search.rows[0].run
-        _copy(best.folder, target / "runs" / best.fingerprint)
-    for path in (target / "tables").glob("grid_*"):
-        write_text(path, without_machine(path.read_text()))
+        _copy(best, _inside(target, "runs", best.fingerprint), [])
+    for path in tables.glob("grid_*"):
+        write_text(path, without_machine(path.read_text(encoding="utf-8")))
 
 
-def _copy(source: Path, folder: Path) -> None:
+def _inside(target: Path, *names: str) -> Path:
+    """A folder under the target, none of whose parts is a link that leads elsewhere."""
+    path = target
+    for name in names:
+        path = path / name
+        if path.is_symlink():
+            raise LampQError(f"{path}: is a link, which publish does not follow; remove it")
+    return path
+
+
+def _copy(run: Run, folder: Path, lines: list[str]) -> None:
+    """Copy a run's files, checked once more as they are read, and seal the copy, whose paths are replaced.
+
+    Raises:
+        DamagedRun: a file has changed.
+    """
+    read_run(run.folder)
+    texts = {name: without_machine(read_plain(run.folder, name).decode()) for name in present(run.folder)}
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = json.loads((source / "metrics.json").read_text()).get("dataset", "").startswith("shapes")
-    for path in sorted(source.iterdir()):
-        if path.name in FILES:
-            (folder / path.name).write_text(without_machine(path.read_text()))
-        elif path.suffix == ".png" and (path.name not in PICTURES or drawn):
-            shutil.copyfile(path, folder / path.name)
+    for name in (DIGESTS, *set(FILES).difference(texts)):
+        (folder / name).unlink(missing_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    seal(folder)
+    drawn = run.metrics["dataset"].startswith("shapes")
+    for name in (*DRAWN, *(WITH_IMAGES if drawn else ())):
+        if not (run.folder / name).is_symlink() and not (run.folder / name).exists():
+            continue
+        try:
+            write_bytes(folder / name, _picture(run.folder, name))
+        except DamagedRun as error:
+            lines.append(f"{run.folder}: {error.file} {error.reason}; remove it, and run the run's command again")
 
 
-def _show_made_images(run: Run, folder: Path) -> None:
+def _picture(folder: Path, name: str) -> bytes:
+    """A PNG's bytes.
+
+    Raises:
+        DamagedRun: it is a link, or no PNG.
+    """
+    content = read_plain(folder, name)
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.load()
+    except Exception as error:  # Pillow has no error of its own for what is damaged
+        raise DamagedRun(folder, name, "is no picture") from error
+    return content
+
+
+def _show_made_images(run: Run, target: Path) -> None:
     """The contact sheet of the first images that were made for a run, once for all runs that use them."""
-    sheet, made = run.folder / "synthetic_images" / "batch0.png", run.identity["images"].get("calibration", {})
-    target = folder / f"{made['made'][0]}.jpg" if "made" in made else None
-    if target is None or not sheet.is_file() or target.is_file():
+    made = run.identity["images"].get("calibration", {})
+    if "made" not in made or not (run.folder / "synthetic_images" / "batch0.png").is_file():
         return
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with Image.open(sheet) as image:
-        image.convert("RGB").save(target, quality=85)
+    path = target / "synthetic_images" / f"{word('images.calibration.made', made['made'][0])}.jpg"
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(_picture(run.folder / "synthetic_images", "batch0.png"))) as image:
+        image.convert("RGB").save(buffer, format="JPEG", quality=85)
+    write_bytes(path, buffer.getvalue())
 
 
 def without_machine(text: str) -> str:

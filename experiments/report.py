@@ -1,5 +1,6 @@
 """Tables and figures from what was measured: `python -m experiments report`; runs nothing."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 from lampq.atomic_write import write_text
 from lampq.cells import experiments_with_cells
 from lampq.errors import LampQError
+from lampq.failures import line
 from lampq.limits import did_you_mean
 from lampq.report import page
+from lampq.report.pictures import Pictures
 from lampq.report.table import Table
 
 from . import metrics, paper
@@ -19,7 +22,10 @@ from .expected_errors import table2, table9
 from .figures import FIGURES, Drawing
 from .grid import grid_table, searches, write_preset
 from .measured import NOT_A_VARIATION, measured
+from .measured import left_out as damage
 from .runtime_table import runtime_table
+
+log = logging.getLogger(__name__)
 
 LAYOUTS = {
     "table3": Layout(
@@ -120,26 +126,39 @@ def build(name: str, results: Path) -> Artefact:
     return Artefact(tables, drawing, files)
 
 
-def report(results: Path, only: list[str] | None = None) -> list[Path]:
+def report(results: Path, only: list[str] | None = None, left_out: list[str] | None = None) -> list[Path]:
     """Rebuild tables and figures (all that have cells, and the computed ones), and ``results/report.html``.
+
+    Args:
+        left_out: gets a line on everything that is damaged and on every table that could not be made; None logs them.
 
     Returns:
         What was written.
     """
     present = {*experiments_with_cells(results), *COMPUTED}
     wanted = [check_name(name) for name in only] if only else [name for name in names() if name in present]
-    built = {name: build(name, results) for name in wanted}
-    written = [path for artefact in built.values() for path in artefact.files]
+    lines = damage(results, names())
+    built = {}
     # The page always has everything.
     for name in names():
-        if name in present and name not in built:
-            built[name] = build(name, results)
+        if name in wanted or name in present:
+            try:
+                built[name] = build(name, results)
+            except (LampQError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+                lines.append(f"{name}: cannot be put together ({type(error).__name__}: {line(error)})")
+    written = [path for name in wanted if name in built for path in built[name].files]
     path = results / "report.html"
-    write_text(path, _page(results, {name: built[name] for name in names() if name in built}))
+    pictures = Pictures(results / ".pictures")
+    write_text(path, _page(results, built, pictures, lines))
+    pictures.forget_others()
+    for each in lines if left_out is None else ():
+        log.warning("left out: %s", each)
+    if left_out is not None:
+        left_out += lines
     return [*written, path]
 
 
-def _page(results: Path, built: dict[str, Artefact]) -> str:
+def _page(results: Path, built: dict[str, Artefact], pictures: Pictures, lines: list[str]) -> str:
     sections = {}
     for name, artefact in built.items():
         parts = []
@@ -148,12 +167,12 @@ def _page(results: Path, built: dict[str, Artefact]) -> str:
         if artefact.drawing is not None:
             drawing = artefact.drawing
             if drawing.path is not None:
-                parts.append(page.picture(drawing.path, drawing.title))
+                parts.append(pictures.shown(drawing.path, drawing.title))
             parts += [page.paragraph(remark) for remark in drawing.remarks]
         title = artefact.tables[0].title if artefact.tables else artefact.drawing.title if artefact.drawing else name
         parts.append(page.paragraph("Run again what is missing:"))
         parts.append(page.command(_command(results, name)))
-        parts += _plans(results, name)
+        parts += _plans(results, name, pictures, lines)
         sections[name] = page.section(name, title, *parts)
     introduction = (
         "Measured by this repository, simulated quantization. The paper's numbers stand beside ours and are never "
@@ -168,7 +187,7 @@ def _command(results: Path, name: str) -> str:
     return f"python {commands[-1]}" if commands else f"python run.py experiment={name}"
 
 
-def _plans(results: Path, name: str) -> list[str]:
+def _plans(results: Path, name: str, pictures: Pictures, lines: list[str]) -> list[str]:
     """The bit plan of every run with one, folded, with the command that applies it again."""
     parts = []
     for row in measured(results, name) if name != "grid" else []:
@@ -180,5 +199,10 @@ def _plans(results: Path, name: str) -> list[str]:
             path = row.run.results / "runs" / row.run.fingerprint / "plan.json"
             command = f"python run.py {' '.join(place)} allocator=from_plan allocator.plan={path}"
             label = ", ".join(asked)
-            parts.append(page.folded(f"Plan: {label}", page.picture(figure, label), page.command(command)))
+            try:
+                shown = [pictures.shown(figure, label)]
+            except LampQError as error:
+                shown = []
+                lines.append(f"{error}; remove it, and run the run's command again: it is drawn again")
+            parts.append(page.folded(f"Plan: {label}", *shown, page.command(command)))
     return parts

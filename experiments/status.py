@@ -10,15 +10,21 @@ from lampq.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNI
 from lampq.errors import LampQError
 from lampq.limits import did_you_mean
 
-from .measured import measured
+from .measured import DAMAGED, measured
+from .measured import left_out as damage
 
 MISSING = "missing"
-ORDER = (DONE, RUNNING, FAILED, INTERRUPTED, MISSING, NOT_AVAILABLE)
-STYLES = {DONE: "green", RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow"}
+ORDER = (DONE, RUNNING, FAILED, INTERRUPTED, DAMAGED, MISSING, NOT_AVAILABLE)
+STYLES = {DONE: "green", RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow", DAMAGED: "yellow"}
 
 
-def status(results: Path, name: str | None = None, console: Console | None = None) -> bool:
-    """Print how many cells are done, running, failed, interrupted, missing or not available, and why.
+def status(
+    results: Path, name: str | None = None, console: Console | None = None, left_out: list[str] | None = None
+) -> bool:
+    """Print how many cells are done, running, failed, interrupted, damaged, missing or not available, and why.
+
+    Args:
+        left_out: gets a line on each cell that cannot be read and each run that is damaged.
 
     Returns:
         Whether every available cell is done.
@@ -34,10 +40,12 @@ def status(results: Path, name: str | None = None, console: Console | None = Non
     if not known:
         raise LampQError(f"{results / 'experiments'}: no cells; run an experiment first: python run.py experiment=NAME")
     complete = True
+    if left_out is not None:
+        left_out += damage(results, [name] if name else known)
     for experiment in [name] if name else known:
         rows = [(MISSING if row.state == PLANNED else row.state, row) for row in measured(results, experiment)]
         counts = Counter(state for state, _ in rows)
-        complete &= not any(counts[state] for state in (RUNNING, FAILED, INTERRUPTED, MISSING))
+        complete &= not any(counts[state] for state in (RUNNING, FAILED, INTERRUPTED, DAMAGED, MISSING))
         told = ", ".join(f"[{STYLES.get(s, 'dim')}]{counts[s]} {s}[/]" for s in ORDER if counts[s])
         console.print(f"[bold]{experiment}[/]: {told}")
         for state, row in rows if name else ():
@@ -46,6 +54,7 @@ def status(results: Path, name: str | None = None, console: Console | None = Non
                 DONE: f" {row.run.folder}" if row.run else "",
                 FAILED: f": {row.cell.reason}",
                 NOT_AVAILABLE: f": {row.cell.reason}",
+                DAMAGED: f": {row.damage}",
                 RUNNING: f" since {row.cell.started} on {row.cell.host}",
                 INTERRUPTED: f" (began {row.cell.started}); run the same command again to resume",
             }.get(state, "")

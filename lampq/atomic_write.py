@@ -6,8 +6,13 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, in place of what is there."""
-    write_whole(path, lambda temporary: temporary.write_text(text))
+    """Write a text, UTF-8 whatever the locale is, in place of what is there; a link is replaced, not followed."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

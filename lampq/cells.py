@@ -7,6 +7,7 @@ table is put together from, and what tells after a crash which jobs are missing.
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lampq.atomic_write import write_text
+from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
+from lampq.limits import word
 from lampq.lock import hold, is_held
 
 PLANNED, RUNNING, DONE, FAILED, NOT_AVAILABLE = "planned", "running", "done", "failed", "not available"
+STATES = (PLANNED, RUNNING, DONE, FAILED, NOT_AVAILABLE)
+"""What a cell's file says."""
 INTERRUPTED = "interrupted"
 """How a cell is told whose job began, did not end, and is running no more."""
 
@@ -36,6 +41,9 @@ CHANGE_NO_NUMBER = (
     "experiment",
 )
 """Keys, and groups of keys, of which a cell's results do not depend."""
+
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,23 @@ class Cell:
     finished: str | None = None
     seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what is no cell, before anything is written for it: names become paths.
+
+        Raises:
+            LampQError: the name may be a path, or a value is of another type.
+        """
+        word("experiment.name", self.experiment)
+        good = isinstance(self.overrides, dict) and all(isinstance(v, str) for v in self.overrides.values())
+        good &= isinstance(self.fingerprints, list) and all(
+            isinstance(f, str) and _FINGERPRINT.fullmatch(f) for f in self.fingerprints
+        )
+        good &= self.state in STATES
+        texts = (self.reason, self.traceback, self.command, self.host, self.started, self.finished)
+        good &= all(value is None or isinstance(value, str) for value in texts)
+        if not good or not (self.seconds is None or isinstance(self.seconds, int | float)):
+            raise LampQError("a value is of another type than those of a cell")
+
     @classmethod
     def of(cls, experiment: str | None, overrides: list[str]) -> "Cell":
         """The cell of a job's overrides; what changes no number is left out, and the order does not matter."""
@@ -83,14 +108,19 @@ class Cell:
         return self.folder(results) / f"{self.name}.json"
 
     def write(self, results: Path) -> None:
-        self.folder(results).mkdir(parents=True, exist_ok=True)
-        write_text(self.path(results), json.dumps(asdict(self), indent=1) + "\n")
+        try:
+            self.folder(results).mkdir(parents=True, exist_ok=True)
+            write_text(self.path(results), json.dumps(asdict(self), indent=1) + "\n")
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise LampQError(
+                f"{error.filename2 or error.filename}: {error.strerror}, where a cell belongs; move it away"
+            ) from error
 
     def plan(self, results: Path) -> None:
         """Write that the cell is to be computed, unless something is known of it already."""
         try:
             known = read_cell(self.path(results)).state
-        except (OSError, ValueError, TypeError):  # none, or one that cannot be read
+        except (OSError, ValueError, TypeError, LampQError):  # none, or one that cannot be read
             known = None
         if known in (None, NOT_AVAILABLE):
             self.write(results)
@@ -126,19 +156,39 @@ def read_cell(path: Path) -> Cell:
 
     Raises:
         OSError, ValueError, TypeError: it cannot be read.
+        LampQError: it holds what no cell does, or the cell of another file.
     """
-    return Cell(**json.loads(path.read_text()))
+    if path.is_symlink() or not path.is_file():
+        raise ValueError("is no file")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    cell = Cell(**data)
+    if (cell.experiment, f"{cell.name}.json") != (path.parent.name, path.name):
+        raise ValueError("holds the cell of another file")
+    return cell
 
 
 def read_cells(results: Path, experiment: str) -> list[Cell]:
     """All cells of a grid, in the order of their overrides; files that cannot be read are passed over."""
-    cells = []
+    return sorted(_read_each(results, experiment)[0], key=lambda cell: list(cell.overrides.items()))
+
+
+def unreadable_cells(results: Path, experiment: str) -> list[str]:
+    """A line for each file of a grid that is no cell: its path, why, and what to do."""
+    return _read_each(results, experiment)[1]
+
+
+def _read_each(results: Path, experiment: str) -> tuple[list[Cell], list[str]]:
+    cells, lines = [], []
     for path in sorted((Path(results) / "experiments" / experiment).glob("*.json")):
         try:
             cells.append(read_cell(path))
-        except (OSError, ValueError, TypeError):
-            continue
-    return sorted(cells, key=lambda cell: list(cell.overrides.items()))
+        except (OSError, ValueError, TypeError, LampQError) as error:
+            why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+            lines.append(f"{path}: no cell ({why}); remove it, and run the experiment again")
+    return cells, lines
 
 
 def experiments_with_cells(results: Path) -> list[str]:

@@ -5,6 +5,7 @@ Strings are not numbers here ("3" is refused where 3 is meant) and true is not 1
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -74,6 +75,19 @@ def text(key: str, value: Any) -> str:
     """
     if not isinstance(value, str) or not value.strip():
         raise LampQError(f"{key}={shown(value)}: must be a text, not empty")
+    return value
+
+
+def word(key: str, value: Any) -> str:
+    """A string that may be the name of a file or a folder: no part of it is a path.
+
+    Raises:
+        LampQError: it is not.
+    """
+    if not isinstance(value, str) or not re.fullmatch(r"[\w-]{1,100}", value):
+        raise LampQError(
+            f"{key}={shown(value)}: must be a word of letters, digits, - and _, at most 100, as a folder's name"
+        )
     return value
 
 

@@ -11,15 +11,17 @@ from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.uniform import Uniform
 from lampq.budgets import packed_bytes, realised_costs
 from lampq.errors import LampQError
+from lampq.finished_run import ended
 from lampq.identity import identity, labels
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.preparation import Prepared, open_search, prepare, store_of
 from lampq.quantized_model import QuantizedModel
 from lampq.record import RunRecord, read_sensitivity
-from lampq.report.accuracies import ACCURACIES
+from lampq.report.accuracies import ACCURACIES, accuracies_in
 from lampq.report.bit_allocation import draw_bit_allocation
 from lampq.report.sensitivity import draw_sensitivity
+from lampq.report.style import drawn
 from lampq.sensitivity.single_component import SingleComponents
 from lampq.settings import Settings
 from lampq.tasks.task import Task
@@ -69,10 +71,16 @@ def run_one(settings: Settings, prepared: Prepared, work: Allocator | SingleComp
     """
     record = RunRecord(settings.results, identity(settings, prepared, work), settings.resolved)
     with record.lock():
-        if record.finished and not settings.force:
+        damage = record.damage
+        if damage is None and not settings.force:
             log.info("%s: finished before, see %s", work.name, record.folder)
+            if not record.figure.exists():
+                draw(record)
         else:
+            if damage is not None and ended(record.folder):
+                log.warning("%s: computed again: %s/%s %s", work.name, record.folder, damage.file, damage.reason)
             _compute(settings, prepared, work, record)
+        rebuild_runs_csv(settings.results)
     return record
 
 
@@ -89,14 +97,11 @@ def _compute(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
             if isinstance(work, SingleComponents):
                 search = open_search(settings, prepared, store)
                 metrics, plan = measure(settings, work, search, record), None
-                draw_sensitivity(read_sensitivity(record.folder), record.figure)
             else:
                 search = open_search(settings, prepared, store, settings.evaluation_images)
                 metrics, plan = execute(settings, prepared, work, search, record, tracker)
-                if settings.validate:
-                    draw_bit_allocation(plan, record.figure)
         record.finish({**labels(settings, prepared, work, record, plan), **metrics})
-        rebuild_runs_csv(settings.results)
+        draw(record)
         tracker.finish(record.metrics, plan, record.figure if record.figure.is_file() else None)
         failed = False
     except BaseException as error:
@@ -105,6 +110,14 @@ def _compute(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
     finally:
         tracker.close(failed=failed)
         record.close()
+
+
+def draw(record: RunRecord) -> None:
+    """Draw a finished run's figure; where that fails, the next run of the same command tries again."""
+    if (record.folder / "sensitivity.csv").is_file():
+        drawn(draw_sensitivity, read_sensitivity(record.folder), record.figure)
+    elif accuracies_in(record.metrics):
+        drawn(draw_bit_allocation, record.plan, record.figure)
 
 
 def measure(settings: Settings, measurement: SingleComponents, search: Search, record: RunRecord) -> dict:

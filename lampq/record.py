@@ -19,6 +19,7 @@ import yaml
 
 from lampq.atomic_write import write_text
 from lampq.fingerprint import fingerprint
+from lampq.finished_run import DIGESTS, FILES, DamagedRun, read_run, seal
 from lampq.kernels import kernels
 from lampq.lock import hold
 from lampq.plan import BitPlan
@@ -30,7 +31,8 @@ PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "pulp", "
 
 
 class RunRecord:
-    """A folder ``runs/FINGERPRINT`` with config.yaml, environment.json, plan.json, metrics.json, log.txt, figures.
+    """A folder ``runs/FINGERPRINT`` with config.yaml, environment.json, plan.json, metrics.json, log.txt, figures,
+    and digests.json, which is written last.
 
     The fingerprint covers what the chosen parts consume and nothing else, so a run that differs in its logger, its
     device or its paths is the same run.
@@ -50,16 +52,26 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run's metrics are there."""
-        return self._read("metrics.json") is not None
+        """Whether the run has ended and its files are all as they were written."""
+        return self.damage is None
+
+    @property
+    def damage(self) -> DamagedRun | None:
+        """Why the run is not finished, or None."""
+        try:
+            read_run(self.folder)
+        except DamagedRun as error:
+            return error
+        return None
 
     @property
     def metrics(self) -> dict:
-        """Metrics of a finished run."""
-        metrics = self._read("metrics.json")
-        if metrics is None:
-            raise FileNotFoundError(self.folder / "metrics.json")
-        return metrics
+        """Metrics of a finished run.
+
+        Raises:
+            DamagedRun: it is not finished.
+        """
+        return read_run(self.folder).metrics
 
     @property
     def plan(self) -> BitPlan:
@@ -72,14 +84,20 @@ class RunRecord:
         return self.folder / ("sensitivity.png" if single else "bit_allocation.png")
 
     def start(self, device: str, threads: int, images: dict[str, list[str]]) -> None:
-        """Write what is known before the work, and send the log to log.txt as well."""
+        """Write what is known before the work, and send the log to log.txt as well.
+
+        What lies in the folder from another try goes: digests first, so that nothing half replaced counts as finished.
+        """
+        if not self.folder.is_dir():
+            _remove(self.folder)  # a file, or a link to nowhere
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "failure.txt").unlink(missing_ok=True)
+        for name in (DIGESTS, *FILES, "failure.txt"):
+            _remove(self.folder / name)
         self._write_text("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         self._write("identity.json", self.identity)
         self._write("environment.json", environment(device, threads))
         self._write("images.json", images)
-        self._handler = logging.FileHandler(self.folder / "log.txt")
+        self._handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger("lampq").addHandler(self._handler)
 
@@ -118,8 +136,9 @@ class RunRecord:
         self._write_text("sample_outcomes.csv", "\n".join(["image,top1", *rows]) + "\n")
 
     def finish(self, metrics: dict) -> None:
-        """Write the metrics; their presence is what makes a run finished, so they are written last."""
+        """Write the metrics and, last of all, the digests of everything, which make the run finished."""
         self._write("metrics.json", metrics)
+        seal(self.folder)
 
     def fail(self, reason: str) -> None:
         """Leave the reason of a failure in the folder, if there is one."""
@@ -133,12 +152,6 @@ class RunRecord:
             self._handler.close()
             self._handler = None
 
-    def _read(self, name: str) -> dict | None:
-        try:
-            return json.loads((self.folder / name).read_text())
-        except (OSError, ValueError):
-            return None
-
     def _write(self, name: str, content: object) -> None:
         self._write_text(name, json.dumps(content, indent=1) + "\n")
 
@@ -146,9 +159,17 @@ class RunRecord:
         write_text(self.folder / name, text)
 
 
+def _remove(path: Path) -> None:
+    """Whatever has a name, a folder in a file's place as well; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_sensitivity(folder: Path) -> list[dict]:
     """Rows of a measurement of single components in a run's folder; numbers as numbers, what is missing as None."""
-    with (folder / "sensitivity.csv").open(newline="") as file:
+    with (folder / "sensitivity.csv").open(newline="", encoding="utf-8") as file:
         return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 

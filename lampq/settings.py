@@ -21,7 +21,7 @@ from lampq.accepted_targets import check_part, is_part
 from lampq.bindings import checked_pins, checked_ties
 from lampq.budgets import UNITS, Budget, default_bit_set
 from lampq.errors import LampQError
-from lampq.limits import boolean, choice, did_you_mean, integer, number, optional, shown, text
+from lampq.limits import boolean, choice, did_you_mean, integer, number, optional, shown, text, word
 
 PARTS = ("model", "dataset", "base_quantizer", "allocator")
 """Groups whose YAML names a class."""
@@ -148,7 +148,7 @@ def check_values(values: dict[str, Any]) -> Settings:
     _known_keys("experiment.", values["experiment"], ("name", "scale", "without", "stand_ins"))
     _known_keys("paths.", values["paths"], ("results", "cache"))
     optional(integer, "max_evaluations", values["max_evaluations"], minimum=0)
-    optional(_name, "experiment.name", values["experiment"]["name"])
+    optional(word, "experiment.name", values["experiment"]["name"])
     _bits("bits", values["bits"])
     weight_bits = _bits("weight_bits", values["weight_bits"])
     activation_bits = _bits("activation_bits", values["activation_bits"])
@@ -272,12 +272,6 @@ def _known_keys(prefix: str, values: dict[str, Any], keys: tuple[str, ...]) -> N
     for key in keys:
         if key not in values:
             raise LampQError(f"{prefix}{key} is missing: add {prefix}{key}=VALUE")
-
-
-def _name(key: str, value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[\w-]+", value):
-        raise LampQError(f"{key}={shown(value)}: must be a word of letters, digits, - and _, as a folder's name")
-    return value
 
 
 def _bits(key: str, value: Any) -> Fraction:

@@ -20,12 +20,12 @@ def test_where_the_disk_is_full_the_old_text_stays(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     write_text(path, "old")
 
-    def full(self, text):
-        with self.open("w") as file:
-            file.write(text[:2])
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(path), "write_text", full)
+    monkeypatch.setattr(type(path), "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         write_text(path, "a new text")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

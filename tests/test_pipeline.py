@@ -74,6 +74,7 @@ FILES = {
     "metrics.json",
     "bit_allocation.png",
     "bit_allocation.pdf",
+    "digests.json",
 }
 
 
@@ -222,6 +223,44 @@ def test_a_finished_run_is_not_computed_again(settings):
     assert second.fingerprint == first.fingerprint and second.metrics == first.metrics
     assert (first.folder / "metrics.json").stat().st_mtime_ns == written
     assert set(again.dataset.reads.values()) == {0} and not again.base_quantizer.calibrated
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("metrics.json", "{}"), ("outcomes.csv", "image,full_precision_top1,top1\n0,1,1\n")]
+)
+def test_what_does_not_agree_is_computed_again_with_a_line(settings, caplog, file, content):
+    settings = replace(settings, allocator=Uniform())
+    (first,) = run(settings)
+    before = {name: (first.folder / name).read_text() for name in ("outcomes.csv", "plan.json")}
+    metrics = first.metrics
+    (first.folder / file).write_text(content)
+    with caplog.at_level(logging.WARNING, "lampq"):
+        (second,) = run(fresh(settings))
+    assert f"{first.folder}/{file} has changed since it was written" in caplog.text
+    assert without_seconds(second.metrics) == without_seconds(metrics)
+    assert {name: (first.folder / name).read_text() for name in before} == before
+
+
+def test_a_run_killed_before_its_row_was_written_has_it_after_the_same_command(settings, tmp_path):
+    settings = replace(settings, allocator=Uniform())
+    (record,) = run(settings)
+    (tmp_path / "results" / "runs.csv").unlink()
+    run(fresh(settings))
+    assert record.fingerprint in (tmp_path / "results" / "runs.csv").read_text()
+
+
+def test_a_figure_that_fails_loses_no_run_and_is_drawn_by_the_same_command(settings, monkeypatch, caplog):
+    def draw_bit_allocation(plan, path):
+        raise ValueError("no such backend")
+
+    settings = replace(settings, allocator=Uniform())
+    with monkeypatch.context() as broken, caplog.at_level(logging.WARNING, "lampq"):
+        broken.setattr("lampq.pipeline.draw_bit_allocation", draw_bit_allocation)
+        (record,) = run(settings)
+    assert record.finished and not record.figure.exists()
+    assert "draw_bit_allocation failed (ValueError: no such backend)" in caplog.text
+    run(fresh(settings))
+    assert record.figure.is_file()
 
 
 def test_force_computes_it_again_and_finds_the_same(settings):

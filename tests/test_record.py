@@ -9,11 +9,14 @@ import torch
 import yaml
 
 from lampq.budgets import Budget
+from lampq.errors import LampQError
 from lampq.kernels import kernels
 from lampq.record import RunRecord, environment
 from tests.small_models import vit_adapter
 
 IDENTITY = {"model": "small", "bits": 3, "settings": {"a": [1, 2]}}
+METRICS = {"model": "m", "dataset": "d", "base_quantizer": "q", "allocator": "a", "weight_bits": 3.0}
+METRICS |= {"activation_bits": 3.0, "seed": 0, "top1": 12.5}
 CONFIG = {"bits": 3, "paths": {"results": "results"}, "list": [1, 2], "none": None}
 
 
@@ -49,29 +52,42 @@ def test_what_was_asked_and_where_it_ran_is_written_before_the_work(tmp_path):
     assert where["kernels"] == kernels("cpu")
     assert where["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert not run.finished
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(LampQError, match="the run is not finished"):
         assert run.metrics
 
 
-def test_metrics_finish_a_run(tmp_path, plan):
+def finished(tmp_path, plan):
+    """A run with everything in its folder."""
+    run = record(tmp_path)
+    run.start("cpu", 1, {"sample": ["a.png"]})
+    run.write_plan(plan)
+    run.write_outcomes([1, 0, 1], [1, 0, 0])
+    run.finish(METRICS | {"fingerprint": run.fingerprint})
+    run.close()
+    return run
+
+
+def test_metrics_and_then_digests_finish_a_run(tmp_path, plan, monkeypatch):
     run = record(tmp_path)
     run.start("cpu", 1, {})
     run.write_plan(plan)
     assert not run.finished
-    run.finish({"top1": 12.5, "images": 60})
+    with monkeypatch.context() as killed:
+        killed.setattr("lampq.record.seal", lambda folder: None)
+        run.finish(METRICS | {"fingerprint": run.fingerprint})
+    assert not run.finished and "interrupted" in run.damage.reason
+    run.finish(METRICS | {"fingerprint": run.fingerprint})
     run.close()
     again = record(tmp_path)
-    assert again.finished and again.metrics == {"top1": 12.5, "images": 60} and again.plan == plan
+    assert again.finished and again.metrics["top1"] == 12.5 and again.plan == plan
     assert not [path for path in run.folder.iterdir() if path.suffix == ".tmp"]
 
 
-def test_half_written_metrics_do_not_finish_a_run(tmp_path):
-    run = record(tmp_path)
+def test_a_run_that_begins_again_is_not_finished_until_it_ends(tmp_path, plan):
+    run = finished(tmp_path, plan)
     run.start("cpu", 1, {})
     run.close()
-    for content in ("", '{"top1": 1'):
-        (run.folder / "metrics.json").write_text(content)
-        assert not record(tmp_path).finished
+    assert not record(tmp_path).finished and not (run.folder / "plan.json").exists()
 
 
 def test_the_log_goes_into_the_folder_until_closed(tmp_path):

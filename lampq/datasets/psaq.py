@@ -147,6 +147,7 @@ class PSAQ:
         """
         if self.source != "psaq":
             return
+        from lampq.report.style import drawn
         from lampq.report.synthesis import contact_sheet, draw_synthesis
 
         self._store = store
@@ -159,11 +160,11 @@ class PSAQ:
             path = store.path(KIND, self._key(seed, batch))
             sheet = path.with_suffix(".png")
             if not sheet.is_file():
-                contact_sheet(self._colours(made["images"]), sheet)
-            for source in (path, sheet):
+                drawn(contact_sheet, self._colours(made["images"]), sheet)
+            for source in filter(Path.is_file, (path, sheet)):
                 _link(source, shown_in / f"batch{batch}{source.suffix}")
             rows += self._history(batch, made)
-        draw_synthesis(rows, folder / "synthesis.png")
+        drawn(draw_synthesis, rows, folder / "synthesis.png")
 
     def needed(self, sample: bool, training: int | None) -> int:
         """How many images a run uses: calibration images, D (if so), and so many training images."""

@@ -10,6 +10,7 @@ from rich.text import Text
 from lampq.budgets import FULL_PRECISION_BITS
 from lampq.layers import LAYER_TYPES
 from lampq.plan import BitPlan, SitePlan
+from lampq.report.style import matplotlib_without_backend, new_figure, save
 
 BLOCKS_PER_ROW = 24
 """Blocks beside each other in a figure; a deeper model goes on below."""
@@ -30,9 +31,6 @@ def draw_bit_allocation(plan: BitPlan, path: Path) -> None:
         plan: what is drawn.
         path: the PNG; its folder exists.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     cells, blocks = _cells(plan)
     rows = [blocks[i : i + BLOCKS_PER_ROW] for i in range(0, len(blocks), BLOCKS_PER_ROW)]
     # Everything is placed in inches, so that a cell is as large in a deep model as in a shallow one.
@@ -40,7 +38,9 @@ def draw_bit_allocation(plan: BitPlan, path: Path) -> None:
     across = max(map(len, rows), default=1)
     height, step = len(LAYER_TYPES) * cell, len(LAYER_TYPES) * cell + gap
     wide, high = left + max(5, across) * cell + right, top + max(1, len(rows)) * step
-    figure = Figure(figsize=(wide, high))
+    figure = new_figure(figsize=(wide, high))
+    from matplotlib.patches import Patch
+
     figure.text(left / wide, 1 - 0.2 / high, _title(plan), fontsize=11, va="center")
     for index, shown in enumerate(rows):
         corner = left / wide, 1 - (top + index * step + height) / high
@@ -59,8 +59,7 @@ def draw_bit_allocation(plan: BitPlan, path: Path) -> None:
         fontsize=9,
         alignment="left",
     )
-    figure.savefig(path, dpi=200, metadata={"Software": None})
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    save(figure, path)
 
 
 def draw_bits(axes: Any, plan: BitPlan, shown: list[int] | None = None) -> None:
@@ -114,8 +113,7 @@ def bit_colours(plan: BitPlan) -> dict[int | None, tuple[float, float, float]]:
 
     Cividis, which reads the same with and without colour vision, spread over the bit set and the bits in use.
     """
-    from matplotlib import colormaps
-
+    colormaps = matplotlib_without_backend().colormaps
     used = {site.weight_bits for site in plan.sites if site.allocated}
     steps = sorted({*plan.budget.get("candidates", ()), *(bits for bits in used if bits is not None)})
     low, high = (steps[0], steps[-1]) if steps else (0, 1)

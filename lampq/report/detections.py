@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lampq.atomic_write import write_bytes
 from lampq.detection.images import Detections, ImageState
+from lampq.report.style import new_figure, rendered
 
 SMALLEST_SCORE = 0.3
 """Detections with a lower score are not drawn."""
@@ -26,16 +28,14 @@ def draw_detections(
         names: of the classes.
         path: the PNG; its folder exists.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4 * len(images)), layout="constrained")
+    figure = new_figure(figsize=(9, 3.4 * len(images)), layout="constrained")
     axes = figure.subplots(len(images), 2, squeeze=False)
     for row, image in enumerate(images):
         pictures = (("full precision", full_precision[row]), ("quantized (simulated)", quantized[row]))
         for axis, (title, detections) in zip(axes[row], pictures, strict=True):
             _draw(axis, _pixels(image), detections, image.meta["scale_factor"], names)
             axis.set_title(f"image {image.meta['img_id']}, {title}", fontsize=9)
-    figure.savefig(path, dpi=110)
+    write_bytes(path, rendered(figure, "png", dpi=110))
 
 
 def _pixels(image: ImageState) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 import base64
 import html
-import io
-from pathlib import Path
 
 from lampq.report.table import html_text
 
@@ -39,14 +37,9 @@ def command(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
 
-def picture(path: Path, description: str) -> str:
-    """A PNG, inside the page; with 64 colours, which is what drawn figures have, it takes a fraction of the space."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(64).save(buffer, format="PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
+def picture(png: bytes, description: str) -> str:
+    """A PNG, inside the page."""
+    data = base64.b64encode(png).decode()
     return f"<img alt='{html.escape(description, quote=True)}' src='data:image/png;base64,{data}'>"
 
 

@@ -2,11 +2,17 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from lampq.atomic_write import write_text
+from lampq.atomic_write import write_bytes, write_text
+
+log = logging.getLogger(__name__)
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart with any kind of colour vision."""
@@ -20,11 +26,9 @@ def panels(
     count: int, *, share_y: bool = False, width: float = WIDTH, height: float = HEIGHT, columns: int | None = None
 ) -> tuple[Any, list[Any]]:
     """A figure of `count` panels beside each other, in rows of `columns` where given: the figure and its axes."""
-    from matplotlib.figure import Figure
-
     across = min(count, columns or count)
     down = -(-count // across)
-    figure = Figure(figsize=(width * across, height * down), layout="constrained")
+    figure = new_figure(figsize=(width * across, height * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, sharey=share_y).ravel()
     for unused in axes[count:]:
         unused.remove()
@@ -34,6 +38,43 @@ def panels(
         each.set_axisbelow(True)
         each.tick_params(which="both", labelsize=8)
     return figure, list(axes[:count])
+
+
+def matplotlib_without_backend() -> ModuleType:
+    """matplotlib, imported whatever backend the environment names: figures here are drawn and saved without one.
+
+    A backend that is not installed here, as a notebook's MPLBACKEND may be, would fail the import.
+    """
+    named = os.environ.pop("MPLBACKEND", None) if "matplotlib" not in sys.modules else None
+    try:
+        import matplotlib
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    return matplotlib
+
+
+def new_figure(**settings: Any) -> Any:
+    """A matplotlib figure by itself, which pyplot knows nothing of."""
+    matplotlib_without_backend()
+    from matplotlib.figure import Figure
+
+    return Figure(**settings)
+
+
+def drawn(draw: Callable[..., None], *arguments: Any) -> bool:
+    """Draw with a function; a failure is one line in the log and never the end of a run.
+
+    Returns:
+        Whether it was drawn.
+    """
+    try:
+        draw(*arguments)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        log.warning("%s failed (%s): the numbers are kept, a figure is missing", draw.__name__, reason)
+        return False
+    return True
 
 
 def line(axes: Any, x: Sequence[float], y: Sequence[float], label: str, index: int, error: Any = None) -> None:
@@ -59,10 +100,17 @@ def save(figure: Any, path: Path, rows: list[dict[str, Any]] | None = None) -> N
         rows: the numbers; None writes no CSV.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    write_bytes(path, rendered(figure, "png", dpi=200, metadata={"Software": None}))
+    write_bytes(path.with_suffix(".pdf"), rendered(figure, "pdf", metadata={"CreationDate": None}))
     if rows is not None:
         write_rows(path.with_suffix(".csv"), rows)
+
+
+def rendered(figure: Any, form: str, **settings: Any) -> bytes:
+    """A figure as a file's bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, **settings)
+    return buffer.getvalue()
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -152,6 +152,7 @@ class DetectionTask(Task):
         """Write the average precisions of every draw of images, and draw what both models find in the first validation
         images, side by side: detections.png."""
         from lampq.report.detections import draw_detections
+        from lampq.report.style import drawn
 
         full, own = (self.average_precision(results).resampled for results in (full_precision, quantized))
         record.write_draws({**{f"full_precision_{name}": values for name, values in full.items()}, **own})
@@ -162,7 +163,7 @@ class DetectionTask(Task):
                 break
         names = [name for _, name in self.dataset.categories]
         both = [unpacked(results)[:PICTURES] for results in (full_precision, quantized)]
-        draw_detections(images[:PICTURES], *both, names, record.folder / "detections.png")
+        drawn(draw_detections, images[:PICTURES], *both, names, record.folder / "detections.png")
 
     def published(self, adapter: ModelAdapter) -> dict[str, float]:
         published = adapter.published_ap

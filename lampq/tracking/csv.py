@@ -1,25 +1,17 @@
 """runs.csv: one row a finished run. A view, rebuilt from the run folders, which are the truth."""
 
 import csv
+import io
 import json
 import logging
-import os
 from pathlib import Path
 
+from lampq.atomic_write import write_text
+from lampq.finished_run import LABELS, DamagedRun, ended, read_run, signature
 from lampq.lock import hold
 
 log = logging.getLogger(__name__)
 
-LABELS = (
-    "fingerprint",
-    "model",
-    "dataset",
-    "base_quantizer",
-    "allocator",
-    "weight_bits",
-    "activation_bits",
-    "seed",
-)
 METRICS = (
     "top1",
     "top5",
@@ -54,12 +46,16 @@ METRICS = (
 """Columns that come first, in this order; any others follow, sorted."""
 
 
+SEEN = ".runs.csv.seen"
+"""Beside the runs: which of them were read and found in order, each with the sizes and times of its files then."""
+
+
 def rebuild_runs_csv(results: Path) -> Path:
-    """Write ``results/runs.csv`` anew from the finished runs in ``results/runs/*/metrics.json``.
+    """Write ``results/runs.csv`` anew from the finished runs in ``results/runs``.
 
     Reading and writing happen under one lock and the file is replaced as a whole, so of two processes that finish
-    at once the later one writes both rows. A run without metrics is not finished and has no row; one that cannot be
-    read is left out with a warning.
+    at once the later one writes both rows. A run that has not ended has no row; a damaged one is left out with a
+    warning. Of a run whose files were not written to since they were last found in order, only the metrics are read.
 
     Returns:
         The path of the file.
@@ -69,36 +65,46 @@ def rebuild_runs_csv(results: Path) -> Path:
     runs.mkdir(parents=True, exist_ok=True)
     target = results / "runs.csv"
     with hold(runs / ".runs.csv.lock", "runs.csv"):
-        rows = sorted(filter(None, map(_read_run, sorted(runs.iterdir()))), key=_order)
+        before = _seen(runs / SEEN)
+        found = {f.name: _row(f, before.get(f.name)) for f in sorted(runs.iterdir()) if not f.name.startswith(".")}
+        found = {name: each for name, each in found.items() if each is not None}
+        rows = sorted((row for row, _ in found.values()), key=_order)
         present = {name for row in rows for name in row}
         columns = [*LABELS, *(name for name in METRICS if name in present)]
         columns += sorted(present.difference(columns))
-        temporary = runs / f".runs.csv.{os.getpid()}.tmp"
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, target)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(target, text.getvalue())
+        seen = {name: signed for name, (_, signed) in found.items()}
+        if seen != before:
+            write_text(runs / SEEN, json.dumps(seen))
     return target
 
 
-def _read_run(folder: Path) -> dict | None:
-    """The row of a run, or None where it is not finished or not readable."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        return None
+def _seen(path: Path) -> dict[str, str]:
     try:
-        row = json.loads(path.read_text())
-        if not isinstance(row, dict):
-            raise ValueError("not a table of names and values")
-        missing = [name for name in LABELS if name not in row]
-        if missing:
-            raise ValueError(f"without {', '.join(missing)}")
-        _order(row)
-    except (OSError, ValueError, TypeError) as error:
-        log.warning("runs.csv leaves out %s (%s): remove the folder, and run it again", folder, error)
-        return None
-    return row
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _row(folder: Path, seen: object) -> tuple[dict, str] | None:
+    """A run's metrics and the signature that its files have; None where it has not ended or is damaged."""
+    try:
+        signed = signature(folder)
+        if signed == seen:
+            return json.loads((folder / "metrics.json").read_text(encoding="utf-8")), signed
+        if not ended(folder):
+            return None
+        return read_run(folder).metrics, signed
+    except (OSError, ValueError) as error:  # it goes while it is read
+        log.warning("runs.csv leaves out %s (%s)", folder, error)
+    except DamagedRun as error:
+        log.warning("runs.csv leaves out %s", error)
+    return None
 
 
 def _order(row: dict) -> tuple:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lampq.allocation.stored_scores import stored_scores
 from lampq.cells import DONE, Cell
+from lampq.fingerprint import fingerprint
+from lampq.finished_run import seal
 from lampq.plan import BitPlan
 from lampq.report.style import write_rows
 from tests.report.plans import example_plan
@@ -69,6 +71,7 @@ class ResultsFolder:
         where: dict | None = None,
         validation: str = "all",
         sample_outcomes: tuple[int, ...] | None = None,
+        image_sets: dict | None = None,
         **metrics,
     ) -> Path:
         """The folder of a finished run.
@@ -81,10 +84,16 @@ class ResultsFolder:
             where: entries of environment.json.
             validation: identity of the validation images.
             sample_outcomes: which images of D are right, where it is kept.
+            image_sets: further identities of images.
             metrics: entries of metrics.json in place of usual ones.
         """
         self._runs += 1
-        name = f"{self._runs:016x}"
+        identity = {
+            "base_quantizer": ["adalog", 2, search or PUBLISHED_SEARCH],
+            "images": {"validation": validation, **(image_sets or {})},
+            "number": self._runs,
+        }
+        name = fingerprint(identity)
         folder = self.path / "runs" / name
         folder.mkdir(parents=True)
         usual = {
@@ -117,10 +126,6 @@ class ResultsFolder:
             "processor": "an abacus",
             "threads": 2,
         }
-        identity = {
-            "base_quantizer": ["adalog", 2, search or PUBLISHED_SEARCH],
-            "images": {"validation": validation},
-        }
         for file, content in (
             ("metrics.json", usual | metrics),
             ("environment.json", environment | (where or {})),
@@ -133,6 +138,7 @@ class ResultsFolder:
         (folder / "config.yaml").write_text("paths:\n  results: /home/someone/results\n")
         (plan or searched_plan()).write(folder / "plan.json")
         (folder / "bit_allocation.png").write_bytes(PIXEL)
+        seal(folder)
         return folder
 
     def sensitivity(self, experiment: str, overrides: str, rows: list[dict], **metrics) -> Path:
@@ -141,6 +147,7 @@ class ResultsFolder:
         (run / "plan.json").unlink()
         (run / "bit_allocation.png").unlink()
         write_rows(run / "sensitivity.csv", rows)
+        seal(run)
         return run
 
     def _validated(self, folder: Path, kept: int, lost: int, gained: int, never: int) -> dict:

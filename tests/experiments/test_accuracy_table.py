@@ -1,7 +1,6 @@
 """Tables of accuracies: our numbers with the paper's beside them, and words where nothing is measured."""
 
 import csv
-import json
 import shutil
 
 import pytest
@@ -10,6 +9,7 @@ from experiments.accuracy_table import accuracy_table, footnote
 from experiments.measured import Run, paired_difference
 from experiments.report import LAYOUTS
 from lampq.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
+from lampq.finished_run import read_run
 from tests.experiments.results_folder import searched_plan
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"
@@ -49,14 +49,14 @@ def test_our_number_has_its_error_the_papers_number_and_the_difference(results):
 
 def test_images_are_weighed_so_that_full_precision_is_as_often_right_as_the_paper_prints(results):
     # Of 4 images that full precision gets right quantization keeps 1 (a quarter), of 2 others it gains 1 (a half).
-    run = Run(results.run(outcomes=(1, 3, 1, 1)))
+    run = read_run(results.run(outcomes=(1, 3, 1, 1)), Run)
     assert run.metrics["top1"] == pytest.approx(100 / 3)
     assert run.top1_at(80) == pytest.approx(80 / 4 + 20 / 2)
     assert run.top1_at(100 * 4 / 6) == pytest.approx(run.metrics["top1"]), "nothing changes at our own accuracy"
 
 
 def test_an_easy_subset_without_any_wrong_image_can_be_weighed_as_well(results):
-    assert Run(results.run(outcomes=(1, 3, 0, 0))).top1_at(80) == pytest.approx(20)
+    assert read_run(results.run(outcomes=(1, 3, 0, 0)), Run).top1_at(80) == pytest.approx(20)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,8 @@ def test_weights_and_activations_of_table_5_have_bits_of_their_own(results):
 def test_what_was_shortened_is_measured_by_the_methods_own_publication(results):
     def notes(method, **settings):
         usual = {"candidates": 128, "rounds": 3, "steps": 6}
-        run = Run(results.run(search={**usual, **settings}, full_validation_images=100, base_quantizer=method))
+        folder = results.run(search={**usual, **settings}, full_validation_images=100, base_quantizer=method)
+        run = read_run(folder, Run)
         run.identity["base_quantizer"][0] = method
         return footnote(run)
 
@@ -293,11 +294,11 @@ def test_rows_computed_with_other_kernels_are_named(results):
 
 
 def test_runs_on_the_same_images_are_compared_in_pairs(results):
-    one, other = (Run(results.run(outcomes=outcomes)) for outcomes in ((3, 0, 0, 1), (1, 2, 0, 1)))
+    one, other = (read_run(results.run(outcomes=outcomes), Run) for outcomes in ((3, 0, 0, 1), (1, 2, 0, 1)))
     assert paired_difference(one, other) == pytest.approx((50, 100 * (1 / 3) ** 0.5 / 2))
     assert paired_difference(other, one)[0] == pytest.approx(-50)
     with pytest.raises(ValueError, match="different validation images"):
-        paired_difference(one, Run(results.run(validation="others")))
+        paired_difference(one, read_run(results.run(validation="others"), Run))
 
 
 def test_a_search_stands_against_equal_bits_paired_by_image(results):
@@ -314,10 +315,8 @@ def test_a_search_stands_against_equal_bits_paired_by_image(results):
 def test_equal_bits_calibrated_on_other_images_are_no_pair(results):
     for method, calibration, outcomes in ((ADALOG, "noise", (1, 79, 0, 20)), (LAMPQ, "made", (60, 20, 4, 16))):
         kind = "uniform" if method == ADALOG else "lampq"
-        run = results.measured("table3", method, allocator=kind, outcomes=outcomes)
-        identity = json.loads((run / "identity.json").read_text())
-        identity["images"]["calibration"] = {"source": calibration}
-        (run / "identity.json").write_text(json.dumps(identity))
+        images = {"calibration": {"source": calibration}}
+        results.measured("table3", method, allocator=kind, outcomes=outcomes, image_sets=images)
     assert "uniform_difference" not in record(table_of(results), "LampQ", "3/3")
 
 

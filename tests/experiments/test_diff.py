@@ -5,6 +5,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.diff import diff
 from lampq.errors import LampQError
+from lampq.finished_run import seal
 from tests.experiments.results_folder import scored_plan
 from tests.report.plans import example_plan
 
@@ -62,6 +63,7 @@ def test_detectors_are_compared_draw_by_draw(results):
     for plan, boxes in zip(plans, ((69, 71, 70), (70, 74, 72)), strict=True):
         rows = [f"{box},71.5" for box in boxes]
         (plan.parent / "precision_draws.csv").write_text("\n".join(["box_ap,mask_ap", *rows]) + "\n")
+        seal(plan.parent)
     *_, box, mask = diff(*plans).splitlines()
     assert box.endswith("B - A +2.00 ± 1.00 points, paired by draws of images") and mask.startswith("AP mask on 300")
 

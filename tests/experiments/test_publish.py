@@ -8,6 +8,7 @@ from experiments.__main__ import main
 from experiments.measured import measured
 from experiments.publish import publish, without_machine
 from lampq.cells import FAILED, NOT_AVAILABLE, read_cells
+from lampq.finished_run import seal
 from tests.experiments.results_folder import PIXEL, components
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"
@@ -56,9 +57,7 @@ def test_images_of_a_data_set_are_not_handed_on(results, dataset, handed_on):
 def test_a_contact_sheet_of_made_images_is_handed_on_once(results):
     made = {"calibration": {"images": 32, "source": "psaq", "made": ["0123abcd"]}}
     for asked in (ADALOG, LAMPQ):
-        run = results.measured("table3", asked)
-        identity = json.loads((run / "identity.json").read_text())
-        (run / "identity.json").write_text(json.dumps({**identity, "images": {**identity["images"], **made}}))
+        run = results.measured("table3", asked, image_sets=made)
         (run / "synthetic_images").mkdir()
         (run / "synthetic_images" / "batch0.png").write_bytes(PIXEL)
     publish(["table3"], results.path)
@@ -72,6 +71,7 @@ def test_nothing_of_the_machine_is_left(results, monkeypatch):
     command = f"run.py experiment=table3 {paths}"
     run = results.run(where={"command": command})
     (run / "config.yaml").write_text("root: /data/x/imagenet\ncheckpoint: /home/someone/weights/deit.pth\n")
+    seal(run)
     (run / "log.txt").write_text("read /home/someone/weights/deit.pth")
     results.cell("table3", f"{ADALOG} {paths}", run=run.name, command=command, traceback="/home/someone/x.py")
     publish(["table3"], results.path)

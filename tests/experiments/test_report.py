@@ -134,7 +134,8 @@ def test_the_command_that_fills_gaps_is_there(results):
 def test_what_cannot_be_read_is_passed_over(results):
     results.measured("table3", ADALOG)
     unfinished = results.measured("table3", ADALOG.replace("adalog", "lampq"))
-    (unfinished / "metrics.json").unlink()
+    for file in ("digests.json", "metrics.json"):
+        (unfinished / file).unlink()
     folder = results.path / "experiments" / "table3"
     for name, text in (
         ("torn", '{"experiment": "tab'),
@@ -176,9 +177,8 @@ def test_the_command_prints_what_it_wrote(results, capsys):
     results.measured("table3", ADALOG)
     assert main(["report", "table3", "--results", str(results.path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [str(results.path / f"tables/table3.{e}") for e in ("csv", "md", "tex")] + [
-        str(results.path / "report.html")
-    ]
+    files = [*(f"tables/table3.{e}" for e in ("csv", "md", "tex")), "report.html", "runs.csv"]
+    assert lines == [str(results.path / file) for file in files]
 
 
 def test_a_report_changes_nothing_but_its_own_files_and_repeats(results):

@@ -1,10 +1,7 @@
 """One HTML page with everything in it."""
 
 import base64
-import io
 from html.parser import HTMLParser
-
-from PIL import Image
 
 from lampq.report import page
 
@@ -24,18 +21,11 @@ class Reader(HTMLParser):
         self.words.append(data)
 
 
-def test_a_picture_is_inside_the_page_with_fewer_bytes(tmp_path):
-    path = tmp_path / "picture.png"
-    drawn = Image.new("RGB", (64, 48), "white")
-    drawn.paste((0, 114, 178), (8, 8, 40, 40))
-    drawn.save(path, compress_level=0)
-    ((tag, attributes),) = Reader(page.picture(path, EVIL)).tags
+def test_a_picture_is_inside_the_page():
+    ((tag, attributes),) = Reader(page.picture(b"a picture", EVIL)).tags
     assert (tag, attributes["alt"]) == ("img", EVIL)
     kind, data = attributes["src"].split(",")
-    shown = base64.b64decode(data)
-    assert kind == "data:image/png;base64" and len(shown) < path.stat().st_size / 10
-    with Image.open(io.BytesIO(shown)) as image:
-        assert image.convert("RGB").tobytes() == drawn.tobytes()
+    assert kind == "data:image/png;base64" and base64.b64decode(data) == b"a picture"
 
 
 def test_text_stays_text():

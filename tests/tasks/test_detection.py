@@ -218,7 +218,7 @@ def test_the_truth_as_prediction_has_an_average_precision_of_100_and_nothing_has
     metrics, record = search.task.metrics(half, truth), RunRecord(tmp_path, {}, {})
     record.folder.mkdir(parents=True)
     search.task.write_outcomes(record, half, truth)
-    kept = Run(record.folder).precision_draws
+    kept = Run(record.folder, {}, {}, {}).precision_draws
     lost = [after - before for after, before in zip(kept["mask_ap"], kept["full_precision_mask_ap"], strict=True)]
     assert min(lost) < metrics["mask_ap_difference"] < max(lost) == pytest.approx(0, abs=1e-3)
     assert metrics["mask_ap_difference_standard_error"] == pytest.approx(statistics.stdev(lost), abs=1e-3)
@@ -285,7 +285,7 @@ def test_what_both_models_find_is_drawn(search, tmp_path):
     plan = Uniform().allocate(search, budget_of(4))
     own, full = results(search, plan), results(search, full_precision(search))
     search.task.write_outcomes(record, own, full)
-    assert len(Run(record.folder).precision_draws["full_precision_mask_ap"]) == 200
+    assert len(Run(record.folder, {}, {}, {}).precision_draws["full_precision_mask_ap"]) == 200
     with Image.open(record.folder / "detections.png") as picture:
         assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 24)) > 100
 

@@ -3,36 +3,42 @@
 import csv
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
 
+from lampq.fingerprint import fingerprint
+from lampq.finished_run import LABELS, seal
 from lampq.lock import hold
 from lampq.tracking import rebuild_runs_csv
-from lampq.tracking.csv import LABELS, METRICS
+from lampq.tracking.csv import METRICS
 
 WRITER = """
-import json, sys
+import sys
 from pathlib import Path
 from lampq.tracking import rebuild_runs_csv
+from tests.tracking.test_csv import write_run
 results, name = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(int(sys.argv[3])):
-    folder = results / "runs" / f"{name}{i}"
-    folder.mkdir(parents=True)
-    labels = {"model": "m", "dataset": "d", "base_quantizer": "q", "allocator": "a"}
-    bits = {"weight_bits": 3.0, "activation_bits": 3.0, "seed": 0}
-    (folder / "metrics.json").write_text(json.dumps({"fingerprint": folder.name, **labels, **bits}))
+    write_run(results, f"{name}{i}")
     rebuild_runs_csv(results)
 """
 
 
-def write_run(results, fingerprint, **values):
+def of(name):
+    return fingerprint({"name": name})
+
+
+def write_run(results, name, **values):
+    """A finished run, whose fingerprint is `of(name)`."""
+    identity, folder = {"name": name}, results / "runs" / of(name)
     metrics = {
-        "fingerprint": fingerprint,
+        "fingerprint": folder.name,
         "model": "deit_tiny",
         "dataset": "imagenet",
         "base_quantizer": "adalog",
@@ -42,9 +48,11 @@ def write_run(results, fingerprint, **values):
         "seed": 0,
         "top1": 70.25,
     } | values
-    folder = results / "runs" / fingerprint
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "config.yaml").write_text("bits: 3")
+    for file, content in (("metrics", metrics), ("identity", identity), ("environment", {}), ("images", {})):
+        (folder / f"{file}.json").write_text(json.dumps(content))
+    seal(folder)
     return folder
 
 
@@ -74,16 +82,15 @@ def test_rows_are_sorted_by_method_then_bits_as_numbers(tmp_path):
         ("f8", {"model": "deit_small"}),
         ("f1", {"allocator": "lampq"}),
         ("f5", {"weight_bits": 2.5}),
-        ("f6", {}),
-        ("f7", {}),
+        *((name, {}) for name in sorted(("f6", "f7"), key=of)),
         ("f0", {"activation_bits": 8.0}),
         ("f3", {"weight_bits": 10.0}),
         ("f4", {"dataset": "shapes"}),
     ]
-    for fingerprint, values in sorted(order):
-        write_run(tmp_path, fingerprint, **values)
+    for name, values in sorted(order):
+        write_run(tmp_path, name, **values)
     rebuild_runs_csv(tmp_path)
-    assert [row["fingerprint"] for row in read(tmp_path)[1]] == [fingerprint for fingerprint, _ in order]
+    assert [row["fingerprint"] for row in read(tmp_path)[1]] == [of(name) for name, _ in order]
 
 
 def test_numbers_are_kept_exactly(tmp_path):
@@ -103,14 +110,37 @@ def test_a_broken_run_is_left_out_with_a_warning(tmp_path, caplog, content):
         broken.write_text(content)
     with caplog.at_level(logging.WARNING, logger="lampq"):
         rebuild_runs_csv(tmp_path)
-    assert [row["fingerprint"] for row in read(tmp_path)[1]] == ["good"]
+    assert [row["fingerprint"] for row in read(tmp_path)[1]] == [of("good")]
     assert len(caplog.records) == 1 and str(broken.parent) in caplog.text
 
 
 def test_a_run_with_bits_that_are_no_number_is_left_out_with_a_warning(tmp_path, caplog):
-    write_run(tmp_path, "broken", weight_bits="three")
+    folder = write_run(tmp_path, "broken", weight_bits="three")
     rebuild_runs_csv(tmp_path)
-    assert read(tmp_path)[1] == [] and "broken" in caplog.text
+    assert read(tmp_path)[1] == [] and folder.name in caplog.text
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "identity.json", "images.json"])
+def test_a_file_that_changes_after_its_row_was_written_takes_the_row_away(tmp_path, file):
+    folder = write_run(tmp_path, "good")
+    for _ in range(2):
+        rebuild_runs_csv(tmp_path)
+        assert len(read(tmp_path)[1]) == 1
+    text = (folder / file).read_text()
+    (folder / file).write_text(text + " ")
+    rebuild_runs_csv(tmp_path)
+    assert read(tmp_path)[1] == []
+    (folder / file).write_text(text)
+    rebuild_runs_csv(tmp_path)
+    assert len(read(tmp_path)[1]) == 1
+
+
+def test_a_deleted_file_is_written_again_and_runs_in_order_are_not_read_as_a_whole(tmp_path, monkeypatch):
+    write_run(tmp_path, "good")
+    rebuild_runs_csv(tmp_path).unlink()
+    monkeypatch.setattr("lampq.tracking.csv.read_run", None)
+    rebuild_runs_csv(tmp_path)
+    assert len(read(tmp_path)[1]) == 1
 
 
 def test_an_unfinished_run_has_no_row_and_gives_no_warning(tmp_path, caplog):
@@ -128,9 +158,9 @@ def test_without_runs_there_is_a_header(tmp_path):
 
 def test_a_removed_run_disappears_and_no_other_file_stays_beside_the_csv(tmp_path):
     write_run(tmp_path, "good")
-    (write_run(tmp_path, "gone") / "metrics.json").unlink()
+    shutil.rmtree(write_run(tmp_path, "gone"))
     rebuild_runs_csv(tmp_path)
-    assert [row["fingerprint"] for row in read(tmp_path)[1]] == ["good"]
+    assert [row["fingerprint"] for row in read(tmp_path)[1]] == [of("good")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "runs.csv"]
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -153,7 +183,7 @@ def test_two_processes_at_once_lose_no_row(tmp_path):
     writers = start_writers(tmp_path, ("a", "b"), 30)
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
     fingerprints = {row["fingerprint"] for row in read(tmp_path)[1]}
-    assert fingerprints == {f"{name}{i}" for name in ("a", "b") for i in range(30)}
+    assert fingerprints == {of(f"{name}{i}") for name in ("a", "b") for i in range(30)}
 
 
 def test_reading_the_folders_waits_for_another_process(tmp_path):
@@ -165,4 +195,4 @@ def test_reading_the_folders_waits_for_another_process(tmp_path):
         assert writer.poll() is None and not (tmp_path / "runs.csv").exists()
         write_run(tmp_path, "mine")
     assert writer.wait(timeout=30) == 0
-    assert {row["fingerprint"] for row in read(tmp_path)[1]} == {"mine", "other0"}
+    assert {row["fingerprint"] for row in read(tmp_path)[1]} == {of("mine"), of("other0")}
