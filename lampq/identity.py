@@ -1,5 +1,7 @@
 """What a run is: its identity, which its fingerprint covers, and the words that name it in a table."""
 
+import logging
+
 import torch
 
 from lampq.allocation.base import Allocator
@@ -8,6 +10,8 @@ from lampq.preparation import Prepared
 from lampq.record import RunRecord
 from lampq.sensitivity.single_component import SingleComponents
 from lampq.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents) -> dict:
@@ -22,6 +26,8 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
     quantizer = settings.base_quantizer
     if quantizer.sequential and quantizer.training_images is not None:
         images["training"] = prepared.task.training_identity(quantizer.training_images)
+    for line in prepared.task.repeated():
+        log.info(line)
     if single:
         budget = {key: budget[key] for key in ("weight_bits", "activation_bits", "activation_rule")}
     if not work.uses_budget:

@@ -52,9 +52,15 @@ def prepare(settings: Settings, device: torch.device) -> Prepared:
     The jobs of a grid that share model and images get the same ones, unless time is what is measured.
 
     Raises:
-        LampQError: plans are to be scored on more images than D has.
+        LampQError: plans are to be scored on more images than D has, or there are more images than memory holds.
     """
     prepared = _shared(settings, device)
+    method = settings.base_quantizer
+    training = method.training_images if method.sequential else None
+    for note in prepared.task.notes(training):
+        log.info(note)
+    searches = settings.sensitivity is not None or settings.allocator.searches
+    prepared.task.check_memory(searches, training, settings.validate)
     asked = settings.evaluation_images
     if asked is not None and asked > prepared.task.sample_count:
         raise LampQError(
@@ -99,8 +105,6 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     if hasattr(settings.dataset, "digests"):
         settings.dataset.digests = digests_of(settings)
     task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)
-    for note in task.notes(settings.base_quantizer.training_images if settings.base_quantizer.sequential else None):
-        log.info(note)
     memory = int(settings.observation_memory_gib * 2**30)
     observer = Observer(adapter, lambda: task.calibration_images, memory)
     return Prepared(adapter, task, observer, device)

@@ -13,6 +13,7 @@ from lampq.datasets.coco_annotations import Annotations, ListedImage, drawn_outl
 from lampq.datasets.decoding import decode, look, opened, sixteen_bits
 from lampq.datasets.digests import Digests
 from lampq.datasets.disjoint import DRAWN, DisjointSets
+from lampq.datasets.memory import tensor_bytes
 from lampq.datasets.read_ahead import read_ahead
 from lampq.detection.images import Images, ImageState, Instances
 from lampq.errors import LampQError
@@ -197,6 +198,8 @@ class Coco:
         if "validation" in identity:
             found = [self._validation.instances.get(image.id, []) for image in self._validated]
             identity["validation"]["annotations"] = fingerprint([self.categories, found])
+            if others := self._judged_beside(found):
+                identity["validation"]["others"] = fingerprint(others)
         return identity
 
     def training_identity(self, seed: int, count: int) -> dict:
@@ -214,9 +217,31 @@ class Coco:
         notes = [f"the {name} {there} images, all there are, instead of {n}" for name, n in wanted.items() if there < n]
         return notes + self._sets(there).notes(training)
 
+    def repeated(self) -> list[str]:
+        """Lines on images that hold the same, of those whose files have been looked at."""
+        return self.digests.repeated(*(self.root / self.folders[split] for split in ("train", "val")))
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the largest prepared image, at most."""
+        sides = self.image_scale
+        if sides is None:
+            sides = [max(image.height for image in self._validation.images)]
+            sides += [max(image.width for image in self._validation.images)]
+        return tensor_bytes((3, *(side + PADDED_TO for side in sides)))
+
     def _known_by(self, names: list[str]) -> dict:
         digests = self.digests.of(self.root, names, look)
         return {"content": fingerprint(list(zip(names, digests, strict=True))), **self._read_as(names)}
+
+    def _judged_beside(self, instances: list[list[dict[str, Any]]]) -> list[list]:
+        """What average precision looks at in the validation images where that is more than their instances: crowds."""
+        images = {image.id for image in self._validated}
+        objects = [one for one in self.annotations.objects if one["image_id"] in images]
+        if len(objects) == sum(len(rows) for rows in instances):
+            return []
+        keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
+        return [[*(one[key] for key in keys), _counts(one["segmentation"])] for one in objects]
 
     def _read_as(self, names: list[str]) -> dict:
         preprocessing = {"image_scale": self.image_scale, "mean": MEAN, "std": STD, "padded_to": PADDED_TO}
@@ -366,6 +391,10 @@ def normalize(pixels: Tensor) -> Tensor:
     """uint8 ``[3, height, width]``, red, green, blue, to float32 of about zero mean and unit deviation."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (pixels.float() - mean) / std
+
+
+def _counts(outline: dict[str, Any] | None) -> str | None:
+    return None if outline is None else outline["counts"].decode()
 
 
 def _two_sides(key: str, value: Any) -> list[int]:

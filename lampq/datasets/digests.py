@@ -81,9 +81,18 @@ class Digests:
                     self._keep(place, new)
         return [self._named[os.path.join(place, name)] for name in names]
 
-    def named(self) -> dict[str, str]:
-        """The digest of every file that was asked for, by its absolute path."""
-        return dict(self._named)
+    def repeated(self, training: Path, validation: Path) -> list[str]:
+        """Lines on files under two folders that hold the same, of those that were asked for; none where none do."""
+        contents: list[list[str]] = []
+        for folder in (training, validation):
+            within = os.path.join(os.path.abspath(folder), "")
+            contents.append([digest for path, digest in self._named.items() if path.startswith(within)])
+        lines = []
+        if more := len(contents[0]) - len(set(contents[0])):
+            lines.append(f"{more} of the images of {training} that are used hold the same as others of them")
+        if both := len(set(contents[0]) & set(contents[1])):
+            lines.append(f"{both} of the validation images hold the same as images of {training} that are used")
+        return lines
 
     def check(self, path: Path, content: bytes) -> None:
         """Make sure that what is read from a file now is what it was identified by.

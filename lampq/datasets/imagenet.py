@@ -228,6 +228,10 @@ class ImageNet:
                 notes.append(f"{len(empty)} class folders of {split}/ hold no images, for example {empty[0]}")
         return notes
 
+    def repeated(self) -> list[str]:
+        """Lines on images that hold the same, of those whose files have been looked at."""
+        return self.digests.repeated(self.root / "train", self.root / "val")
+
     def _known_by(self, names: list[str]) -> dict:
         digests = self.digests.of(self.root, names, look)
         content = fingerprint(list(zip(names, digests, strict=True)))

@@ -232,6 +232,14 @@ class PSAQ:
         if not isinstance(self._real, Shapes):
             self._real.digests = digests
 
+    def repeated(self) -> list[str]:
+        """See `lampq.datasets.imagenet.ImageNet.repeated`."""
+        return [] if isinstance(self._real, Shapes) else self._real.repeated()
+
+    @property
+    def batch_size(self) -> int:
+        return self._real.batch_size
+
     def look_again(self) -> None:
         """See `lampq.datasets.imagenet.ImageNet.look_again`."""
         if not isinstance(self._real, Shapes):

@@ -67,6 +67,10 @@ class DetectionTask(Task):
         judged = {"judged_by": "ap"} if name == "sample" and self.by_precision else {}
         return {**super().identify(name), **judged}
 
+    @property
+    def image_bytes(self) -> int:
+        return getattr(self.dataset, "image_bytes", 0)
+
     def losses(self, adapter: ModelAdapter, images: Images, targets: list[Instances], start: int = 0) -> Tensor:
         """mmdet's training loss of every image by itself, ``[images]``."""
         device = images.device

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lampq.datasets.memory import check_memory, tensor_bytes
 from lampq.detection.images import Pictures, Targets
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
@@ -50,7 +51,9 @@ class Task(ABC):
                 f"dataset={fitting}, or another model"
             )
         dataset.bind(adapter)
+        self.adapter = adapter
         self.dataset = dataset
+        self._said: set[str] = set()
         self.seed = seed
         self.device = device
         self.identity: dict[str, dict] = _Lazily(self.identify)
@@ -64,6 +67,37 @@ class Task(ABC):
         if hasattr(self.dataset, "look_again"):
             self.dataset.look_again()
         return all(self.identify(name) == known for name, known in self.identity.items())
+
+    def check_memory(self, searches: bool, training_images: int | None, validates: bool) -> None:
+        """Refuse more images than this machine's memory holds.
+
+        Args:
+            searches: whether D is used.
+            training_images: how many training images are; None for the calibration images.
+            validates: whether the validation images are used.
+
+        Raises:
+            LampQError: names the key that asks for too many.
+        """
+        listing = self.dataset.listing(self.seed)
+        counts = {"dataset.calibration_images": len(listing["calibration"]), "base_quantizer.images": training_images}
+        if searches:
+            counts["dataset.sample_images"] = len(listing["sample"])
+        if validates:  # one batch is read while the one before is worked on
+            counts["dataset.batch_size"] = 2 * min(getattr(self.dataset, "batch_size", 1), len(listing["validation"]))
+        check_memory({key: count or 0 for key, count in counts.items()}, self.image_bytes)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of a prepared image, of the largest one where they differ."""
+        return tensor_bytes(self.adapter.input_size)
+
+    def repeated(self) -> list[str]:
+        """Lines on images that are there more than once, as far as their files have been looked at; each line once."""
+        lines = self.dataset.repeated() if hasattr(self.dataset, "repeated") else []
+        new = [line for line in lines if line not in self._said]
+        self._said.update(new)
+        return new
 
     def make_images(self, store: Store, folder: Path, searches: bool, training_images: int | None) -> None:
         """Make the images that a run uses and show them in its folder; nothing for a data set that reads its images.

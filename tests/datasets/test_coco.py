@@ -297,6 +297,17 @@ def test_identity_follows_what_the_numbers_depend_on(damaged):
     assert len(fingerprint(before)) == 16, "it can be written as JSON"
 
 
+def test_crowds_which_average_precision_looks_at_are_part_of_the_identity(damaged):
+    before = coco(damaged, sample_images=2).identity(0)
+
+    def widen(content):
+        next(row for row in content["annotations"] if row["iscrowd"])["bbox"][2] += 1
+
+    edit(damaged, "val", widen)
+    after = coco(damaged, sample_images=2).identity(0)
+    assert [name for name in before if after[name] != before[name]] == ["validation"]
+
+
 def test_other_annotation_files_choose_other_images(copy, tmp_path):
     for split in ("train", "val"):
         content = json.loads((copy / "annotations" / f"instances_{split}2017.json").read_text())

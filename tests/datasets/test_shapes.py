@@ -181,3 +181,9 @@ def test_the_embedded_swin_shifts_windows_and_reduces():
     blocks = [block for layer in model.layers for block in layer.blocks]
     assert sum(max(block.shift_size) > 0 for block in blocks) >= 2
     assert sum(hasattr(layer.downsample, "reduction") for layer in model.layers) >= 1
+
+
+@pytest.mark.parametrize("key", ["calibration_images", "sample_images", "validation_images"])
+def test_more_images_than_a_stream_sets_aside_are_refused_at_once(key):
+    with pytest.raises(LampQError, match=f"dataset.{key}=100000000: must be an integer between 1 and 1048576"):
+        shapes.Shapes(**{key: 100_000_000})
