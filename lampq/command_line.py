@@ -87,6 +87,7 @@ def _job(cfg: DictConfig) -> Any:
     Returns:
         What a sweeper may minimize: the mean loss on the sample set D (never a validation figure), or None.
     """
+    os.chdir(HydraConfig.get().runtime.cwd)  # hydra.job.chdir or not: paths are taken from where the command was typed
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _job_of_grid(cfg)
     try:

@@ -19,11 +19,12 @@ class CheckedLoader(ConfigLoaderImpl):
         """Compose.
 
         Raises:
-            LampQError: something is named that is not accepted, or a group has no option.
+            LampQError: something is named that is not accepted, a group has no option, or another undoes it.
         """
         cfg = super().load_configuration(*args, **kwargs)
         check_targets(cfg)
         _one_option_each(cfg)
+        _no_choice_undone(cfg)
         return cfg
 
     def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list, repo: Any) -> None:
@@ -57,3 +58,22 @@ def _one_option_each(cfg: DictConfig) -> None:
         if override.startswith("~"):
             raise LampQError(f"{override}: groups are not deleted; leave it out, or choose an option by {group}=OPTION")
         raise LampQError(f"{override}: takes one option; for a grid write --multirun {group}=A,B")
+
+
+def _no_choice_undone(cfg: DictConfig) -> None:
+    """An option that was asked for must not be undone in silence by another one."""
+    choices = cfg.hydra.runtime.choices
+    asked = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
+    for override in asked:
+        if override.startswith("bit_set=") and choices.get("hardware"):
+            raise LampQError(
+                f"{override}: hardware={choices.hardware} has a bit set of its own; leave one of them out, or give "
+                "bit_set.bits=[A,B]"
+            )
+        if override.startswith("sensitivity=") and choices.get("sensitivity") and choices.get("experiment"):
+            file = config_folder() / "experiment" / f"{choices.experiment}.yaml"
+            if not file.is_file() or "/sensitivity:" not in file.read_text():
+                raise LampQError(
+                    f"{override}: experiment={choices.experiment} quantizes models and measures no components; leave "
+                    "one of them out"
+                )

@@ -5,11 +5,22 @@ Strings are not numbers here ("3" is refused where 3 is meant) and true is not 1
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from lampq.errors import LampQError
+
+LARGEST = 2**31 - 1
+"""The largest integer where no limit is given: as many as libraries count in 32 bits."""
+LARGEST_NUMBER = 1e12
+"""The largest number where no limit is given."""
+LONGEST = 4096
+"""Characters of a text, at most: as many as a path may have."""
+SHOWN = 200
+"""Characters of a value that a message shows."""
 
 
 def integer(key: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
@@ -18,6 +29,8 @@ def integer(key: str, value: Any, minimum: int | None = None, maximum: int | Non
     Raises:
         LampQError: it is not.
     """
+    if maximum is None and isinstance(value, int) and value > LARGEST:
+        maximum = LARGEST
     if isinstance(value, bool) or not isinstance(value, int) or not _within(value, minimum, maximum):
         raise LampQError(f"{key}={shown(value)}: must be an integer{_range(minimum, maximum)}")
     return value
@@ -35,7 +48,9 @@ def number(
     Raises:
         LampQError: it is not.
     """
-    good = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    good = not isinstance(value, bool) and isinstance(value, int | float) and abs(value) < math.inf
+    if at_most is None and good and value > LARGEST_NUMBER:
+        at_most = LARGEST_NUMBER
     if not good or (above is not None and value <= above) or not _within(value, at_least, at_most):
         bounds = f" above {above}" if above is not None else ""
         bounds += _range(at_least, at_most) if not bounds or at_most is None else f" and at most {at_most}"
@@ -75,6 +90,8 @@ def text(key: str, value: Any) -> str:
     """
     if not isinstance(value, str) or not value.strip():
         raise LampQError(f"{key}={shown(value)}: must be a text, not empty")
+    if len(value) > LONGEST or not value.isprintable():
+        raise LampQError(f"{key}={shown(value)}: must be a text of at most {LONGEST} characters, all of them printable")
     return value
 
 
@@ -89,6 +106,45 @@ def word(key: str, value: Any) -> str:
             f"{key}={shown(value)}: must be a word of letters, digits, - and _, at most 100, as a folder's name"
         )
     return value
+
+
+def folder(key: str, value: Any) -> Path:
+    """A folder to write to, which is made where it is not there.
+
+    Raises:
+        LampQError: it is something else, or cannot be written to.
+    """
+    path = Path(text(key, value))
+    try:
+        path = path.expanduser()
+        above = path
+        while not above.exists():
+            above = above.parent
+        if not above.is_dir():
+            raise LampQError(f"{key}={shown(value)}: {above} is a file; give a folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise LampQError(f"{key}={shown(value)}: {above} cannot be written to; give another folder")
+    except (OSError, RuntimeError) as error:  # a name that is too long; a home that nobody has
+        reason = getattr(error, "strerror", None) or error
+        raise LampQError(f"{key}={shown(value)}: {reason}; give a folder") from error
+    return path
+
+
+def file(key: str, value: Any) -> Path:
+    """A file that is there.
+
+    Raises:
+        LampQError: it is not.
+    """
+    path = Path(text(key, value))
+    try:
+        path = path.expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError) as error:
+        raise LampQError(f"{key}={shown(value)}: {getattr(error, 'strerror', None) or error}; give a file") from error
+    if not there:
+        raise LampQError(f"{key}={shown(value)}: {'is no file' if path.exists() else 'no such file'}; give one")
+    return path
 
 
 def choice(key: str, value: Any, options: Iterable[Any]) -> Any:
@@ -125,7 +181,17 @@ def did_you_mean(word: Any, options: Iterable[Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as one would type it: null, true, 3, text in quotes where it could be taken for something else."""
+    """A value as one would type it: null, true, 3, text in quotes where it could be taken for something else.
+
+    What is long is cut.
+    """
+    if isinstance(value, int) and abs(value) > 10**SHOWN:
+        return f"a number of more than {SHOWN} digits"
+    said = _typed(value)
+    return said if len(said) <= SHOWN else f"{said[:SHOWN]}... ({len(said)} characters)"
+
+
+def _typed(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -21,7 +21,7 @@ from lampq.accepted_targets import check_part, is_part
 from lampq.bindings import checked_pins, checked_ties
 from lampq.budgets import UNITS, Budget, default_bit_set
 from lampq.errors import LampQError
-from lampq.limits import boolean, choice, did_you_mean, integer, number, optional, shown, text, word
+from lampq.limits import boolean, choice, did_you_mean, file, folder, integer, number, optional, shown, text, word
 
 PARTS = ("model", "dataset", "base_quantizer", "allocator")
 """Groups whose YAML names a class."""
@@ -71,6 +71,11 @@ EFFORT_KEYS = (
     "mlp_rate",
 )
 MINIMUM_BITS, MAXIMUM_BITS = 1, 16
+MEMORY = ("prefix_memory_gib", "observation_memory_gib")
+MOST_THREADS = 1024
+"""More than any machine has cores for."""
+MOST_MEMORY = 65_536
+"""GiB: what the 46 address bits of x86-64 reach."""
 REMEDIES = {
     "dataset.root": "the folder that holds train/ and val/ (of COCO: train2017/, val2017/ and annotations/)",
     "allocator.plan": "the plan.json of a run",
@@ -158,19 +163,25 @@ def check_values(values: dict[str, Any]) -> Settings:
         raise LampQError(f"fixed_site_bits={shown(fixed_site_bits)}: must be target, or an integer of bits")
     plain = {
         "seed": integer("seed", values["seed"], minimum=0, maximum=2**32 - 1),
-        "threads": optional(integer, "threads", values["threads"], minimum=1),
+        "threads": optional(integer, "threads", values["threads"], minimum=1, maximum=MOST_THREADS),
         "evaluation_images": optional(integer, "evaluation_images", values["evaluation_images"], minimum=1),
         "bank": choice("bank", values["bank"], ("reuse", "fresh")),
         "force": boolean("force", values["force"]),
         "validate": boolean("validate", values["validate"]),
         "baseline": choice("baseline", values["baseline"], ("uniform", "none")),
-        **{name: number(name, values[name], at_least=0) for name in ("prefix_memory_gib", "observation_memory_gib")},
-        "results": Path(text("paths.results", values["paths"]["results"])).expanduser(),
-        "cache": Path(text("paths.cache", values["paths"]["cache"])).expanduser(),
+        **{
+            name: number(name, values[name], at_least=0, at_most=MOST_MEMORY)
+            for name in ("prefix_memory_gib", "observation_memory_gib")
+        },
+        "results": folder("paths.results", values["paths"]["results"]),
+        "cache": folder("paths.cache", values["paths"]["cache"]),
         "logger": _logger(values["logger"]),
         "device": _device(values["device"]),
     }
     parts = {name: construct(name, _mapping(name, values)) for name in PARTS}
+    checkpoint = values["model"].get("checkpoint")
+    if checkpoint != "random":
+        optional(file, "model.checkpoint", checkpoint)
     if values["sensitivity"] is not None:
         parts["sensitivity"] = construct("sensitivity", _mapping("sensitivity", values))
     base_quantizer = parts["base_quantizer"]
@@ -304,7 +315,7 @@ def _limit(value: Any, unit: str) -> int | None:
             f"budget_limit={shown(value)}: budget=average_bits is limited by weight_bits; leave it null, or choose "
             "budget=packed_bytes or bops"
         )
-    return math.floor(number("budget_limit", value, at_least=1))
+    return math.floor(number("budget_limit", value, at_least=1, at_most=1e18))
 
 
 def _fixed_site_bits(value: Any, weight_bits: Fraction, activation_bits: Fraction) -> tuple[int, int]:
@@ -326,6 +337,8 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
                 f"activation_bits={float(activation_bits)}: with activation_rule=follow it must differ from "
                 f"weight_bits={named} by an integer"
             )
+    if budget.activation_rule == "follow" and allocator.searches:
+        _inputs_follow(budget)
     if budget.independent and allocator.searches:
         _fits_inputs(budget, allocator)
     if allocator.name == "uniform" and weight_bits.denominator > 1:
@@ -361,6 +374,17 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
             raise LampQError(
                 f"{key}: {bits} bits are asked for, but base_quantizer={base_quantizer.name} is defined from {lowest} "
                 f"to {highest} bits; stay within or choose another base quantizer"
+            )
+
+
+def _inputs_follow(budget: Budget) -> None:
+    """Inputs that follow their layer's weights must have bits that there are."""
+    more = int(budget.activation_bits - budget.weight_bits)
+    for bits in [*budget.candidates, *(bits for _, bits in budget.pins)]:
+        if not MINIMUM_BITS <= bits + more <= MAXIMUM_BITS:
+            raise LampQError(
+                f"activation_rule=follow: a layer of {bits} bits would have inputs of {bits + more}, which must be "
+                f"{MINIMUM_BITS} to {MAXIMUM_BITS}; leave {bits} out of bit_set.bits and pins, or choose fixed"
             )
 
 

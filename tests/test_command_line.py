@@ -10,6 +10,7 @@ import pytest
 
 from lampq.command_line import config_folder
 from lampq.errors import LampQError
+from lampq.job import Outcome
 from lampq.progress import progress
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -42,6 +43,11 @@ def test_a_run_reaches_the_pipeline_and_leaves_nothing_behind(run, pipeline, tmp
         (["bit_set=2345"], "bit_set=2345: no such option; did you mean b2345?"),
         (["model=2"], "model=2: no such option; one of cascade_mask_rcnn_swin_small"),
         (["model=null"], "model=null: no such option; one of cascade_mask_rcnn_swin_small"),
+        (
+            ["hardware=int8", "bit_set=b2345"],
+            "bit_set=b2345: hardware=int8 has a bit set of its own; leave one of them",
+        ),
+        (["sensitivity=components", "experiment=table3"], "sensitivity=components: experiment=table3 quantizes models"),
         (["~logger"], "~logger: groups are not deleted; leave it out, or choose an option by logger=OPTION"),
         (["~method"], "~method: groups are not deleted; leave it out"),
         (["model=[deit_tiny,vit_small]"], "takes one option; for a grid write --multirun model=A,B"),
@@ -157,6 +163,15 @@ def test_flags_may_stand_between_overrides(run, pipeline):
     status, _, err = run("base_quantizer=rtn", "-m", "bits=3,4", "allocator=uniform")
     assert (status, err) == (0, [])
     assert [int(s.budget.weight_bits) for s in pipeline.settings] == [3, 4]
+
+
+def test_paths_are_taken_from_where_the_command_was_typed(run, pipeline, tmp_path, monkeypatch):
+    import os
+
+    seen = []
+    monkeypatch.setattr("lampq.command_line.perform", lambda *a, **k: seen.append(os.getcwd()) or Outcome([], None, ""))
+    assert run(*PARTS, "hydra.job.chdir=true")[0] == 0
+    assert seen == [str(tmp_path)]
 
 
 def test_a_failure_is_forgotten_by_the_next_run(run, pipeline):

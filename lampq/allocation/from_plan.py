@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lampq.allocation.base import Allocator, Search
 from lampq.budgets import Budget
+from lampq.limits import text
 from lampq.plan import BitPlan
 
 
@@ -19,7 +20,7 @@ class FromPlan(Allocator):
     uses_budget = False
 
     def __init__(self, plan: str) -> None:
-        self.path = Path(plan).expanduser()
+        self.path = Path(text("allocator.plan", plan)).expanduser()
         self.plan = BitPlan.read(self.path)
 
     def settings(self) -> dict:
