@@ -74,9 +74,9 @@ def _shared(settings: Settings, device: torch.device) -> Prepared:
     named = [settings.resolved.get(part) for part in ("model", "dataset")]
     if settings.bank == "fresh" or None in named:
         return _prepare(settings, device)
-    key = fingerprint(
-        [*named, _checkpoint(settings), settings.seed, str(device), settings.base_quantizer.quantizes_tensors]
-    )
+    method = settings.base_quantizer
+    alike = [settings.seed, str(device), method.quantizes_tensors, str(method.precision)]
+    key = fingerprint([*named, _checkpoint(settings), *alike])
     if key not in _prepared or not _prepared[key].task.still_current():
         _prepared.clear()
         _prepared[key] = _prepare(settings, device)
@@ -102,11 +102,16 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     adapter = settings.model.build(device)
     if settings.base_quantizer.quantizes_tensors:
         adapter = adapter.with_tensors()
+    if settings.base_quantizer.precision != torch.float32 and adapter.task != "classification":
+        raise LampQError(
+            f"base_quantizer.precision=float64: {adapter.name} cannot be run in it, its operators are float32; take "
+            "float32, or a classifier"
+        )
     if hasattr(settings.dataset, "digests"):
         settings.dataset.digests = digests_of(settings)
     task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)
     memory = int(settings.observation_memory_gib * 2**30)
-    observer = Observer(adapter, lambda: task.calibration_images, memory)
+    observer = Observer(adapter, lambda: task.calibration_images, memory, settings.base_quantizer.precision)
     return Prepared(adapter, task, observer, device)
 
 

@@ -48,6 +48,9 @@ class AdaLog(BaseQuantizer):
         steps: passes of the progressive search, the coarse one included.
         elitist: let a search keep the best candidate it has seen; the published one forgets it.
         one_bit: values of one-bit weights: ``literal`` {0, s} as the authors' formula gives, ``symmetric`` {-s, s}.
+        precision: in which inputs are observed and searched: ``float32``, where the last bits of both are the
+            processor's and so, by near ties, are the parameters found; or ``float64``, which takes longer and finds
+            the same parameters on any processor.
 
     Raises:
         LampQError: a value out of its range.
@@ -63,6 +66,7 @@ class AdaLog(BaseQuantizer):
         steps: int = 6,
         elitist: bool = False,
         one_bit: str = "literal",
+        precision: str = "float32",
     ) -> None:
         candidates = integer("base_quantizer.candidates", candidates, minimum=32, maximum=1024)
         if candidates % 16:
@@ -72,6 +76,8 @@ class AdaLog(BaseQuantizer):
         elitist = boolean("base_quantizer.elitist", elitist)
         one_bit = choice("base_quantizer.one_bit", one_bit, ("literal", "symmetric"))
         self.one_bit = one_bit
+        precision = choice("base_quantizer.precision", precision, ("float32", "float64"))
+        self.precision = torch.float64 if precision == "float64" else torch.float32
         self.alternating_search = AlternatingSearch(candidates, rounds, steps, elitist)
 
     def settings(self) -> dict:
@@ -82,6 +88,7 @@ class AdaLog(BaseQuantizer):
             "steps": search.steps,
             "elitist": search.elitist,
             "one_bit": self.one_bit,
+            **({"precision": "float64"} if self.precision == torch.float64 else {}),
         }
 
     @torch.no_grad()
@@ -99,12 +106,12 @@ class AdaLog(BaseQuantizer):
         ``b_zero_point``, ``[heads]``."""
         check_finite(site, inputs)
         if site.is_matmul:
-            return {} if activation_bits is None else self.search_matmul(site, *inputs, activation_bits)
+            return {} if activation_bits is None else self._stored(self.search_matmul(site, *inputs, activation_bits))
         check_finite(site, (layer.weight,))
         if site.type == "patch_embed":
             return self._calibrate_convolution(site, layer, inputs[0], weight_bits)
         x = inputs[0].flatten(0, -2)
-        weight = layer.weight.detach()
+        weight = layer.weight.detach().to(inputs[0].dtype)
         state = {}
         if site.after_layernorm and activation_bits is not None:
             channel_scale, channel_shift = self._reparameterize(x, activation_bits)
@@ -116,7 +123,11 @@ class AdaLog(BaseQuantizer):
             zero_points = self.weight_zero_points(weight_bits)
             weight_format, weight_grid = self._weight_candidates(weight, weight_bits, zero_points)
         state |= self.search_layer(site, weight, x, weight_format, weight_grid, activation_bits)
-        return {name: tensor.clone() for name, tensor in state.items()}
+        return self._stored({name: tensor.clone() for name, tensor in state.items()})
+
+    def _stored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state in the precision of the quantized model."""
+        return state if self.precision == torch.float32 else {name: tensor.float() for name, tensor in state.items()}
 
     def weight_zero_points(self, bits: int) -> list[int]:
         """Zero points that are tried for the weights of linear layers."""
@@ -187,10 +198,11 @@ class AdaLog(BaseQuantizer):
         if weight_bits is None:
             return {}
         zero_points = convolution_zero_points(weight_bits, self.alternating_search.candidates)
-        x, weight = patches(site, layer, images), layer.weight.detach().flatten(1)
+        x = patches(site, layer, images)
+        weight = layer.weight.detach().flatten(1).to(x.dtype)
         weight_format, grid = self._weight_candidates(weight, weight_bits, zero_points)
         (scale, zero_point), _ = self.alternating_search.layer(weight, x, weight_format, grid, None)
-        return {"weight_scale": scale, "weight_zero_point": zero_point}
+        return self._stored({"weight_scale": scale, "weight_zero_point": zero_point})
 
     def _reparameterize(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         """Channel-wise search on the LayerNorm's output ``[samples, channels]``, turned into r and t."""
@@ -198,7 +210,10 @@ class AdaLog(BaseQuantizer):
         candidates = self.alternating_search.candidates
         grid = uniform_grid(ascending, bits, activation_zero_points(bits), candidates, SMALLEST_CHANNEL_SCALE)
         found = reparameterize(*self.alternating_search.on_itself(UniformFormat(bits), ascending, grid))
-        return found.channel_scale, found.channel_shift
+        if self.precision == torch.float32:
+            return found.channel_scale, found.channel_shift
+        # What is searched behind them has to be what the quantized model will be given.
+        return found.channel_scale.float().double(), found.channel_shift.float().double()
 
     def _weight_candidates(
         self, weight: Tensor, bits: int, zero_points: list[int]

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from lampq.layers import Site
@@ -46,6 +47,7 @@ class BaseQuantizer(ABC):
         gradient_labels: for a method whose `calibrate` takes ``output_gradient``, the gradient of the loss at the
             site's output (`lampq.calibration.output_gradients`): the labels that the loss is taken at. None: it
             needs no gradient.
+        precision: of the inputs that `calibrate` is given, and of the forward pass that they are observed in.
     """
 
     name: str
@@ -62,6 +64,7 @@ class BaseQuantizer(ABC):
     quantizes_tensors: bool = False
     only_classifiers: bool = False
     gradient_labels: str | None = None
+    precision: torch.dtype = torch.float32
 
     @property
     def independent(self) -> "BaseQuantizer":

@@ -27,11 +27,20 @@ class Observer:
         images: gives the calibration images ``[images, channels, height, width]`` when they are needed first.
         memory: bytes for both together, each half; a single site's operands, the images and one segment's inputs are
             held whatever their size. None for no limit. Changes no number.
+        precision: of the forward pass, and so of the operands. Those of float64, rounded, are the same with any
+            kernels; those of float32 differ in last bits from one processor to another.
     """
 
-    def __init__(self, adapter: ModelAdapter, images: Callable[[], Tensor | Images], memory: int | None = None) -> None:
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        images: Callable[[], Tensor | Images],
+        memory: int | None = None,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         # Hooks on modules of its own: elsewhere, another thread may be calling the model's.
-        self.adapter = adapter.clone()
+        self.adapter = adapter.clone() if precision == torch.float32 else adapter.converted(precision)
+        self._precision = precision
         self._images = images
         self._limit = math.inf if memory is None else memory / 2
         self._states: dict[int, list[Tensor | Images]] = {}
@@ -54,7 +63,9 @@ class Observer:
     def segment_inputs(self, segment: int) -> list[Tensor | Images]:
         """What a segment is fed, `CHUNK` images at a time."""
         if not self._states:
-            self._states[0] = list(self._images().split(CHUNK))
+            chunks = self._images().split(CHUNK)
+            single = self._precision == torch.float32
+            self._states[0] = list(chunks) if single else [chunk.to(self._precision) for chunk in chunks]
         last = max(index for index in self._states if index <= segment)
         states = self._states[last]
         for index in range(last, segment):

@@ -112,6 +112,12 @@ class ModelAdapter(ABC):
         twin.network = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors})
         return twin
 
+    def converted(self, precision: torch.dtype) -> "ModelAdapter":
+        """The same model in another floating point precision, with tensors of its own."""
+        twin = copy.copy(self)
+        twin.network = copy.deepcopy(self.network).to(precision)
+        return twin
+
     def with_tensors(self) -> "ModelAdapter":
         """The same model, as `clone`, in which tensors that are no operand of a product are sites too: the image,
         embeddings, residual sums, outputs of layers (`lampq.layers.TENSOR_TYPES`).

@@ -8,10 +8,12 @@ from torch import nn
 
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.calibration.direct_search import DirectRowOutputError, DirectTensorOutputError
+from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
 from lampq.number_formats.adalog import AdaLogQuantizer
 from lampq.reparameterization.adalog_bias import GELU_SHIFT
 from tests.base_quantizers.example_sites import TYPES, example, site
+from tests.small_models import images, swin_adapter, vit_adapter
 
 
 def direct(method):
@@ -175,3 +177,29 @@ def test_original_layer_is_not_changed():
     AdaLog().quantized_module(site("fc1"), layer, state, 3, 3)
     assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
     assert not any(tensor.requires_grad for tensor in state.values())
+
+
+@pytest.mark.parametrize("build", [lambda: vit_adapter(2), swin_adapter], ids=["vit", "swin"])
+def test_in_float64_other_kernels_find_the_same_parameters_to_the_last_bit(build):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("one set of kernels")
+    adapter, method = build(), AdaLog(precision="float64", rounds=1, steps=3)
+    last = {site.type: site for site in adapter.sites if site.type in ("qkv", "pv", "fc2")}
+    states, inputs = [], []
+    for onednn in (True, False):  # as another processor has them: the same sums in another order
+        with torch.backends.mkldnn.flags(enabled=onednn):
+            single, double = (
+                Observer(adapter, lambda: images(adapter, 4), None, p) for p in (torch.float32, torch.float64)
+            )
+            inputs.append(single.inputs(last["fc2"])[0])
+            found = [method.calibrate(s, adapter.module(s.name), double.inputs(s), 3, 3) for s in last.values()]
+            states.append([(name, tensor) for state in found for name, tensor in state.items()])
+    assert not torch.equal(*inputs), "these kernels are the same here: the test shows nothing"
+    for (name, mine), (_, theirs) in zip(*states, strict=True):
+        assert mine.dtype == torch.float32 and torch.equal(mine, theirs), name
+
+
+def test_only_float64_is_another_method():
+    assert "precision" not in AdaLog().settings() and AdaLog(precision="float64").settings()["precision"] == "float64"
+    with pytest.raises(LampQError, match=r"base_quantizer\.precision=float16"):
+        AdaLog(precision="float16")
