@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from lampq.datasets.coco import Coco
 from lampq.datasets.coco_annotations import run_lengths
 from lampq.datasets.shape_scenes import (
@@ -16,6 +18,7 @@ from lampq.datasets.shape_scenes import (
     Scene,
     draw_scenes,
 )
+from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
 from lampq.limits import text
 from lampq.lock import hold
@@ -76,6 +79,14 @@ class ShapesCoco(Coco):
 
     def remedy(self, split: str) -> str:
         return f"remove the folder {self.root}: it is made again"
+
+    def _decode(self, path: Path) -> np.ndarray:
+        """As of COCO; what is read is what was drawn, so that the drawing's revision identifies it."""
+        pixels = super()._decode(path)
+        (scene,) = draw_scenes(1, IMAGES[path.parent.name][0], int(path.stem) - 1)
+        if not np.array_equal(pixels[:, :, ::-1], scene.image):
+            raise LampQError(f"image {path} is not as it was drawn; {self.remedy(path.parent.name)}")
+        return pixels
 
     def _known_by(self, names: list[str]) -> dict:
         # Drawn anew elsewhere, the same pixels may be packed in other bytes.

@@ -315,6 +315,16 @@ def run_with(tmp_path, model, *overrides, **changes):
     return lampq.pipeline.run(replace(chosen, model=Model(model), resolved={"bits": 8}))
 
 
+def test_real_images_are_known_by_what_is_in_them(pictures):
+    def identity():
+        return bound(adapter(classes=1000), root=str(pictures), validation_images=None).identity(0)
+
+    before = identity()
+    path = next(pictures.glob("val/*/*"))
+    Image.new("RGB", (50, 60)).save(path)
+    assert [name for name, known in identity().items() if before[name] != known] == ["validation"]
+
+
 @pytest.mark.parametrize("source", ["psaq", "noise"])
 @pytest.mark.parametrize("data", ["imagenet", "shapes"])
 def test_no_real_image_is_opened_before_the_last_evaluation(tmp_path, pictures, monkeypatch, source, data):

@@ -191,6 +191,16 @@ def test_a_killed_process_and_two_at_once(tmp_path, monkeypatch):
     assert contents(root) == contents(tmp_path / "whole")
 
 
+def test_an_image_that_is_not_as_it_was_drawn_is_named_with_a_remedy(tmp_path, monkeypatch):
+    small(monkeypatch)
+    dataset = bound(tmp_path, calibration_images=2, sample_images=4)
+    path = dataset.root / dataset.listing(0)["sample"][1]
+    other = dataset.root / dataset.listing(0)["sample"][0]
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(LampQError, match=rf"{path.name} is not as it was drawn; remove the folder .*made again"):
+        dataset.sample(0)
+
+
 def test_a_removed_image_is_named_with_a_remedy(tmp_path, monkeypatch):
     small(monkeypatch)
     dataset = bound(tmp_path, calibration_images=2, sample_images=4)
