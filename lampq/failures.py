@@ -174,16 +174,22 @@ def _disk_is_full(error: BaseException) -> bool:
 
 
 def _full_folder(error: BaseException, paths: Sequence[str]) -> str:
-    """The path that could not be written, or else the fuller one of the two folders that a run writes to."""
+    """The path that could not be written, or else the fullest of the folders that a run writes to."""
     if getattr(error, "filename", None):
         return str(error.filename)
     free = {}
-    for path in paths:
+    for path in (*paths, _temporary_folder()):
         folder = Path(path).expanduser().absolute()
         while not folder.exists():
             folder = folder.parent
         free[str(path)] = shutil.disk_usage(folder).free
-    return min(free, key=free.get)
+    fullest = min(free, key=free.get)
+    return fullest if fullest in map(str, paths) else f"TMPDIR={fullest}"
+
+
+def _temporary_folder() -> str:
+    # Where TMPDIR is so full that nothing can be tried there, Python chooses another folder.
+    return next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")
 
 
 def _write_traceback(error: BaseException, folder: str) -> str:

@@ -108,8 +108,12 @@ def word(key: str, value: Any) -> str:
     return value
 
 
-def folder(key: str, value: Any) -> Path:
+def folder(key: str, value: Any, readable: bool = False) -> Path:
     """A folder to write to, which is made where it is not there.
+
+    Args:
+        key, value: what was given.
+        readable: one that can only be read will do.
 
     Raises:
         LampQError: it is something else, or cannot be written to.
@@ -118,11 +122,12 @@ def folder(key: str, value: Any) -> Path:
     try:
         path = path.expanduser()
         above = path
-        while not above.exists():
+        while not os.path.lexists(above):
             above = above.parent
         if not above.is_dir():
-            raise LampQError(f"{key}={shown(value)}: {above} is a file; give a folder")
-        if not os.access(above, os.W_OK | os.X_OK):
+            kind = "a file" if above.exists() else "a link that leads nowhere"
+            raise LampQError(f"{key}={shown(value)}: {above} is {kind}; give a folder")
+        if not readable and not os.access(above, os.W_OK | os.X_OK):
             raise LampQError(f"{key}={shown(value)}: {above} cannot be written to; give another folder")
     except (OSError, RuntimeError) as error:  # a name that is too long; a home that nobody has
         reason = getattr(error, "strerror", None) or error

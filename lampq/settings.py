@@ -174,7 +174,7 @@ def check_values(values: dict[str, Any]) -> Settings:
             for name in ("prefix_memory_gib", "observation_memory_gib")
         },
         "results": folder("paths.results", values["paths"]["results"]),
-        "cache": folder("paths.cache", values["paths"]["cache"]),
+        "cache": folder("paths.cache", values["paths"]["cache"], readable=True),
         "logger": _logger(values["logger"]),
         "device": _device(values["device"]),
     }

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lampq import failures
 from lampq.command_line import config_folder
 from lampq.errors import LampQError
+from lampq.failures import explain_failure
 from lampq.job import Outcome
 from lampq.progress import progress
 
@@ -89,6 +92,16 @@ def test_a_mistake_is_one_line(run, pipeline, arguments, line):
     assert status == 1
     assert len(err) == 1 and err[0].startswith("error: ") and line in err[0]
     assert pipeline.settings == []
+
+
+def test_a_full_folder_for_temporary_files_is_named_as_such(monkeypatch, tmp_path):
+    free = {"/": 5, str(tmp_path): 0}
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(failures.shutil, "disk_usage", lambda path: SimpleNamespace(free=free.get(str(path), 5)))
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert explain_failure(full, ["/results", "/cache"], "").startswith(f"TMPDIR={tmp_path}: the disk is full; make")
+    free[str(tmp_path)] = 5
+    assert explain_failure(full, ["/results", "/cache"], "").startswith("/results: the disk is full; make")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from lampq.errors import LampQError
-from lampq.limits import boolean, choice, fraction, integer, number, optional, text
+from lampq.limits import boolean, choice, folder, fraction, integer, number, optional, text
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,24 @@ def test_wrong_values_are_named_in_one_line(check, message):
         check()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_need_not_be_there_but_nothing_else_may_have_its_name(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "linked").symlink_to(tmp_path)
+    for good in ("", "new/deep", "linked/new"):
+        assert folder("k", str(tmp_path / good)) == tmp_path / good
+    wrong = {"file": "is a file", "file/below": "is a file", "link": "is a link that leads nowhere"}
+    for name, reason in wrong.items():
+        with pytest.raises(LampQError, match=f"k=.*{name}: .* {reason}; give a folder"):
+            folder("k", str(tmp_path / name))
+    with pytest.raises(LampQError, match=r"k=~nobody-here/x: .*; give a folder"):
+        folder("k", "~nobody-here/x")
+
+
+def test_a_folder_that_can_only_be_read_will_do_where_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert folder("k", str(tmp_path), readable=True) == tmp_path
+    with pytest.raises(LampQError, match="cannot be written to; give another folder"):
+        folder("k", str(tmp_path))
