@@ -36,8 +36,8 @@ NOT_KEPT = {
     errno.EPERM: "give yourself write permission there, or choose another paths.cache",
     errno.EROFS: "choose another paths.cache",
     errno.EISDIR: "remove the folder that has its name",
-    errno.ENOTDIR: "remove the file that has its folder's name",
-    errno.EEXIST: "remove the file that has its folder's name",
+    errno.ENOTDIR: "remove the file that is in the way",
+    errno.EEXIST: "remove the file that is in the way",
     errno.ENOTEMPTY: "remove the folder that has its name",
     errno.ELOOP: "remove the link",
 }
@@ -193,11 +193,12 @@ class Store:
         return tensors, seconds
 
     def _tell_not_kept(self, path: Path, error: OSError) -> None:
-        # One line for all entries that have the same folder in the way, or for the whole store.
+        # One line for all entries that have the same thing in the way, or for the whole store.
         number = errno.EISDIR if path.is_dir() else error.errno
-        place = path if number in (errno.EISDIR, errno.ENOTEMPTY) else error.filename if number == errno.EEXIST else ""
+        in_the_way = [place for place in path.parents if os.path.lexists(place) and not place.is_dir()]
+        place = path if number in (errno.EISDIR, errno.ENOTEMPTY) else in_the_way[0] if in_the_way else self.root
         text = "results are not kept in %s (%s): %s; the run goes on without"
-        self._tell(text, place or self.root, os.strerror(number), NOT_KEPT[number])
+        self._tell(text, place, os.strerror(number), NOT_KEPT[number])
 
     def _tell(self, text: str, *values: object) -> None:
         """Warn, once of each thing."""

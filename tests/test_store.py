@@ -126,7 +126,7 @@ def _link_to_itself(path):
     ("obstacle", "told"),
     [
         (_folder_in_its_place, r"are not kept in .*safetensors \(Is a directory\): remove the folder"),
-        (_file_for_its_folder, r"are not kept in .* remove the file that has its folder's name"),
+        (_file_for_its_folder, r"are not kept in .*/bank/\w\w \(.*\): remove the file that is in the way"),
         (_dangling_link, None),
         (_link_to_itself, None),
     ],
