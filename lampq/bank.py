@@ -62,6 +62,7 @@ class LayerBank:
                 f"base_quantizer={base_quantizer.name}: needs class probabilities, which {adapter.name} does not give; "
                 "choose another, for example adalog, or a classifier"
             )
+        base_quantizer.check_model(adapter)
         self.gradients = None if labels is None else OutputGradients(observer, labels)
         self._observer = observer
         self._observing = Lock()

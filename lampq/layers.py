@@ -46,8 +46,8 @@ TAIL_TENSORS = ("features", "logits")
 TENSOR_TYPES = (*STEM_TENSORS, *BLOCK_TENSORS, *TAIL_TENSORS)
 """Tensors that no product reads as they are. Sites of a model only where the base quantizer quantizes them."""
 
-AFTER_LAYERNORM = ("qkv", "fc1", "reduction")
-"""Types whose input comes straight from a LayerNorm, so that its scale can be reparameterized into the layer."""
+USUALLY_FED_BY = {"qkv": "layernorm", "proj": "other", "fc1": "layernorm", "fc2": "gelu", "reduction": "layernorm"}
+"""What feeds these layers in ViT, DeiT and Swin; what feeds those of a model is found in a run of it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Site:
         macs: multiply-accumulate operations for one image.
         input_elements: elements of the (first) input operand for one image.
         second_input_elements: elements of the second operand of a matmul for one image, else 0.
+        fed_by: what the (first) input is, as it was seen in a run of the model: ``layernorm``, ``gelu``, ``softmax``,
+            or ``other`` (`lampq.models.feeds`).
     """
 
     name: str
@@ -71,6 +73,7 @@ class Site:
     macs: int
     input_elements: int
     second_input_elements: int = 0
+    fed_by: str = "other"
 
     @property
     def allocated(self) -> bool:
@@ -94,4 +97,10 @@ class Site:
 
     @property
     def after_layernorm(self) -> bool:
-        return self.type in AFTER_LAYERNORM
+        """Whether the layer alone reads a LayerNorm's output, whose channels can be reparameterized into both."""
+        return self.fed_by == "layernorm" and self.type in USUALLY_FED_BY
+
+    @property
+    def after_gelu(self) -> bool:
+        """Whether the layer reads what a GELU gives, as it is."""
+        return self.fed_by == "gelu" and self.type in USUALLY_FED_BY

@@ -109,6 +109,10 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
         )
     if hasattr(settings.dataset, "digests"):
         settings.dataset.digests = digests_of(settings)
+    if stays := adapter.unquantized():
+        names = ", ".join([*list(stays)[:4], *([f"{len(stays) - 4} more"] if len(stays) > 4 else [])])
+        share = 100 * sum(stays.values()) / adapter.parameters()
+        log.info("stays in full precision, whatever the plan: %s (%.3g %% of the model's bytes)", names, share)
     task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)
     memory = int(settings.observation_memory_gib * 2**30)
     observer = Observer(adapter, lambda: task.calibration_images, memory, settings.base_quantizer.precision)

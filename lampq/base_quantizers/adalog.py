@@ -101,7 +101,7 @@ class AdaLog(BaseQuantizer):
         activation_bits: int | None,
     ) -> dict[str, Tensor]:
         """Entries: ``weight_scale``, ``weight_zero_point`` ``[out channels]``; ``input_scale``, ``input_zero_point``
-        or (fc2) ``input_log_base`` (scalars); after a LayerNorm ``channel_scale``, ``channel_shift``
+        or (after GELU) ``input_log_base`` (scalars); after a LayerNorm ``channel_scale``, ``channel_shift``
         ``[in channels]``; for matmuls ``a_scale``, ``a_zero_point`` or (pv) ``a_log_base``, and ``b_scale``,
         ``b_zero_point``, ``[heads]``."""
         check_finite(site, inputs)
@@ -145,7 +145,7 @@ class AdaLog(BaseQuantizer):
         """Scales and their partners of a linear layer ``[out channels, in channels]`` and its input
         ``[samples, in channels]``; None for what stays in full precision."""
         arguments = (weight, x, weight_format, weight_grid, activation_bits)
-        if site.type == "fc2":
+        if site.after_gelu:
             return layer_state(*self.alternating_search.post_gelu_layer(*arguments, GELU_SHIFT), "log_base")
         return layer_state(*self.alternating_search.layer(*arguments), "zero_point")
 

@@ -60,6 +60,15 @@ class APHQViT(QDrop):
     def realisation_steps(self) -> int:
         return self.iterations * (2 if self.mlp_reconstruction else 1)
 
+    def check_model(self, adapter: ModelAdapter) -> None:
+        for site in adapter.sites if self.mlp_reconstruction else ():
+            activation = activation_name(site) if site.type == "fc2" else None
+            if activation and not (site.after_gelu and activation in dict(adapter.network.named_modules())):
+                raise LampQError(
+                    f"base_quantizer.mlp_reconstruction=true: {adapter.name} has no GELU before {site.name}; set it to "
+                    "false"
+                )
+
     def loss(self) -> AveragePerturbation:
         return AveragePerturbation(self.temperature, self.hessian_images)
 
@@ -85,8 +94,9 @@ class APHQViT(QDrop):
         """Train a block's MLP anew, put it into the block and into the states; its layers, by name."""
         (fc1, *bits1), (fc2, *bits2) = first, second
         segment = block.segment
-        activation = activation_name(segment.full_precision, fc1)
+        activation = activation_name(fc1)
         layers = [segment.full_precision.module(site.name) for site in (fc1, fc2)]
+        gelu = segment.full_precision.module(activation)
         inputs = segment.observe(fc1.name, full_precision=True)[0].flatten(1, -2)
         percentile = published_percentile(bits2[1] if bits2[1] is not None else 8)
         recipe = MlpRecipe(self.iterations, self.batch_size, self.mlp_rate, percentile)
@@ -94,7 +104,7 @@ class APHQViT(QDrop):
         key |= {"mlp": fc1.name, "recipe": vars(recipe), "revision": self.revision}
         key |= {"hessian": [self.temperature, self.hessian_images]}
         trained = segment.store.fetch(
-            "mlps", key, lambda: vars(reconstruct_mlp(block, *layers, inputs, weights, recipe)), remember=False
+            "mlps", key, lambda: vars(reconstruct_mlp(block, *layers, gelu, inputs, weights, recipe)), remember=False
         )
         mlp = Mlp(**{name: tensor.to(inputs.device) for name, tensor in trained.items()})
         made = dict(zip((fc1.name, fc2.name), mlp.layers(), strict=True))
@@ -110,20 +120,9 @@ class APHQViT(QDrop):
 
     def surrounding_modules(self, adapter: ModelAdapter, site: Site, state: dict[str, Tensor]) -> dict[str, nn.Module]:
         """An MLP that was trained anew has a ReLU between its layers."""
-        return {activation_name(adapter, site): nn.ReLU()} if site.type == "fc1" and "bias" in state else {}
+        return {activation_name(site): nn.ReLU()} if site.type == "fc1" and "bias" in state else {}
 
 
-def activation_name(adapter: ModelAdapter, fc1: Site) -> str:
-    """The module between fc1 and fc2.
-
-    Raises:
-        LampQError: there is none that can be replaced, or it is no GELU.
-    """
-    name = f"{fc1.name.rpartition('.')[0]}.act"
-    try:
-        module = adapter.module(name)
-    except AttributeError:
-        module = None
-    if not isinstance(module, nn.GELU):
-        raise LampQError(f"base_quantizer.mlp_reconstruction=true: {adapter.name} has no GELU {name}; set it to false")
-    return name
+def activation_name(fc1: Site) -> str:
+    """The module between fc1 and fc2."""
+    return f"{fc1.name.rpartition('.')[0]}.act"

@@ -71,6 +71,14 @@ class BaseQuantizer(ABC):
         """The method that finds the independent states; methods that share one share its entries and scores."""
         return self
 
+    def check_model(self, adapter: "ModelAdapter") -> None:
+        """Refuse a model that the method cannot quantize, before any work; here, none.
+
+        Raises:
+            LampQError: names the part of the model.
+        """
+        return
+
     @abstractmethod
     def settings(self) -> dict:
         """Settings that change the numbers (JSON-able); part of the fingerprint of a bank entry."""

@@ -40,8 +40,8 @@ class ERQ(RepQActivations):
     Args:
         inputs, search, literal, image_bits, channel_bound: as in `RepQActivations`.
         coe: strength of the regularisation; 10,000 in the authors' examples, 20,000 their command's default.
-        two_scales: input channels of qkv and fc1 with outlying weights get a scale of their own in every row (TPAMI
-            2025, and the released code); false: as in the paper of 2024.
+        two_scales: input channels of layers after a LayerNorm with outlying weights get a scale of their own in every
+            row (TPAMI 2025, and the released code); false: as in the paper of 2024.
         turns: how many weights of a row may be rounded the other way, for each half.
 
     Raises:
@@ -52,7 +52,6 @@ class ERQ(RepQActivations):
     revision = 2
     stores_weights = True
     weights_on_full_precision = True
-    reparameterized = ("qkv", "fc1")
 
     def __init__(
         self,
@@ -72,6 +71,9 @@ class ERQ(RepQActivations):
 
     def settings(self) -> dict:
         return super().settings() | {"coe": self.coe, "two_scales": self.two_scales, "turns": self.turns}
+
+    def reparameterizes(self, site: Site) -> bool:
+        return site.after_layernorm and site.allocated
 
     def calibrate_weight(self, problem: LinearProblem, bits: int) -> dict[str, Tensor]:
         """Entries: ``weight_codes`` ``[out channels, in channels]``, ``weight_scale``, ``weight_zero_point``
@@ -128,7 +130,7 @@ class ERQ(RepQActivations):
     def _grid(self, problem: LinearProblem, weight: Tensor, bits: int) -> dict[str, Tensor]:
         groups = [torch.arange(weight.shape[1], device=weight.device)]
         state = {}
-        if self.two_scales and problem.site.type in ("qkv", "fc1"):
+        if self.two_scales and self.reparameterizes(problem.site):
             outlying = outlying_channels(weight)
             if outlying.any():
                 state["weight_group"] = outlying.to(torch.uint8)

@@ -110,8 +110,8 @@ class PTQ4ViT(BaseQuantizer):
         output_gradient: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Entries: ``weight_scale`` ``[1]``, for qkv ``[3]``, for the patch embedding ``[out channels]``;
-        ``input_scale`` ``[1]`` (fc2: of the positive values); for matmuls ``a_scale``, ``b_scale`` ``[heads]``, for pv
-        ``a_split`` ``[1]`` in place of the former.
+        ``input_scale`` ``[1]`` (after GELU: of the positive values); for matmuls ``a_scale``, ``b_scale`` ``[heads]``,
+        for pv ``a_split`` ``[1]`` in place of the former.
 
         Args:
             output_gradient: g, of the output's shape; without it every element counts alike.
@@ -161,7 +161,7 @@ class PTQ4ViT(BaseQuantizer):
             return QuantizedConvolution(weight, layer)
         if activation_bits is None:
             return QuantizedLinear(weight, layer.bias)
-        input_format = PostGELUQuantizer if site.type == "fc2" else SymmetricQuantizer
+        input_format = PostGELUQuantizer if site.after_gelu else SymmetricQuantizer
         return QuantizedLinear(weight, layer.bias, input_format(state["input_scale"], activation_bits))
 
     def operands(
@@ -199,7 +199,7 @@ class PTQ4ViT(BaseQuantizer):
             quantize = fake_quantize_overlapping if self.literal else fake_quantize_probabilities
             return Searched(splits[:1], splits[:, None], partial(quantize, bits=bits))
         quantize, largest = fake_quantize_symmetric, x.abs()
-        if site.type == "fc2" and operand == "input":
+        if site.after_gelu and operand == "input":
             quantize, largest = fake_quantize_post_gelu, x
         if operand in ("a", "b"):
             largest = largest.transpose(0, 1).flatten(1).amax(1)

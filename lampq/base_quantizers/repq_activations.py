@@ -90,9 +90,6 @@ class RepQActivations(BaseQuantizer):
     minimum_bits, maximum_bits = 2, 8
     starts_from_bank = False
 
-    reparameterized = ("qkv", "fc1", "reduction")
-    """Types of the layers after a LayerNorm whose input is reparameterized."""
-
     weights_on_full_precision = False
     """Whether weights are fitted to inputs of the full-precision network, whatever activations are observed on."""
 
@@ -121,6 +118,10 @@ class RepQActivations(BaseQuantizer):
 
     def settings(self) -> dict:
         return {"inputs": self.inputs, "literal": self.literal, "channel_bound": self.channel_bound}
+
+    def reparameterizes(self, site: Site) -> bool:
+        """Whether the input of a layer after a LayerNorm is reparameterized."""
+        return site.after_layernorm
 
     @abstractmethod
     def calibrate_weight(self, problem: LinearProblem, bits: int) -> dict[str, Tensor]:
@@ -216,7 +217,7 @@ class RepQActivations(BaseQuantizer):
             else:
                 first = _per_tensor("a", a, bits)
             return first | _per_tensor("b", b, bits)
-        if site.type not in self.reparameterized:
+        if not self.reparameterizes(site):
             return _per_tensor("input", inputs[0], bits)
         scale, zero_point = self._channel_wise(inputs[0].flatten(0, -2).T.contiguous(), bits)
         found = reparameterize(scale, zero_point, fractional_zero_point=self.literal)

@@ -22,7 +22,8 @@ class UniformSearch(AdaLog):
     Args:
         candidates: how many pairs of scale and zero point a search evaluates (and, with one more, values of an end).
         rounds: how often weights and inputs (or the two operands of a matmul) take turns.
-        rectified: inputs of fc2 come from a ReLU: their zero point is 0, and only scales are searched.
+        rectified: where the model has a GELU, inputs come from a ReLU: their zero point is 0, and only scales are
+            searched.
 
     Raises:
         LampQError: a value out of its range.
@@ -53,7 +54,7 @@ class UniformSearch(AdaLog):
         weight_grid: CandidateGrid | None,
         activation_bits: int | None,
     ) -> dict[str, Tensor]:
-        zero_points = [0] if self.rectified and site.type == "fc2" else None
+        zero_points = [0] if self.rectified and site.after_gelu else None
         arguments = (weight, x, weight_format, weight_grid, activation_bits, zero_points)
         return layer_state(*self.alternating_search.layer(*arguments), "zero_point")
 

@@ -3,13 +3,15 @@
 import copy
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from lampq.errors import LampQError
-from lampq.layers import STEM_TENSORS, Site
+from lampq.layers import STEM_TENSORS, USUALLY_FED_BY, Site
+from lampq.models.feeds import Feeds, Source, fed_by, source_of
 
 
 class ModelAdapter(ABC):
@@ -139,30 +141,51 @@ class ModelAdapter(ABC):
         )
 
     def weights_hash(self) -> str:
-        """Hash over names and values of all parameters and persistent buffers."""
+        """Hash over names and values of all parameters and persistent buffers, and over what feeds a layer where it is
+        not what usually does: the layer is then quantized in another way."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for site in self.sites:
+            if site.fed_by != USUALLY_FED_BY.get(site.type, site.fed_by):
+                digest.update(f"{site.name} fed by {site.fed_by}".encode())
         return digest.hexdigest()[:16]
+
+    def unquantized(self) -> dict[str, int]:
+        """Parts with weights of their own, and no site in them, that stay in full precision whatever the plan: their
+        numbers of parameters, by name. Norms, biases, embeddings and the like always do, and are no such parts."""
+        return dict(self._unquantized("", self.network, {site.name for site in self.sites}))
+
+    def _unquantized(self, path: str, module: nn.Module, sites: set[str]) -> Iterator[tuple[str, int]]:
+        for name, child in module.named_children():
+            inner = f"{path}{name}"
+            if inner in sites:
+                continue
+            if any(site.startswith(f"{inner}.") for site in sites):
+                yield from self._unquantized(f"{inner}.", child, sites)
+            elif any(_has_weights(part) for part in child.modules()):
+                yield inner, sum(p.numel() for p in child.parameters())
 
     def parameters(self) -> int:
         """Number of parameters of the full-precision model."""
         return sum(p.numel() for p in self.network.parameters())
 
     def _measure(self, declared: list[Site]) -> tuple[Site, ...]:
-        """Fill in parameters, MACs and operand elements from one forward pass of one blank image.
+        """Fill in parameters, MACs, operand elements and what feeds a site from one forward pass of one blank image.
 
         Returns:
             The sites in the order in which they ran; what runs more than once counts as often.
         """
         measured: dict[str, Site] = {}
+        sources: dict[str, list[Source | None]] = {}
         handles = []
         for site in declared:
 
             def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, site: Site = site) -> None:
                 before = measured.get(site.name, site)
                 sizes = {"input_elements": before.input_elements + inputs[0].numel()}
+                sources.setdefault(site.name, []).append(source_of(inputs[0]))
                 if site.is_matmul:
                     a, b = inputs
                     sizes["macs"] = before.macs + a.numel() * b.shape[-1]
@@ -175,7 +198,7 @@ class ModelAdapter(ABC):
 
             handles.append(self.module(site.name).register_forward_hook(hook))
         try:
-            with torch.inference_mode():
+            with torch.no_grad(), Feeds():
                 self.run_blank_image()
         finally:
             for handle in handles:
@@ -183,11 +206,16 @@ class ModelAdapter(ABC):
         unused = [site.name for site in declared if site.name not in measured]
         if unused:
             raise RuntimeError(f"{self.name}: declared as sites, but not run: {', '.join(unused)}")
-        return tuple(measured.values())
+        return tuple(replace(site, fed_by=fed_by(sources[site.name])) for site in measured.values())
 
     def run_blank_image(self) -> None:
         """One forward pass in which every site runs as often as for one image."""
         self.run(torch.zeros(1, *self.input_size, device=next(self.network.parameters()).device))
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether a module multiplies with weights, as a layer does and a norm does not."""
+    return any(name.endswith("weight") and p.dim() > 1 for name, p in module.named_parameters(recurse=False))
 
 
 def declared(name: str, type: str, block: int | None = None) -> Site:

@@ -34,8 +34,17 @@ def outside_sites(network: nn.Module, inner: list[Site]) -> list[Site]:
     def tensors(*types: str) -> list[Site]:
         return [declared(f"tensors.{type}", type) for type in points if type in types]
 
-    stem = [*tensors("image"), declared("patch_embed.proj", "patch_embed"), *tensors(*STEM_TENSORS[1:])]
+    stem = [*tensors("image"), *stem_sites(network), *tensors(*STEM_TENSORS[1:])]
     return [*stem, *inner, *tensors("features"), *head_sites(network), *tensors("logits")]
+
+
+def stem_sites(network: nn.Module) -> list[Site]:
+    """The patch embedding's convolution, where it reads the image. Behind another stem (that of a hybrid) it does not:
+    the stem then stays in full precision as a whole."""
+    from timm.layers import PatchEmbed
+
+    plain = isinstance(network.patch_embed, PatchEmbed) and isinstance(network.patch_embed.proj, nn.Conv2d)
+    return [declared("patch_embed.proj", "patch_embed")] if plain else []
 
 
 def head_sites(network: nn.Module) -> list[Site]:
@@ -64,7 +73,7 @@ class VisionTransformerAdapter(ModelAdapter):
                         f"model.name={name}: block {index} has no linear layer {part}; choose a model with qkv, proj, "
                         "fc1 and fc2 in every block"
                     )
-            if not isinstance(block.attn, Attention):
+            if type(block.attn) is not Attention:
                 raise LampQError(
                     f"model.name={name}: {type(block.attn).__name__} of block {index} is not supported; choose a model "
                     "with ordinary softmax attention"
@@ -111,8 +120,15 @@ class SwinTransformerAdapter(ModelAdapter):
     windows = True
 
     def __init__(self, name: str, network: nn.Module, *args, **kwargs) -> None:
+        from timm.models.swin_transformer import WindowAttention
+
         for stage in network.layers:
             for block in stage.blocks:
+                if type(block.attn) is not WindowAttention:
+                    raise LampQError(
+                        f"model.name={name}: {type(block.attn).__name__} is not supported; choose a model with Swin's "
+                        "own window attention"
+                    )
                 block.attn = ExplicitWindowAttention(block.attn)
         self._places = [(s, b) for s, stage in enumerate(network.layers) for b in range(len(stage.blocks))]
         super().__init__(name, network, *args, **kwargs)

@@ -83,7 +83,7 @@ class Mlp:
 
 
 def reconstruct_mlp(
-    block: Block, fc1: nn.Linear, fc2: nn.Linear, inputs: Tensor, weights: Tensor, recipe: MlpRecipe
+    block: Block, fc1: nn.Linear, fc2: nn.Linear, gelu: nn.Module, inputs: Tensor, weights: Tensor, recipe: MlpRecipe
 ) -> Mlp:
     """Train a copy of an MLP with ReLU to give what the original gives with GELU.
 
@@ -93,13 +93,14 @@ def reconstruct_mlp(
     Args:
         block: of the MLP; runs pieces of batches and counts steps.
         fc1, fc2: the original's layers.
+        gelu: its activation between them.
         inputs: of fc1 in the full-precision network, ``[images, tokens, channels]``.
         weights: H, the importance of the output's elements, as one image's output; only its proportions matter.
     """
     weights = weights.view(inputs.shape[1:]) / weights.square().mean().sqrt().clamp(min=torch.finfo(weights.dtype).tiny)
     original, trained = Mlp.of(fc1, fc2), Mlp.of(fc1, fc2)
     with torch.no_grad():
-        hidden = functional.gelu(functional.linear(inputs[:BOUND_IMAGES], original.weight1, original.bias1)).flatten()
+        hidden = gelu(functional.linear(inputs[:BOUND_IMAGES], original.weight1, original.bias1)).flatten()
         positive = hidden[hidden > 0]
         bound = (
             positive.kthvalue(max(1, round(recipe.percentile * len(positive)))).values if len(positive) else hidden[0]
@@ -113,7 +114,7 @@ def reconstruct_mlp(
     def of_piece(images: Tensor) -> tuple[Tensor, ...]:
         x = inputs[images]
         with torch.no_grad():
-            target = original.second(functional.gelu(functional.linear(x, original.weight1, original.bias1)))
+            target = original.second(gelu(functional.linear(x, original.weight1, original.bias1)))
         with torch.enable_grad():
             hidden = trained.hidden(x)
             errors = [trained.second(values) - target for values in (hidden, hidden.clamp(max=bound))]

@@ -4,14 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lampq.layers import Site
+from lampq.layers import USUALLY_FED_BY, Site
 from lampq.quantized_modules.matmul import MatMul
 
 TYPES = ("qkv", "proj", "fc1", "fc2", "qk", "pv", "patch_embed", "reduction", "head")
 
 
 def site(kind: str) -> Site:
-    return Site(name=f"blocks.0.{kind}", type=kind, block=0, parameters=0, macs=0, input_elements=0)
+    fed_by = {"pv": "softmax"} | USUALLY_FED_BY
+    return Site(f"blocks.0.{kind}", kind, 0, parameters=0, macs=0, input_elements=0, fed_by=fed_by.get(kind, "other"))
 
 
 def example(kind: str, images: int = 3) -> tuple[nn.Module, tuple[Tensor, ...]]:

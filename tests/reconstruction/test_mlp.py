@@ -20,7 +20,7 @@ def reconstructed(weights=None, **changes):
     weights = torch.ones(inputs.shape[1:]) if weights is None else weights
     recipe = MlpRecipe(**{"iterations": 60, "batch_size": 16, "rate": 3e-3, "percentile": 0.99, **changes})
     with block_of(segment) as block, torch.no_grad():
-        mlp = reconstruct_mlp(block, fc1, fc2, inputs, weights, recipe)
+        mlp = reconstruct_mlp(block, fc1, fc2, nn.GELU(), inputs, weights, recipe)
         target = fc2(functional.gelu(fc1(inputs)))
         return mlp, inputs, target, fc2(fc1(inputs).relu())
 
@@ -46,7 +46,7 @@ def test_the_original_is_not_touched():
     with block_of(segment) as block:
         recipe = MlpRecipe(iterations=2, batch_size=8, rate=1e-2, percentile=0.99)
         inputs = segment.observe(FC1, full_precision=True)[0]
-        mlp = reconstruct_mlp(block, *layers, inputs, torch.ones(inputs.shape[1:]), recipe)
+        mlp = reconstruct_mlp(block, *layers, nn.GELU(), inputs, torch.ones(inputs.shape[1:]), recipe)
     assert segment.full_precision.weights_hash() == before
     assert not torch.equal(mlp.weight1, layers[0].weight)
 
