@@ -4,7 +4,7 @@ from importlib import resources
 
 import torch
 
-from lampq.limits import choice
+from lampq.limits import choice, optional, text
 from lampq.models.adapter import ModelAdapter
 
 
@@ -18,7 +18,7 @@ class EmbeddedClassifier:
 
     def __init__(self, name: str, checkpoint: str | None = None) -> None:
         self.name = choice("model.name", name, ("shapes_vit", "shapes_swin"))
-        self.checkpoint = checkpoint
+        self.checkpoint = optional(text, "model.checkpoint", checkpoint)
 
     def build(self, device: torch.device) -> ModelAdapter:
         """Build the network with its weights.

@@ -4,7 +4,7 @@ from importlib import resources
 
 import torch
 
-from lampq.limits import choice
+from lampq.limits import choice, optional, text
 from lampq.models.adapter import ModelAdapter
 
 
@@ -19,7 +19,7 @@ class EmbeddedDetector:
 
     def __init__(self, name: str, checkpoint: str | None = None, quantize: str = "detector") -> None:
         self.name = choice("model.name", name, ("shapes_mask_rcnn",))
-        self.checkpoint = checkpoint
+        self.checkpoint = optional(text, "model.checkpoint", checkpoint)
         self.quantize = choice("model.quantize", quantize, ("detector", "backbone"))
 
     def build(self, device: torch.device) -> ModelAdapter:

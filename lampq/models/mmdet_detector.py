@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lampq.errors import LampQError
-from lampq.limits import choice, number, optional
+from lampq.limits import choice, number, optional, text
 from lampq.models.adapter import ModelAdapter
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class MmdetDetector:
         published_mask_ap: float | None = None,
     ) -> None:
         self.architecture = choice("model.name", name, ARCHITECTURES)
-        self.checkpoint = checkpoint
+        self.checkpoint = optional(text, "model.checkpoint", checkpoint)
         # Nobody shall take what random weights give for a result.
         self.name = f"{name}_{RANDOM}" if checkpoint == RANDOM else name
         self.quantize = choice("model.quantize", quantize, ("detector", "backbone"))
@@ -71,8 +71,9 @@ class MmdetDetector:
         """
         if self.checkpoint is None:
             raise LampQError(self._where_from())
+        from lampq.models.checkpoints import read_weights
         from lampq.models.detector_adapter import SwinDetectorAdapter
-        from lampq.models.mmdet_checkpoints import load_detector, read_detector
+        from lampq.models.mmdet_checkpoints import load_detector
 
         published = (self.published_box_ap, self.published_mask_ap)
         if self.checkpoint == RANDOM:
@@ -82,7 +83,7 @@ class MmdetDetector:
             network, published = build_network(detector_config(self.architecture)), (None, None)
             fill_randomly(network)
         else:
-            state = read_detector(self.checkpoint)
+            state = read_weights(self.checkpoint)
             network = build_network(detector_config(self.architecture))
             load_detector(network, state, self.checkpoint)
         return SwinDetectorAdapter(

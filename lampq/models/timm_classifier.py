@@ -5,6 +5,7 @@ import logging
 import torch
 
 from lampq.errors import LampQError
+from lampq.limits import boolean, optional, text
 from lampq.models.adapter import ModelAdapter
 
 
@@ -13,12 +14,25 @@ class TimmClassifier:
 
     Args:
         name: timm's architecture with its weight tag, for example ``deit_tiny_patch16_224.fb_in1k``.
-        checkpoint: a local file (.safetensors, .pth, .bin), or None for timm's download.
+        checkpoint: a local file (safetensors, or what PyTorch has saved), or None for timm's download.
         published_top1: published full-precision top-1 on the full validation set, in percent, or None.
+        resize_weights: whether position embeddings (and patch embeddings, and tables of position biases) of a
+            checkpoint may be resized where the model has others.
+
+    Raises:
+        LampQError: a value is none of these.
     """
 
-    def __init__(self, name: str, checkpoint: str | None = None, published_top1: float | None = None) -> None:
-        self.name, self.checkpoint, self.published_top1 = name, checkpoint, published_top1
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str | None = None,
+        published_top1: float | None = None,
+        resize_weights: bool = False,
+    ) -> None:
+        self.name, self.published_top1 = text("model.name", name), published_top1
+        self.checkpoint = optional(text, "model.checkpoint", checkpoint)
+        self.resize_weights = boolean("model.resize_weights", resize_weights)
 
     def build(self, device: torch.device) -> ModelAdapter:
         """Build the network with its weights.
@@ -45,7 +59,7 @@ class TimmClassifier:
         if self.checkpoint is not None:
             state = read_weights(self.checkpoint)
             network = timm.create_model(self.name, pretrained=False)
-            load_weights(network, state, self.checkpoint, _original_naming(network))
+            load_weights(network, state, self.checkpoint, _original_naming(network), self.resize_weights)
         elif not published or not published.has_weights:
             raise LampQError(
                 f"model.name={self.name}: timm has no weights for it; give a file by model.checkpoint=FILE"

@@ -58,6 +58,19 @@ def test_a_file_of_another_model_is_refused(tmp_path):
     assert "head" in refused(TimmClassifier(NAME, str(tmp_path / "other.pth")))
 
 
+def test_weights_of_another_size_are_resized_only_where_asked_for(tmp_path):
+    path = str(tmp_path / "larger.pth")
+    torch.save(timm.create_model(NAME, img_size=256).state_dict(), path)
+    assert "pos_embed [1, 257, 192] would have to become [1, 197, 192]" in refused(TimmClassifier(NAME, path))
+    assert TimmClassifier(NAME, path, resize_weights=True).build(CPU)
+
+
+@pytest.mark.parametrize("value", [3, ["a"], ""])
+def test_a_checkpoint_that_is_no_path_is_refused(value):
+    with pytest.raises(LampQError, match=r"model\.checkpoint="):
+        TimmClassifier(NAME, value)
+
+
 def test_without_network_a_line_says_what_to_do():
     message = refused(TimmClassifier(NAME))
     assert NAME in message and "could not be downloaded" in message and "model.checkpoint=FILE" in message
