@@ -15,9 +15,9 @@ class TimmClassifier:
     Args:
         name: timm's architecture with its weight tag, for example ``deit_tiny_patch16_224.fb_in1k``.
         checkpoint: a local file (safetensors, or what PyTorch has saved), or None for timm's download.
-        published_top1: published full-precision top-1 on the full validation set, in percent, or None.
         resize_weights: whether position embeddings (and patch embeddings, and tables of position biases) of a
             checkpoint may be resized where the model has others.
+        published_top1: published full-precision top-1 on the full validation set, in percent, or None.
 
     Raises:
         LampQError: a value is none of these.
@@ -27,8 +27,8 @@ class TimmClassifier:
         self,
         name: str,
         checkpoint: str | None = None,
-        published_top1: float | None = None,
         resize_weights: bool = False,
+        published_top1: float | None = None,
     ) -> None:
         self.name, self.published_top1 = text("model.name", name), published_top1
         self.checkpoint = optional(text, "model.checkpoint", checkpoint)
