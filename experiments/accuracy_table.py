@@ -278,6 +278,7 @@ def footnote(run: Run) -> str:
         parts.append(f"{metrics['images']} of {f'{full:,} ' if full else 'the '}validation images")
     if metrics.get("sample_images", 1024) < 1024:
         parts.append(f"D of {metrics['sample_images']} images")
+    parts += overlap(run)
     scored = metrics.get("evaluation_images")
     if scored is not None and scored < metrics.get("sample_images", scored):
         parts.append(f"plans scored on the first {scored} of them in the search")
@@ -292,6 +293,13 @@ def footnote(run: Run) -> str:
             f"blocks trained in {search['iterations']:,} steps (published: 20,000) on {search['images']:,} images"
         )
     return "; ".join(parts)
+
+
+def overlap(run: Run) -> list[str]:
+    """A word on a run whose D was drawn before D left the calibration images out: it is to be measured again."""
+    sample = run.identity["images"].get("sample", {})
+    apart = "drawn" in sample or "dataset" in sample or "preprocessing" not in sample
+    return [] if apart else ["D began with the calibration images"]
 
 
 def noted(notes: list[str], text: str) -> int:

@@ -14,7 +14,7 @@ from lampq.report.sensitivity import draw_unit
 from lampq.report.style import PALETTE, line, panels, save
 
 from . import methods, metrics, paper
-from .accuracy_table import against_uniform, bits_of, footnote, record_of, state_of
+from .accuracy_table import against_uniform, bits_of, footnote, overlap, record_of, state_of
 from .measured import Row, latest, measured, widest
 
 Rows = list[dict[str, Any]]
@@ -290,7 +290,10 @@ def _saved(figure: Any, folder: Path, name: str, title: str, rows: list[Row], nu
     remarks = []
     for row in rows:
         where, metrics = row.run.environment, row.run.metrics
-        text = footnote(row.run) if "images" in metrics else f"D of {metrics['sample_images']} training images"
+        of_d = (
+            [f"D of {metrics['sample_images']} training images", *overlap(row.run)] if "images" not in metrics else []
+        )
+        text = "; ".join(of_d) or footnote(row.run)
         remarks.append(
             f"`{row.run.fingerprint}`: {text + '; ' if text else ''}`{where['command']}`; commit {where['commit']}, "
             f"{where['device']}, {where['started']}"

@@ -331,6 +331,13 @@ def test_the_cost_of_a_search_stands_in_its_cell_and_that_it_saw_part_of_d_below
     assert [r["evaluation_images"] for r in table.records if r.get("evaluations") in (13, 18)] == [250, 250]
 
 
+@pytest.mark.parametrize(("rule", "marked"), [({}, True), ({"drawn": "disjoint"}, False)])
+def test_a_d_that_began_with_the_calibration_images_has_a_footnote(results, rule, marked):
+    sample = {"images": 500, "content": "d", "preprocessing": {}}
+    results.measured("table3", LAMPQ, allocator="lampq", image_sets={"sample": sample | rule})
+    assert any("D began with the calibration images" in note for note in table_of(results).notes) == marked
+
+
 def test_other_images_another_seed_or_other_bits_are_no_pair(results):
     results.measured("table3", ADALOG, allocator="uniform", validation="others")
     results.measured("table3", ADALOG.replace("bits=3", "bits=4"), allocator="uniform")
