@@ -198,7 +198,7 @@ class ModelAdapter(ABC):
 
             handles.append(self.module(site.name).register_forward_hook(hook))
         try:
-            with torch.no_grad(), Feeds():
+            with torch.inference_mode(False), torch.no_grad(), Feeds():
                 self.run_blank_image()
         finally:
             for handle in handles:

@@ -53,14 +53,14 @@ class Feeds(TorchFunctionMode):
             source = None if kind is None else Source(kind)
         for tensor in made:
             # What is changed in place afterwards is no such output any more; views share the count of changes.
-            tensor._lampq_source = source, tensor._version
+            tensor._lampq_source = source, _changes(tensor)
         return result
 
 
 def source_of(tensor: Tensor) -> Source | None:
     """The output that a tensor holds, perhaps in part and at other places; None for anything else."""
     source, version = getattr(tensor, "_lampq_source", (None, 0))
-    return source if source is not None and tensor._version == version else None
+    return source if source is not None and _changes(tensor) == version else None
 
 
 def fed_by(read: list[Source | None]) -> str:
@@ -77,6 +77,11 @@ def fed_by(read: list[Source | None]) -> str:
         for source in read
     }
     return kinds.pop() if len(kinds) == 1 else "other"
+
+
+def _changes(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; one that was made in inference mode does not count it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _kind(name: str, args: tuple, kwargs: dict) -> str | None:

@@ -14,11 +14,13 @@ from lampq.base_quantizers.aphq_vit import APHQViT
 from lampq.base_quantizers.erq import ERQ
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.base_quantizers.repq_vit import RepQViT
+from lampq.budgets import packed_bytes
 from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
 from lampq.layers import LAYER_TYPES
 from lampq.models.feeds import Feeds, fed_by, source_of
 from lampq.models.timm_adapters import adapt
+from tests.allocation.budgets import budget
 from tests.small_models import images, vit_adapter
 
 SIZE = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 5}
@@ -144,6 +146,14 @@ def test_parts_without_sites_are_named(changes):
     parameters = sum(p.numel() for name, p in adapter.network.named_parameters() if name.startswith("attn_pool."))
     assert adapter.unquantized() == ({"attn_pool": parameters} if pooled else {})
     assert layers(adapter)["fc1"].fed_by == ("layernorm" if pooled else "other")
+
+
+def test_a_part_without_sites_counts_with_32_bits_in_the_packed_model():
+    adapter = adapted(variant(class_token=False, global_pool="map"))
+    plan = budget(4).plan(adapter.sites, {site.name: 4 for site in adapter.sites if site.allocated})
+    bits = {f"{site.name}.weight": site.weight_bits for site in plan.sites if site.weight_bits is not None}
+    by_hand = sum(p.numel() * bits.get(name, 32) / 8 for name, p in adapter.network.named_parameters())
+    assert packed_bytes(adapter.sites, plan, adapter.parameters(), 0) == by_hand and len(bits) == 6
 
 
 def test_a_hybrid_stem_is_no_patch_embedding():
