@@ -99,9 +99,11 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
 
         print(*publish(options.names, _existing(options.results), left_out), sep="\n")
     elif options.command == "explain":
-        from .explain import explain
+        from lampq.plan import BitPlan
+        from lampq.report.explanation import explanation
 
-        print(explain(_plan(options.plan, options.results, left_out), options.csv))
+        path = _plan(options.plan, options.results, left_out)
+        print(explanation(BitPlan.read(path), name=str(path), csv=options.csv))
     elif options.command == "diff":
         from .diff import diff
         from .plan_files import find_plan

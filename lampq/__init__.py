@@ -1,3 +1,32 @@
-"""LampQ: layer-wise mixed precision quantization for Vision Transformers."""
+"""LampQ: layer-wise mixed precision quantization for Vision Transformers.
+
+In Python, `lampq.quantize` takes a network and images and gives back a quantized network; on the command line, `lampq`
+(in a checkout `python run.py`) runs experiments.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lampq.budgets import Budget
+    from lampq.errors import LampQError
+    from lampq.plan import BitPlan
+    from lampq.quantization import QuantizedNetwork, quantize
 
 __version__ = "0.1.0"
+__all__ = ["BitPlan", "Budget", "LampQError", "QuantizedNetwork", "quantize"]
+
+_HOME = {
+    "BitPlan": "plan",
+    "Budget": "budgets",
+    "LampQError": "errors",
+    "QuantizedNetwork": "quantization",
+    "quantize": "quantization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is asked for, imported then: composing a configuration needs no PyTorch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'lampq' has no attribute {name!r}")
+    return getattr(import_module(f"lampq.{_HOME[name]}"), name)

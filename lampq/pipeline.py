@@ -6,17 +6,16 @@ import traceback
 
 import torch
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.uniform import Uniform
-from lampq.budgets import packed_bytes, realised_costs
+from lampq.budgets import realised_costs
 from lampq.errors import LampQError
 from lampq.finished_run import ended
 from lampq.identity import identity, labels
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
-from lampq.preparation import Prepared, open_search, prepare, store_of
-from lampq.quantized_model import QuantizedModel
+from lampq.preparation import Prepared, prepare, store_of, workbench_of
 from lampq.record import RunRecord, read_sensitivity
 from lampq.report.accuracies import ACCURACIES, accuracies_in
 from lampq.report.bit_allocation import draw_bit_allocation
@@ -27,6 +26,7 @@ from lampq.settings import Settings
 from lampq.tasks.task import Task
 from lampq.tasks.validation import validate
 from lampq.tracking import Tracker, open_tracker, rebuild_runs_csv
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +95,11 @@ def _compute(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
     try:
         with store_of(settings) as store:
             if isinstance(work, SingleComponents):
-                search = open_search(settings, prepared, store)
-                metrics, plan = measure(settings, work, search, record), None
+                workbench = workbench_of(settings, prepared, store)
+                metrics, plan = measure(settings, work, workbench, record), None
             else:
-                search = open_search(settings, prepared, store, settings.evaluation_images)
-                metrics, plan = execute(settings, prepared, work, search, record, tracker)
+                workbench = workbench_of(settings, prepared, store, settings.evaluation_images)
+                metrics, plan = execute(settings, prepared, work, workbench, record, tracker)
         record.finish({**labels(settings, prepared, work, record, plan), **metrics})
         draw(record)
         tracker.finish(record.metrics, plan, record.figure if record.figure.is_file() else None)
@@ -120,29 +120,34 @@ def draw(record: RunRecord) -> None:
         drawn(draw_bit_allocation, record.plan, record.figure)
 
 
-def measure(settings: Settings, measurement: SingleComponents, search: Search, record: RunRecord) -> dict:
+def measure(settings: Settings, measurement: SingleComponents, workbench: Workbench, record: RunRecord) -> dict:
     """What single components cost, written to the run's folder.
 
     Returns:
         Accuracy and loss on D of the model that they are components of, and the time taken.
     """
     started = time.perf_counter()
-    search.task.make_images(search.store, record.folder, True, settings.base_quantizer.training_images)
-    rows = measurement.measure(search, settings.budget)
+    workbench.task.make_images(workbench.store, record.folder, True, settings.base_quantizer.training_images)
+    rows = measurement.measure(workbench, settings.budget)
     record.write_sensitivity(rows)
     seconds = time.perf_counter() - started
     return {
         "sample_top1": rows[0]["top1"],
         "sample_loss": rows[0]["loss"],
-        "sample_images": len(search.task.sample_images),
+        "sample_images": len(workbench.task.sample_images),
         "components": len(rows) - 1,
         "seconds_total": seconds,
-        "seconds_cold": seconds + sum(search.store.seconds_read.values()),
+        "seconds_cold": seconds + sum(workbench.store.seconds_read.values()),
     }
 
 
 def execute(
-    settings: Settings, prepared: Prepared, allocator: Allocator, search: Search, record: RunRecord, tracker: Tracker
+    settings: Settings,
+    prepared: Prepared,
+    allocator: Allocator,
+    workbench: Workbench,
+    record: RunRecord,
+    tracker: Tracker,
 ) -> tuple[dict, BitPlan]:
     """Calibrate, allocate, quantize, evaluate.
 
@@ -150,24 +155,14 @@ def execute(
         The metrics (percent, bits, bytes, seconds) and the plan.
     """
     started = time.perf_counter()
-    adapter, task, bank, store = search.adapter, search.task, search.bank, search.store
+    adapter, task, bank, store = workbench.adapter, workbench.task, workbench.bank, workbench.store
     task.make_images(store, record.folder, allocator.searches, settings.base_quantizer.training_images)
 
-    if search.realisation is not None and allocator.searches:
+    if workbench.realisation is not None and allocator.searches:
         log.info(SEARCHED_WITH[settings.base_quantizer.search], settings.base_quantizer.name)
-    plan = allocator.allocate(search, settings.budget)
-    if allocator.searches:
-        plan.origin["judged"] = task.judged
-        if settings.evaluation_images is not None:
-            plan.origin["evaluation_images"] = settings.evaluation_images
-        if search.realisation is not None:
-            plan.origin["scored_with"] = settings.base_quantizer.search
+    plan = allocator.choose(workbench, settings.budget)
     record.write_plan(plan)
-    realisation = search.realisation
-    if realisation is None:
-        bank.calibrate(plan)
-    else:
-        realisation.states(plan)
+    workbench.build(plan)
     seconds_calibrate = sum(store.seconds_computed.get(kind, 0.0) for kind in ("bank", "realisation"))
     seconds_images = store.seconds_computed.get("synthesis", 0.0)
     seconds_allocate = time.perf_counter() - started - seconds_calibrate - seconds_images
@@ -177,13 +172,13 @@ def execute(
     metrics: dict = {}
     seconds_evaluate = 0.0
     if settings.validate:
-        quantized = QuantizedModel(adapter, bank, realisation)
+        quantized = workbench.quantized_model()
         full_precision_identity = {key: bank.identity[key] for key in ("model", "weights")}
         full_precision = validate(
             quantized, BitPlan.full_precision(adapter.sites), task, store, full_precision_identity
         )
         started_evaluation = time.perf_counter()
-        results = validate(quantized, plan, task, store, (realisation or bank).identity)
+        results = validate(quantized, plan, task, store, workbench.built_from.identity)
         seconds_evaluate = time.perf_counter() - started_evaluation
         metrics |= task.metrics(results, full_precision)
         first = {name: metrics[name] for name in task.accuracies}
@@ -192,19 +187,17 @@ def execute(
         check_gate(adapter, task, metrics)
         metrics["full_validation_images"] = task.full_validation_images
     metrics |= realised_costs(adapter.sites, plan)
-    quantizer_parameters = (realisation or bank).quantizer_parameters(plan)
-    metrics["packed_bytes"] = packed_bytes(adapter.sites, plan, adapter.parameters(), quantizer_parameters)
-    metrics["full_precision_bytes"] = 4 * adapter.parameters()
+    metrics |= workbench.sizes(plan)
     if allocator.searches:
-        score = search.evaluator.score_on_all(plan)
+        score = workbench.evaluator.score_on_all(plan)
         if score.correct is not None:
             metrics[f"sample_{task.judged}"] = 100 * score.accuracy
             if task.judged == "top1":
                 record.write_sample_outcomes(score.correct.int().tolist())
         metrics["sample_loss"] = score.mean_loss
-        metrics |= {"sample_images": len(score.loss), "evaluation_images": search.evaluator.images}
-        metrics["evaluations"] = search.evaluator.scored
-        if realisation is not None:
+        metrics |= {"sample_images": len(score.loss), "evaluation_images": workbench.evaluator.images}
+        metrics["evaluations"] = workbench.evaluator.scored
+        if workbench.realisation is not None:
             metrics["search"] = settings.base_quantizer.search
         computed = store.seconds_computed
         metrics["seconds_plans"] = sum(computed.get(kind, 0.0) for kind in ("scores", "reconstruction_errors"))

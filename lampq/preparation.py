@@ -9,23 +9,17 @@ from pathlib import Path
 
 import torch
 
-from lampq.allocation.base import Search
-from lampq.bank import LayerBank
-from lampq.block_bank import BlockBank
-from lampq.budgets import Budget
 from lampq.calibration.observation import Observer
 from lampq.datasets.digests import Digests
 from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
-from lampq.quantized_model import QuantizedModel
-from lampq.realisation import Realisation
 from lampq.settings import Settings
 from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.detection import DetectionTask
-from lampq.tasks.sample_evaluation import SampleEvaluator
 from lampq.tasks.task import Task
+from lampq.workbench import Workbench, open_workbench
 
 log = logging.getLogger(__name__)
 
@@ -119,36 +113,22 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     return Prepared(adapter, task, observer, device)
 
 
-def open_search(settings: Settings, prepared: Prepared, store: Store, images: int | None = None) -> Search:
-    """The bank, what a sequential method makes of whole plans, and what scores plans on D.
+def workbench_of(settings: Settings, prepared: Prepared, store: Store, images: int | None = None) -> Workbench:
+    """The workbench of a run.
 
     Args:
         images: the first so many images of D that plans are scored on; None is all of them.
     """
-    adapter, task = prepared.adapter, prepared.task
-    bank = LayerBank(settings.base_quantizer, adapter, prepared.observer, task.identity["calibration"], store)
-    memory = int(settings.prefix_memory_gib * 2**30) // 2  # states of the base, and of a plan that may become it
-    realisation = open_realisation(settings, prepared, bank)
-    scored = scored_with(realisation, settings.budget)
-    identity = (scored or bank).identity
-    evaluator = SampleEvaluator(QuantizedModel(adapter, bank, scored), task, store, identity, memory, images)
-    return Search(adapter, task, bank, evaluator, store, settings.seed, realisation)
-
-
-def scored_with(realisation: Realisation | None, budget: Budget) -> Realisation | BlockBank | None:
-    """What plans are scored with in a search: whole realised plans, put together from blocks, or (None) the bank."""
-    if realisation is None or realisation.base_quantizer.search == "surrogate":
-        return None
-    return realisation if realisation.base_quantizer.search == "exact" else BlockBank(realisation, budget)
-
-
-def open_realisation(settings: Settings, prepared: Prepared, bank: LayerBank) -> Realisation | None:
-    """What a sequential base quantizer makes of whole plans; None for a method that sees one site at a time."""
-    method, task = settings.base_quantizer, prepared.task
-    if not method.sequential:
-        return None
-    count = method.training_images
-    return Realisation(bank, lambda: task.training_images(count), task.training_identity(count), settings.seed)
+    return open_workbench(
+        prepared.adapter,
+        prepared.task,
+        settings.base_quantizer,
+        store,
+        settings.budget,
+        observer=prepared.observer,
+        prefix_memory=int(settings.prefix_memory_gib * 2**30),
+        images=images,
+    )
 
 
 @contextlib.contextmanager

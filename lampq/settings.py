@@ -129,16 +129,19 @@ class Settings:
     evaluation_images: int | None = None
 
 
-def check(cfg: DictConfig) -> Settings:
+def check(cfg: DictConfig, **given: Any) -> Settings:
     """Check a composed configuration and construct its parts.
+
+    Args:
+        given: parts (by their group) and `budget`, as objects that take the place of what the configuration says.
 
     Raises:
         LampQError: the first mistake found, in one line: key, value, and what would be right.
     """
-    return check_values(resolved(cfg))
+    return check_values(resolved(cfg), **given)
 
 
-def check_values(values: dict[str, Any]) -> Settings:
+def check_values(values: dict[str, Any], **given: Any) -> Settings:
     """Check a configuration without interpolations, and construct its parts.
 
     Raises:
@@ -178,7 +181,7 @@ def check_values(values: dict[str, Any]) -> Settings:
         "logger": _logger(values["logger"]),
         "device": _device(values["device"]),
     }
-    parts = {name: construct(name, _mapping(name, values)) for name in PARTS}
+    parts = {name: given.get(name) or construct(name, _mapping(name, values)) for name in PARTS}
     checkpoint = values["model"].get("checkpoint")
     if checkpoint != "random":
         optional(file, "model.checkpoint", checkpoint)
@@ -203,6 +206,7 @@ def check_values(values: dict[str, Any]) -> Settings:
         input_candidates=_default_candidates(activation_bits, base_quantizer) if own_input_set else (),
         image_bits=base_quantizer.image_bits,
     )
+    budget = given.get("budget") or budget
     _fits_together(budget, base_quantizer, parts["allocator"], plain["baseline"])
     if budget.independent and values["sensitivity"] is not None:
         raise LampQError("activation_rule=independent: sensitivity=components has one number a component; choose fixed")

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lampq.allocation.base import Search
 from lampq.datasets.coco_annotations import Annotations, read_annotations
 from lampq.detection.images import Images, Instances
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.store import Store
 from lampq.tasks.detection import DetectionTask
+from lampq.workbench import Workbench
 from tests.small_detectors import CLASSES, detector_images, instances_in
 from tests.small_models import search_with
 
@@ -99,7 +99,7 @@ class MadeUpScenes:
         self.annotation_file.write_text(json.dumps(content))
 
 
-def detection_search(adapter: ModelAdapter, folder: Path, *, seed: int = 0, base_quantizer=None, **counts) -> Search:
+def detection_search(adapter: ModelAdapter, folder: Path, *, seed: int = 0, base_quantizer=None, **counts) -> Workbench:
     """As `tests.small_models.search_over`, on made-up scenes."""
     task = DetectionTask(adapter, MadeUpScenes(folder, **counts), seed, torch.device("cpu"))
     return search_with(task, adapter, Store(folder / "store"), base_quantizer)

@@ -9,21 +9,15 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lampq.allocation.base import Search
-from lampq.bank import LayerBank
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.budgets import Budget
-from lampq.calibration.observation import Observer
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.models.timm_adapters import adapt
-from lampq.preparation import scored_with
-from lampq.quantized_model import QuantizedModel
-from lampq.realisation import Realisation
 from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
-from lampq.tasks.sample_evaluation import SampleEvaluator
 from lampq.tasks.task import Task
+from lampq.workbench import Workbench, open_workbench
 
 VIT_SIDE, SWIN_SIDE, CLASSES = 16, 36, 10
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
@@ -165,7 +159,7 @@ class MadeUpImages:
         return labels
 
 
-def search_over(adapter: ModelAdapter, root: Path, *, seed: int = 0, base_quantizer=None, **counts) -> Search:
+def search_over(adapter: ModelAdapter, root: Path, *, seed: int = 0, base_quantizer=None, **counts) -> Workbench:
     """Everything an allocator works with, on made-up images, the store under `root`."""
     if base_quantizer is not None and base_quantizer.quantizes_tensors:
         adapter = adapter.with_tensors()
@@ -175,16 +169,6 @@ def search_over(adapter: ModelAdapter, root: Path, *, seed: int = 0, base_quanti
 
 def search_with(
     task: Task, adapter: ModelAdapter, store: Store, base_quantizer=None, budget: Budget = BUDGET
-) -> Search:
+) -> Workbench:
     """Everything an allocator works with, for a task of any kind. The budget is what a bank of blocks needs."""
-    seed = task.seed
-    observer = Observer(adapter, lambda: task.calibration_images)
-    bank = LayerBank(base_quantizer or RoundToNearest(), adapter, observer, task.identity["calibration"], store)
-    realisation = None
-    if bank.base_quantizer.sequential:
-        count = bank.base_quantizer.training_images
-        realisation = Realisation(bank, lambda: task.training_images(count), task.training_identity(count), seed)
-    scored = scored_with(realisation, budget)
-    identity = (scored or bank).identity
-    evaluator = SampleEvaluator(QuantizedModel(adapter, bank, scored), task, store, identity, 2**30)
-    return Search(adapter, task, bank, evaluator, store, seed, realisation)
+    return open_workbench(adapter, task, base_quantizer or RoundToNearest(), store, budget)

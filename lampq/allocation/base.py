@@ -1,45 +1,10 @@
-"""What an allocator gets and what it answers."""
+"""What every allocator answers: the bits of the 4N layers, from what lies on the workbench."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
-from lampq.bank import LayerBank
 from lampq.budgets import Budget
-from lampq.layers import Site
-from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
-from lampq.realisation import Realisation
-from lampq.store import Store
-from lampq.tasks.sample_evaluation import SampleEvaluator
-from lampq.tasks.task import Task
-
-
-@dataclass(frozen=True)
-class Search:
-    """Everything an allocator may look at. Validation images are not among it.
-
-    Attributes:
-        adapter: the full-precision model.
-        task: calibration images and the sample set D.
-        bank: calibrated sites of the base quantizer.
-        evaluator: scores plans on D.
-        store: keeps whatever is expensive.
-        seed: for everything random.
-        realisation: with a sequential base quantizer, what becomes of a whole plan; else None.
-    """
-
-    adapter: ModelAdapter
-    task: Task
-    bank: LayerBank
-    evaluator: SampleEvaluator
-    store: Store
-    seed: int
-    realisation: Realisation | None = None
-
-    @property
-    def layers(self) -> list[Site]:
-        """The 4N layers, in the order of execution."""
-        return [site for site in self.adapter.sites if site.allocated]
+from lampq.workbench import Workbench
 
 
 class Allocator(ABC):
@@ -66,9 +31,20 @@ class Allocator(ABC):
         return {}
 
     @abstractmethod
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Choose the bits.
 
         Raises:
             LampQError: the budget cannot be met.
         """
+
+    def choose(self, workbench: Workbench, budget: Budget) -> BitPlan:
+        """Choose the bits, and note what the search looked at.
+
+        Raises:
+            LampQError: the budget cannot be met.
+        """
+        plan = self.allocate(workbench, budget)
+        if self.searches:
+            plan.origin.update(workbench.looked_at)
+        return plan

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.quadratic_program import (
     QuadraticProblem,
     QuadraticSolution,
@@ -19,6 +19,7 @@ from lampq.budgets import Budget
 from lampq.limits import boolean, choice, integer, optional
 from lampq.plan import BitPlan
 from lampq.sensitivity.pairwise_loss import PAIRS, PairwiseLosses, pairwise_losses
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -55,20 +56,20 @@ class Clado(Allocator):
     def settings(self) -> dict:
         return dict(vars(self))
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Score single layers and pairs, solve.
 
         Raises:
             LampQError: no plan keeps the budget, a loss is not finite, or the base quantizer is not defined at a
                 bit-width needed.
         """
-        search.bank.check_bits("bit_set", *budget.candidates)
-        space = SearchSpace.open(search, budget)
-        losses = pairwise_losses(search, budget, space.groups, self.pairs)
+        workbench.bank.check_bits("bit_set", *budget.candidates)
+        space = SearchSpace.open(workbench, budget)
+        losses = pairwise_losses(workbench, budget, space.groups, self.pairs)
         measured = losses.matrix()
         matrix, clipped = positive_semidefinite(measured) if self.convex else (measured, 0)
         program, as_measured = quadratic_problem(space, matrix), quadratic_problem(space, measured)
-        solution = self._solve(search, program)
+        solution = self._solve(workbench, program)
         log.info(
             "clado: %s, x'Gx %.6g, at most %.3g %% above the optimum (lower bound %.6g)",
             solution.solver,
@@ -99,10 +100,10 @@ class Clado(Allocator):
                 for i, j, term in strongest_cross_terms(space, losses, bits)
             ],
         }
-        plan = budget.plan(search.adapter.sites, space.layer_bits(bits), origin)
+        plan = budget.plan(workbench.adapter.sites, space.layer_bits(bits), origin)
         return plan.with_scores(at_one_bit_width(space, losses, budget))
 
-    def _solve(self, search: Search, program: QuadraticProblem) -> QuadraticSolution:
+    def _solve(self, workbench: Workbench, program: QuadraticProblem) -> QuadraticSolution:
         """The solution, kept in the store: where it takes minutes, it takes them once."""
         key = {"program": program.digest(), "maximum_nodes": self.maximum_nodes, "revision": 1}
 
@@ -116,7 +117,7 @@ class Clado(Allocator):
                 "solver": torch.tensor(list(found.solver.encode()), dtype=torch.uint8),
             }
 
-        stored = search.store.fetch("quadratic_programs", key, compute)
+        stored = workbench.store.fetch("quadratic_programs", key, compute)
         objective, bound, finished = stored["values"].tolist()
         solver = bytes(stored["solver"].tolist()).decode()
         return QuadraticSolution(stored["choice"].tolist(), objective, bound, bool(finished), solver)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.budgets import Budget
 from lampq.limits import text
 from lampq.plan import BitPlan
+from lampq.workbench import Workbench
 
 
 class FromPlan(Allocator):
@@ -26,11 +27,11 @@ class FromPlan(Allocator):
     def settings(self) -> dict:
         return {"plan": self.plan.key()}
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """The plan of the file.
 
         Raises:
             LampQError: it was made for another model.
         """
-        self.plan.check_fits(search.adapter.sites)
+        self.plan.check_fits(workbench.adapter.sites)
         return self.plan

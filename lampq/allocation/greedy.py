@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import at_the_target, by_text
 from lampq.allocation.search_space import Group, LayerScores, SearchSpace
 from lampq.budgets import Budget
@@ -16,6 +16,7 @@ from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.sensitivity.output_fisher import falling, output_fisher
 from lampq.sensitivity.reconstruction_error import reconstruction_errors
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -42,26 +43,26 @@ def per_unit(rise: float, saved: int) -> float:
     return math.inf if math.isnan(rise) or not saved else rise / saved
 
 
-def output_fisher_screen(search: Search, budget: Budget) -> LayerScores:
+def output_fisher_screen(workbench: Workbench, budget: Budget) -> LayerScores:
     """Squared gradients times squared output errors over D; see `lampq.sensitivity.output_fisher`."""
-    return {name: falling(row) for name, row in output_fisher(search, budget, "dataset").items()}
+    return {name: falling(row) for name, row in output_fisher(workbench, budget, "dataset").items()}
 
 
-def reconstruction_screen(search: Search, budget: Budget) -> LayerScores:
+def reconstruction_screen(workbench: Workbench, budget: Budget) -> LayerScores:
     """``||W^ X^ - W X||^2 / ||W X||^2`` with the full-precision model's X on the calibration images."""
-    layers, bits = search.layers, list(budget.candidates)
+    layers, bits = workbench.layers, list(budget.candidates)
     wanted = [(s, b, budget.input_bits(b)) for s in layers for b in bits]
-    key = {**search.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
+    key = {**workbench.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
 
     def compute() -> dict[str, Tensor]:
-        search.bank.prepare(wanted)
-        modules = {s.name: [search.bank.module(s, b, budget.input_bits(b)) for b in bits] for s in layers}
-        images = search.task.calibration_images
-        errors = reconstruction_errors(search.adapter, search.adapter, layers, images, modules)
+        workbench.bank.prepare(wanted)
+        modules = {s.name: [workbench.bank.module(s, b, budget.input_bits(b)) for b in bits] for s in layers}
+        images = workbench.task.calibration_images
+        errors = reconstruction_errors(workbench.adapter, workbench.adapter, layers, images, modules)
         # The first is that of the full-precision layer itself.
         return {"error": torch.tensor([errors[s.name][1:] for s in layers], dtype=torch.float64)}
 
-    stored = search.store.fetch("reconstruction_screen", key, compute)["error"].tolist()
+    stored = workbench.store.fetch("reconstruction_screen", key, compute)["error"].tolist()
     return {s.name: falling(dict(zip(bits, row, strict=True))) for s, row in zip(layers, stored, strict=True)}
 
 
@@ -103,22 +104,22 @@ class Greedy(Allocator):
             settings["max_evaluations"] = self.max_evaluations
         return settings
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Descend from the most bits.
 
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
         """
-        search.bank.check_bits("bit_set", *budget.candidates)
-        space = SearchSpace.open(search, budget)
-        scores = SCREENS[self.screen](search, budget)
+        workbench.bank.check_bits("bit_set", *budget.candidates)
+        space = SearchSpace.open(workbench, budget)
+        scores = SCREENS[self.screen](workbench, budget)
 
         bits = {group.name: group.bits[-1] for group in space.groups}
         spent, steps = space.spent(bits), []
         bar = progress(description="greedy descent", total=max(spent - space.room, 0), unit=space.unit)
         while spent > space.room:
             ranked = ranked_steps(space.groups, bits, scores)
-            group, losses = self._choose(search, budget, space, bits, ranked, steps)
+            group, losses = self._choose(workbench, budget, space, bits, ranked, steps)
             low = group.next_less(bits[group.name])
             saved = group.spending[bits[group.name]] - group.spending[low]
             bits[group.name] = low
@@ -131,11 +132,11 @@ class Greedy(Allocator):
         origin = {"allocator": self.name, "settings": self.settings(), "screen": by_text(scores)}
         origin |= {"steps": steps, "steps_by_the_screen_alone": alone}
         layer_bits = space.layer_bits(list(bits.values()))
-        return budget.plan(search.adapter.sites, layer_bits, origin).with_scores(at_the_target(scores, budget))
+        return budget.plan(workbench.adapter.sites, layer_bits, origin).with_scores(at_the_target(scores, budget))
 
     def _choose(
         self,
-        search: Search,
+        workbench: Workbench,
         budget: Budget,
         space: SearchSpace,
         bits: dict[str, int],
@@ -151,11 +152,11 @@ class Greedy(Allocator):
         if steps:
             now = steps[-1]["losses"][steps[-1]["layer"]]
         else:
-            (now,) = self._losses(search, budget, space, bits, [{}])
+            (now,) = self._losses(workbench, budget, space, bits, [{}])
         # The screen's favourite last: the evaluator holds on to what the last plan scored left behind.
         tried = ranked[:count][::-1]
         changes = [{g.name: g.next_less(bits[g.name])} for g in tried]
-        after = self._losses(search, budget, space, bits, changes)
+        after = self._losses(workbench, budget, space, bits, changes)
         losses = {g.name: loss for g, loss in zip(tried, after, strict=True)}
 
         def price(group: Group) -> float:
@@ -166,17 +167,22 @@ class Greedy(Allocator):
         return min(ranked[:count], key=price), losses
 
     def _losses(
-        self, search: Search, budget: Budget, space: SearchSpace, bits: dict[str, int], changes: list[dict[str, int]]
+        self,
+        workbench: Workbench,
+        budget: Budget,
+        space: SearchSpace,
+        bits: dict[str, int],
+        changes: list[dict[str, int]],
     ) -> list[float]:
         """Mean loss on D, in nats, of plans that differ from `bits` by each of the changes (bits of groups)."""
-        sites, losses = search.adapter.sites, []
+        sites, losses = workbench.adapter.sites, []
 
         def plan_of(group_bits: dict[str, int]) -> BitPlan:
             return budget.plan(sites, space.layer_bits(list(group_bits.values())))
 
-        search.evaluator.set_base(plan_of(bits))
+        workbench.evaluator.set_base(plan_of(bits))
         for change in changes:
             plan = plan_of({**bits, **change})
-            search.bank.calibrate(plan)
-            losses.append(search.evaluator.score(plan, keep=True).mean_loss)
+            workbench.bank.calibrate(plan)
+            losses.append(workbench.evaluator.score(plan, keep=True).mean_loss)
         return losses

@@ -4,7 +4,7 @@ import logging
 
 from torch import Tensor
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import least_score_plan
 from lampq.budgets import Budget
 from lampq.limits import choice, integer
@@ -13,6 +13,7 @@ from lampq.progress import progress
 from lampq.sensitivity.hessian_trace import HessianTraces, hessian_traces
 from lampq.sensitivity.labels import LABELS, identity_of_labels, labels_of
 from lampq.sensitivity.weight_error import weight_errors
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -47,22 +48,22 @@ class HAWQV2(Allocator):
     def settings(self) -> dict:
         return dict(vars(self))
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Estimate the traces, measure the weights' errors, solve.
 
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
         """
-        search.bank.check_bits("bit_set", *budget.candidates)
-        names = [s.name for s in search.layers]
-        found = self.traces(search)
+        workbench.bank.check_bits("bit_set", *budget.candidates)
+        names = [s.name for s in workbench.layers]
+        found = self.traces(workbench)
         traces = dict(zip(names, found.trace.tolist(), strict=True))
         errors = dict(zip(names, found.standard_error.tolist(), strict=True))
         warn_of_noise(traces, errors)
-        distances = weight_errors(search, budget)
+        distances = weight_errors(workbench, budget)
         scores = {
             s.name: {b: max(traces[s.name], 0.0) / s.parameters * d for b, d in distances[s.name].items()}
-            for s in search.layers
+            for s in workbench.layers
         }
         origin = {
             "allocator": self.name,
@@ -71,39 +72,39 @@ class HAWQV2(Allocator):
             "standard_errors": errors,
             "negative_traces": sum(trace < 0 for trace in traces.values()),
         }
-        return least_score_plan(search, budget, scores, origin)
+        return least_score_plan(workbench, budget, scores, origin)
 
-    def traces(self, search: Search) -> HessianTraces:
+    def traces(self, workbench: Workbench) -> HessianTraces:
         """tr(H_i) of every layer, stored by what it depends on; the base quantizer is none of it."""
-        search.task.only_classifiers("Hessian traces (allocator=hawq_v2, or allocator.metric=hessian)")
+        workbench.task.only_classifiers("Hessian traces (allocator=hawq_v2, or allocator.metric=hessian)")
         key = {
-            "model": search.bank.identity["model"],
-            "weights": search.bank.identity["weights"],
-            **identity_of_labels(search, self.labels),
+            "model": workbench.bank.identity["model"],
+            "weights": workbench.bank.identity["weights"],
+            **identity_of_labels(workbench, self.labels),
             "images": self.hessian_images,
             "probes": self.probes,
-            "probe_seed": search.seed,
+            "probe_seed": workbench.seed,
             "revision": 1,
         }
 
         def compute() -> dict[str, Tensor]:
-            images = search.task.sample_images[: self.hessian_images]
-            labels = labels_of(search, self.labels)[: len(images)]
+            images = workbench.task.sample_images[: self.hessian_images]
+            labels = labels_of(workbench, self.labels)[: len(images)]
             total = self.probes * len(images)
             with progress(description="Hessian traces over D", total=total, unit="products") as bar:
-                names = [s.name for s in search.layers]
+                names = [s.name for s in workbench.layers]
                 found = hessian_traces(
-                    search.adapter.network,
+                    workbench.adapter.network,
                     names,
                     images,
                     labels,
                     probes=self.probes,
-                    seed=search.seed,
+                    seed=workbench.seed,
                     progress=lambda done: bar.update(done),
                 )
             return {"samples": found.samples}
 
-        return HessianTraces(search.store.fetch("hessian_traces", key, compute)["samples"])
+        return HessianTraces(workbench.store.fetch("hessian_traces", key, compute)["samples"])
 
 
 def warn_of_noise(traces: dict[str, float], errors: dict[str, float]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from lampq.allocation.base import Search
 from lampq.allocation.search_space import Group, LayerScores, SearchSpace
 from lampq.budgets import Budget
 from lampq.layers import Site
@@ -16,6 +15,7 @@ from lampq.progress import progress
 from lampq.quantized_model import QuantizedModel
 from lampq.sensitivity.expected_error import cost_of_one_bit_less, gain_of_one_bit_more
 from lampq.sensitivity.reconstruction_error import reconstruction_errors
+from lampq.workbench import Workbench
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def ranked_swaps(
 
 def iterative_update(
     plan: BitPlan,
-    search: Search,
+    workbench: Workbench,
     budget: Budget,
     *,
     ratios: dict[int, float] | None,
@@ -107,16 +107,16 @@ def iterative_update(
     Returns:
         The last accepted plan, and the history of all swaps that were tried.
     """
-    space, sites = SearchSpace.open(search, budget), search.adapter.sites
-    quantized = QuantizedModel(search.adapter, search.bank)
+    space, sites = SearchSpace.open(workbench, budget), workbench.adapter.sites
+    quantized = QuantizedModel(workbench.adapter, workbench.bank)
     current, bits = plan, space.group_bits(plan.layer_bits())
-    search.evaluator.set_base(current)
-    best = search.evaluator.score(current)
+    workbench.evaluator.set_base(current)
+    best = workbench.evaluator.score(current)
     visited, history, accepted = {current.key()}, [], 0
     bar = progress(description="iterative update", total=maximum_swaps, unit="swaps")
     while accepted < maximum_swaps:
         if scores is None:
-            gains, costs = _estimates(current, search, budget, space, quantized, ratios)
+            gains, costs = _estimates(current, workbench, budget, space, quantized, ratios)
         else:
             gains, costs = score_differences(space, bits, scores)
         room = space.room - space.spent(bits)
@@ -132,8 +132,8 @@ def iterative_update(
                 continue
             visited.add(candidate.key())
             tried += 1
-            search.bank.calibrate(candidate)
-            score = search.evaluator.score(candidate, keep=True)
+            workbench.bank.calibrate(candidate)
+            score = workbench.evaluator.score(candidate, keep=True)
             improved = score.better_than(best)
             gain, cost = gains[up.name], costs[down.name]
             after = score.accuracy, score.mean_loss
@@ -141,7 +141,7 @@ def iterative_update(
             history.append(asdict(swap))
             if improved:
                 current, bits, best = candidate, swapped, score
-                search.evaluator.set_base(current)
+                workbench.evaluator.set_base(current)
                 break
         if not improved:
             break
@@ -177,7 +177,7 @@ def score_differences(
 
 def _estimates(
     plan: BitPlan,
-    search: Search,
+    workbench: Workbench,
     budget: Budget,
     space: SearchSpace,
     quantized: QuantizedModel,
@@ -193,7 +193,7 @@ def _estimates(
     rising = [g for g in space.groups if more[g.name] is not None]
     falling = [g for g in space.groups if less[g.name] is not None]
     if ratios is not None:
-        errors = _errors(plan, search, quantized, {})
+        errors = _errors(plan, workbench, quantized, {})
 
         def gain(group: Group, name: str) -> float:
             return gain_of_more_bits(errors[name][0], bits[group.name], more[group.name], ratios)
@@ -203,7 +203,7 @@ def _estimates(
     else:
         others = {g.name: [b for b in (more[g.name], less[g.name]) if b is not None] for g in space.groups}
         wanted = {s: [(b, budget.input_bits(b)) for b in others[g.name]] for g in space.groups for s in g.layers}
-        errors = _errors(plan, search, quantized, wanted)
+        errors = _errors(plan, workbench, quantized, wanted)
 
         def gain(group: Group, name: str) -> float:
             return errors[name][0] - errors[name][1]
@@ -233,18 +233,18 @@ def cost_of_less_bits(loss: float, bits: int, less: int, ratios: dict[int, float
 
 
 def _errors(
-    plan: BitPlan, search: Search, quantized: QuantizedModel, others: dict[Site, list[tuple[int, int]]]
+    plan: BitPlan, workbench: Workbench, quantized: QuantizedModel, others: dict[Site, list[tuple[int, int]]]
 ) -> dict[str, list[float]]:
     """Reconstruction errors of every layer under a plan, then at other (weight, input) bits; computed once."""
-    search.bank.prepare([(site, *bits) for site, wanted in others.items() for bits in wanted])
-    key = {**search.bank.identity, "plan": plan.key(), "alternatives": {s.name: bits for s, bits in others.items()}}
+    workbench.bank.prepare([(site, *bits) for site, wanted in others.items() for bits in wanted])
+    key = {**workbench.bank.identity, "plan": plan.key(), "alternatives": {s.name: bits for s, bits in others.items()}}
 
     def compute() -> dict[str, Tensor]:
         adapter = quantized.apply(plan).adapter
-        images = search.task.calibration_images
-        modules = {s.name: [search.bank.module(s, *bits) for bits in wanted] for s, wanted in others.items()}
-        errors = reconstruction_errors(adapter, search.adapter, search.layers, images, modules)
+        images = workbench.task.calibration_images
+        modules = {s.name: [workbench.bank.module(s, *bits) for bits in wanted] for s, wanted in others.items()}
+        errors = reconstruction_errors(adapter, workbench.adapter, workbench.layers, images, modules)
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in errors.items()}
 
-    stored = search.store.fetch("reconstruction_errors", key, compute)
+    stored = workbench.store.fetch("reconstruction_errors", key, compute)
     return {name: values.tolist() for name, values in stored.items()}

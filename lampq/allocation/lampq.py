@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.dynamic_program import solve_dynamic_program
 from lampq.allocation.greedy import reconstruction_screen
 from lampq.allocation.greedy_ascent import solve_greedy
@@ -28,6 +28,7 @@ from lampq.sensitivity.single_layer_loss import single_layer_losses
 from lampq.sensitivity.straight_through import straight_through
 from lampq.sensitivity.type_scaling import TypeScaling, sample_blocks, type_scaling
 from lampq.sensitivity.weight_error import weight_errors
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,9 @@ Scores = dict[str, dict[int, float]]
 SOLVERS = {"ilp": solve_ilp, "dynamic_program": solve_dynamic_program, "greedy": solve_greedy}
 BY_BITS = {
     "output_fisher": output_fisher,
-    "weight_error": lambda search, budget, labels: weight_errors(search, budget),
-    "reconstruction": lambda search, budget, labels: reconstruction_screen(search, budget),
-    "single_layer_loss": lambda search, budget, labels: single_layer_losses(search, budget),
+    "weight_error": lambda workbench, budget, labels: weight_errors(workbench, budget),
+    "reconstruction": lambda workbench, budget, labels: reconstruction_screen(workbench, budget),
+    "single_layer_loss": lambda workbench, budget, labels: single_layer_losses(workbench, budget),
 }
 """Metrics that are measured at each bit-width; the others are traces, to which gamma gives a bit-width."""
 OF_A_PLAN = ("fisher", "output_fisher")
@@ -166,15 +167,15 @@ class LampQ(Allocator):
             unused |= {"max_evaluations"}
         return {key: value for key, value in vars(self).items() if key not in unused}
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Algorithm 1, lines 1 to 27.
 
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
         """
-        search.bank.check_bits("bit_set", *budget.candidates)
+        workbench.bank.check_bits("bit_set", *budget.candidates)
         if self.start == "ilp":
-            plan, scores, omega = self.initial_assignment(search, budget)
+            plan, scores, omega = self.initial_assignment(workbench, budget)
         else:
             if budget.weight_bits not in budget.candidates:
                 bits = f"{float(budget.weight_bits):g}"
@@ -182,22 +183,22 @@ class LampQ(Allocator):
                     f"allocator.start=uniform: weight_bits={bits} is not in bit_set.bits={list(budget.candidates)}; "
                     "choose a target that is, or allocator.start=ilp"
                 )
-            layer_bits = SearchSpace.open(search, budget).equal_bits(int(budget.weight_bits))
+            layer_bits = SearchSpace.open(workbench, budget).equal_bits(int(budget.weight_bits))
             origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": layer_bits}
-            plan, omega = budget.plan(search.adapter.sites, layer_bits, origin), {}
+            plan, omega = budget.plan(workbench.adapter.sites, layer_bits, origin), {}
             scores = None
-        search.bank.calibrate(plan)
+        workbench.bank.calibrate(plan)
 
         # Step 2: error-based iterative updates (lines 13-26).
         if self.iterative_update:
             plan, swaps = iterative_update(
                 plan,
-                search,
+                workbench,
                 budget,
                 ratios=RATIOS[self.gain_ratios](),
                 literal_swaps=self.swaps == "literal",
                 try_next_pairs=self.try_next_pairs,
-                maximum_swaps=len(search.layers) if self.maximum_swaps is None else self.maximum_swaps,
+                maximum_swaps=len(workbench.layers) if self.maximum_swaps is None else self.maximum_swaps,
                 max_evaluations=self.max_evaluations,
                 scores=scores if self.swap_estimates == "metric" else None,
             )
@@ -205,27 +206,27 @@ class LampQ(Allocator):
             log.info("iterative update: %d of %d swaps accepted", sum(s["accepted"] for s in swaps), len(swaps))
         return plan.with_scores(omega)
 
-    def initial_assignment(self, search: Search, budget: Budget) -> tuple[BitPlan, Scores, dict[str, float]]:
+    def initial_assignment(self, workbench: Workbench, budget: Budget) -> tuple[BitPlan, Scores, dict[str, float]]:
         """Lines 1 to 11: the metric of every layer, and the plan that Problem 1 makes of it.
 
         Returns:
             The plan, the cost of each layer at each bit-width, and Omega_i (of a metric by bits, that at the target).
         """
-        full_precision = BitPlan.full_precision(search.adapter.sites)
-        measured = self.measured(search, budget)
+        full_precision = BitPlan.full_precision(workbench.adapter.sites)
+        measured = self.measured(workbench, budget)
         at_beta = {name: row[self.beta] for name, row in measured.items()} if self.metric in BY_BITS else measured
-        scaling = self.scale_types(search, budget, at_beta, full_precision)
-        plan, scores, omega = self.solved(search, budget, measured, scaling)
+        scaling = self.scale_types(workbench, budget, at_beta, full_precision)
+        plan, scores, omega = self.solved(workbench, budget, measured, scaling)
         plan.origin["initial_bits"] = plan.layer_bits()
         if self.resolve:
-            plan, scores, omega = self.resolved(search, budget, scaling, (plan, scores, omega))
+            plan, scores, omega = self.resolved(workbench, budget, scaling, (plan, scores, omega))
         return plan, scores, omega
 
     def solved(
-        self, search: Search, budget: Budget, measured: dict, scaling: TypeScaling | None
+        self, workbench: Workbench, budget: Budget, measured: dict, scaling: TypeScaling | None
     ) -> tuple[BitPlan, Scores, dict[str, float]]:
         """Problem 1 (line 11) with a metric, by layer (traces) or by layer and bits, weighed by type."""
-        layers = search.layers
+        layers = workbench.layers
         alpha = {s.name: scaling.alpha[s.type] if scaling else 1.0 for s in layers}
         if self.metric in BY_BITS:
             rows = {s.name: {b: alpha[s.name] * measured[s.name][b] for b in budget.candidates} for s in layers}
@@ -237,7 +238,7 @@ class LampQ(Allocator):
             columns = budget.candidates
             scores = {s.name: dict(zip(columns, row, strict=True)) for s, row in zip(layers, rows, strict=True)}
             told = {f"{self.metric}_traces": measured}
-        space = SearchSpace.open(search, budget)
+        space = SearchSpace.open(workbench, budget)
         allocation = SOLVERS[self.solver](space.costs(scores), space.spending, space.bits, space.room)
         log.info("initial assignment by %s, objective %.6g", allocation.solver, allocation.objective)
         origin = {
@@ -248,11 +249,11 @@ class LampQ(Allocator):
             **told,
             "type_scaling": scaling.to_json() if scaling else None,
         }
-        return budget.plan(search.adapter.sites, space.layer_bits(allocation.bits), origin), scores, omega
+        return budget.plan(workbench.adapter.sites, space.layer_bits(allocation.bits), origin), scores, omega
 
     def resolved(
         self,
-        search: Search,
+        workbench: Workbench,
         budget: Budget,
         scaling: TypeScaling | None,
         first: tuple[BitPlan, Scores, dict[str, float]],
@@ -264,16 +265,16 @@ class LampQ(Allocator):
         tried, history = [first], []
         while len(tried) <= self.resolve:
             last = tried[-1][0]
-            search.bank.calibrate(last)
-            again = self.solved(search, budget, self.measured(search, budget, last), scaling)
+            workbench.bank.calibrate(last)
+            again = self.solved(workbench, budget, self.measured(workbench, budget, last), scaling)
             if again[0].key() in {plan.key() for plan, *_ in tried}:
                 break
             tried.append(again)
-        search.evaluator.set_base(first[0])
+        workbench.evaluator.set_base(first[0])
         best, best_score = first, None
         for answer in tried:
-            search.bank.calibrate(answer[0])
-            score = search.evaluator.score(answer[0])
+            workbench.bank.calibrate(answer[0])
+            score = workbench.evaluator.score(answer[0])
             history.append({"bits": answer[0].layer_bits(), "accuracy": score.accuracy, "loss": score.mean_loss})
             if best_score is None or score.better_than(best_score):
                 best, best_score = answer, score
@@ -281,39 +282,41 @@ class LampQ(Allocator):
         best[0].origin.update(resolved=history, initial_bits=best[0].layer_bits())
         return best
 
-    def measured(self, search: Search, budget: Budget, plan: BitPlan | None = None) -> dict:
+    def measured(self, workbench: Workbench, budget: Budget, plan: BitPlan | None = None) -> dict:
         """The metric of every layer: a trace, or a score at each bit-width of the bit set (and at beta).
 
         Args:
             plan: measured in the model at this plan; None: in full precision.
         """
         if self.metric == "fisher":
-            return self.fisher_traces(search, plan)
+            return self.fisher_traces(workbench, plan)
         if self.metric == "hessian":
-            found = HAWQV2(labels=self.labels).traces(search).trace.tolist()
-            return {s.name: max(trace, 0.0) for s, trace in zip(search.layers, found, strict=True)}
+            found = HAWQV2(labels=self.labels).traces(workbench).trace.tolist()
+            return {s.name: max(trace, 0.0) for s, trace in zip(workbench.layers, found, strict=True)}
         if self.type_scaling:
             budget = replace(budget, candidates=tuple(sorted({*budget.candidates, self.beta})))
         at_plan = {} if plan is None else {"plan": plan}
-        return BY_BITS[self.metric](search, budget, self.labels, **at_plan)
+        return BY_BITS[self.metric](workbench, budget, self.labels, **at_plan)
 
-    def fisher_traces(self, search: Search, plan: BitPlan | None = None) -> dict[str, float]:
+    def fisher_traces(self, workbench: Workbench, plan: BitPlan | None = None) -> dict[str, float]:
         """tr(F_i) of every layer over D, on the original parameters or, straight through, in the model at a plan."""
-        task, names = search.task, [s.name for s in search.layers]
+        task, names = workbench.task, [s.name for s in workbench.layers]
         key = {
-            "model": search.bank.identity["model"],
-            "weights": search.bank.identity["weights"],
+            "model": workbench.bank.identity["model"],
+            "weights": workbench.bank.identity["weights"],
             "sample": task.identity["sample"],
             "labels": self.labels,
-            "seed": search.seed if self.labels == "sampled" else None,
+            "seed": workbench.seed if self.labels == "sampled" else None,
             "revision": 1,
-            **({} if plan is None else {**search.bank.identity, "plan": plan.key()}),
+            **({} if plan is None else {**workbench.bank.identity, "plan": plan.key()}),
         }
 
         def compute() -> dict:
-            images, labels = task.sample_images, labels_of(search, self.labels)
+            images, labels = task.sample_images, labels_of(workbench, self.labels)
             with progress(description="Fisher traces over D", total=len(images), unit="images") as bar:
-                adapter = search.adapter if plan is None else straight_through(search.adapter, search.bank, plan)
+                adapter = (
+                    workbench.adapter if plan is None else straight_through(workbench.adapter, workbench.bank, plan)
+                )
                 traces = fisher_traces(
                     adapter.network,
                     names,
@@ -325,21 +328,21 @@ class LampQ(Allocator):
                 )
             return {"trace": traces.trace, "standard_error": traces.standard_error}
 
-        stored = search.store.fetch("fisher_traces", key, compute)
+        stored = workbench.store.fetch("fisher_traces", key, compute)
         return dict(zip(names, stored["trace"].tolist(), strict=True))
 
     def scale_types(
-        self, search: Search, budget: Budget, traces: dict[str, float], full_precision: BitPlan
+        self, workbench: Workbench, budget: Budget, traces: dict[str, float], full_precision: BitPlan
     ) -> TypeScaling | None:
         """alpha_t of every type, with one line on how it was measured; None when idea I2 is switched off."""
         if not self.type_scaling:
             return None
-        search.bank.check_bits("lampq.beta", self.beta)
-        blocks = sample_blocks(search.adapter.blocks, self.mu, search.seed)
+        workbench.bank.check_bits("lampq.beta", self.beta)
+        blocks = sample_blocks(workbench.adapter.blocks, self.mu, workbench.seed)
         single = (self.beta, budget.input_bits(self.beta))
-        search.bank.prepare([(layer, *single) for layer in search.layers if layer.block in blocks])
+        workbench.bank.prepare([(layer, *single) for layer in workbench.layers if layer.block in blocks])
         scaling = type_scaling(
-            search.layers, traces, blocks, self.beta, self.drop, search.evaluator, full_precision, budget
+            workbench.layers, traces, blocks, self.beta, self.drop, workbench.evaluator, full_precision, budget
         )
         unit = {"accuracy": "points", "loss": "nats"}[scaling.measure]
         factor = 100 if scaling.measure == "accuracy" else 1
@@ -348,7 +351,7 @@ class LampQ(Allocator):
             for type, drop in scaling.drop.items()
         )
         log.info("A_t at %d bits over %d blocks (%s): %s", self.beta, len(blocks), unit, drops)
-        if self.drop == "auto" and scaling.measure == "loss" and search.task.name == "classification":
+        if self.drop == "auto" and scaling.measure == "loss" and workbench.task.name == "classification":
             log.info("accuracy drops are within noise for at least one type: alpha_t comes from the mean loss increase")
         if any(not math.isfinite(alpha) for alpha in scaling.alpha.values()):
             log.warning("alpha_t is not finite for some type: its Fisher traces are zero")

@@ -2,17 +2,19 @@
 
 import logging
 
-from lampq.allocation.base import Search
 from lampq.allocation.dynamic_program import Allocation
 from lampq.allocation.ilp import solve_ilp
 from lampq.allocation.search_space import LayerScores, SearchSpace
 from lampq.budgets import Budget
 from lampq.plan import BitPlan
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
 
-def least_score_plan(search: Search, budget: Budget, scores: dict[str, dict[int, float]], origin: dict) -> BitPlan:
+def least_score_plan(
+    workbench: Workbench, budget: Budget, scores: dict[str, dict[int, float]], origin: dict
+) -> BitPlan:
     """``argmin sum_i score_i(B_i)`` within the budget, its ties and pins, solved exactly.
 
     Args:
@@ -22,10 +24,10 @@ def least_score_plan(search: Search, budget: Budget, scores: dict[str, dict[int,
     Raises:
         LampQError: no plan keeps the budget, or a score is not a number.
     """
-    layer_bits, allocation = least_score_bits(SearchSpace.open(search, budget), scores)
+    layer_bits, allocation = least_score_bits(SearchSpace.open(workbench, budget), scores)
     log.info("%s: total score %.6g, by %s", origin["allocator"], allocation.objective, allocation.solver)
     told = {**origin, "solver": allocation.solver, "objective": allocation.objective, "scores": by_text(scores)}
-    return budget.plan(search.adapter.sites, layer_bits, told).with_scores(at_the_target(scores, budget))
+    return budget.plan(workbench.adapter.sites, layer_bits, told).with_scores(at_the_target(scores, budget))
 
 
 def least_score_bits(space: SearchSpace, scores: LayerScores) -> tuple[dict[str, int], Allocation]:

@@ -2,7 +2,7 @@
 
 import logging
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import least_score_plan
 from lampq.budgets import Budget
 from lampq.errors import LampQError
@@ -11,6 +11,7 @@ from lampq.plan import BitPlan
 from lampq.sensitivity.output_fisher import falling
 from lampq.sensitivity.relevance import relevance_importance
 from lampq.sensitivity.single_layer_loss import single_layer_losses
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +48,19 @@ class MixQViT(Allocator):
         unused = {"relevance_images"} if self.importance == "none" else set()
         return {key: value for key, value in vars(self).items() if key not in unused}
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Measure every layer at every bit-width, weigh, solve.
 
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
         """
-        search.bank.check_bits("bit_set", *budget.candidates)
+        workbench.bank.check_bits("bit_set", *budget.candidates)
         others = None if self.others == "full_precision" else self.others
-        search.bank.check_bits("allocator.others", others)
-        losses = single_layer_losses(search, budget, others)
-        weight = {s.name: 1.0 for s in search.layers}
+        workbench.bank.check_bits("allocator.others", others)
+        losses = single_layer_losses(workbench, budget, others)
+        weight = {s.name: 1.0 for s in workbench.layers}
         if self.importance == "relevance":
-            weight = relevance_importance(search, self.relevance_images)
+            weight = relevance_importance(workbench, self.relevance_images)
         scores = {
             name: {b: weight[name] * max(0.0, loss) for b, loss in falling(row).items()} for name, row in losses.items()
         }
@@ -67,4 +68,4 @@ class MixQViT(Allocator):
         if noisy:
             log.info("mix_qvit: %d layers of %d gain at some bits, which counts as no loss", noisy, len(losses))
         origin = {"allocator": self.name, "settings": self.settings(), "importance": weight}
-        return least_score_plan(search, budget, scores, origin)
+        return least_score_plan(workbench, budget, scores, origin)

@@ -2,7 +2,7 @@
 
 import logging
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import at_the_target, by_text, least_score_bits, least_score_plan
 from lampq.allocation.search_space import SearchSpace
 from lampq.budgets import Budget
@@ -10,6 +10,7 @@ from lampq.limits import choice
 from lampq.plan import BitPlan
 from lampq.sensitivity.labels import LABELS
 from lampq.sensitivity.output_fisher import falling, output_fisher, weight_and_input_scores
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 class OutputFisher(Allocator):
     """Bits of least total output score (`lampq.sensitivity.output_fisher`), one pass over D and no plan tried.
 
-    As `auto_quantize` of NVIDIA's TensorRT Model Optimizer does with its gradient-based search, over the bit set
+    As `auto_quantize` of NVIDIA's TensorRT Model Optimizer does with its gradient-based workbench, over the bit set
     instead of number formats. Its solver is given a smaller budget where it finds nothing; ours is exact and needs
     none.
 
@@ -39,26 +40,28 @@ class OutputFisher(Allocator):
     def settings(self) -> dict:
         return {"labels": self.labels}
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Score every layer at every bit-width, solve.
 
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
         """
-        search.bank.check_bits("bit_set", *budget.candidates)
+        workbench.bank.check_bits("bit_set", *budget.candidates)
         if budget.independent:
-            return self._independent(search, budget)
-        scores = {name: falling(row) for name, row in output_fisher(search, budget, self.labels).items()}
-        return least_score_plan(search, budget, scores, {"allocator": self.name, "settings": self.settings()})
+            return self._independent(workbench, budget)
+        scores = {name: falling(row) for name, row in output_fisher(workbench, budget, self.labels).items()}
+        return least_score_plan(workbench, budget, scores, {"allocator": self.name, "settings": self.settings()})
 
-    def _independent(self, search: Search, budget: Budget) -> BitPlan:
+    def _independent(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """The bits of weights and of inputs, each within its own target."""
-        search.bank.check_bits("bit_set", *budget.input_candidates)
-        spaces = SearchSpace.open(search, budget), SearchSpace.of_inputs(search.layers, budget)
+        workbench.bank.check_bits("bit_set", *budget.input_candidates)
+        spaces = SearchSpace.open(workbench, budget), SearchSpace.of_inputs(workbench.layers, budget)
         origin = {"allocator": self.name, "settings": self.settings()}
         chosen, of_weights = [], {}
         kinds = ("weights", "inputs")
-        for kind, space, rows in zip(kinds, spaces, weight_and_input_scores(search, budget, self.labels), strict=True):
+        for kind, space, rows in zip(
+            kinds, spaces, weight_and_input_scores(workbench, budget, self.labels), strict=True
+        ):
             scores = {name: falling(row) for name, row in rows.items()}
             of_weights = of_weights or scores
             bits, allocation = least_score_bits(space, scores)
@@ -66,5 +69,5 @@ class OutputFisher(Allocator):
             solved = {"solver": allocation.solver, "objective": allocation.objective, "scores": by_text(scores)}
             origin[kind] = solved
             chosen.append(bits)
-        plan = budget.plan(search.adapter.sites, chosen[0], origin, input_bits=chosen[1])
+        plan = budget.plan(workbench.adapter.sites, chosen[0], origin, input_bits=chosen[1])
         return plan.with_scores(at_the_target(of_weights, budget))

@@ -5,12 +5,13 @@ import logging
 import numpy as np
 import torch
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.search_space import SearchSpace
 from lampq.budgets import Budget
 from lampq.limits import integer
 from lampq.plan import BitPlan
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class RandomPlan(Allocator):
     layers, each as likely as another, goes up to it. No layer can be raised any more in the plan that results; large
     and small layers are treated alike.
 
-    It counts as a search, although it chooses by nothing: it uses the bit set, and its plan is scored on D, so that
+    It counts as a workbench, although it chooses by nothing: it uses the bit set, and its plan is scored on D, so that
     it stands beside the others with the same figures.
 
     Args:
@@ -40,25 +41,25 @@ class RandomPlan(Allocator):
     def settings(self) -> dict:
         return {"draw": self.draw}
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Draw the plan.
 
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
         """
-        search.bank.check_bits("bit_set", *budget.candidates)
-        space = SearchSpace.open(search, budget)
-        nothing = {s.name: dict.fromkeys(space.bits, 0.0) for s in search.layers}
+        workbench.bank.check_bits("bit_set", *budget.candidates)
+        space = SearchSpace.open(workbench, budget)
+        nothing = {s.name: dict.fromkeys(space.bits, 0.0) for s in workbench.layers}
         problem = space.problem(space.costs(nothing))
-        choice = random_choice(problem, generator_of(search.seed, self.draw))
+        choice = random_choice(problem, generator_of(workbench.seed, self.draw))
         layer_bits = space.layer_bits(problem.bits_of(choice))
         origin = {"allocator": self.name, "settings": self.settings()}
-        plan = budget.plan(search.adapter.sites, layer_bits, origin)
-        search.bank.calibrate(plan)
-        score = search.evaluator.score(plan)
+        plan = budget.plan(workbench.adapter.sites, layer_bits, origin)
+        workbench.bank.calibrate(plan)
+        score = workbench.evaluator.score(plan)
         origin |= {"accuracy": score.accuracy, "loss": score.mean_loss}
-        log.info("random plan %d of seed %d: mean loss %.4f on D", self.draw, search.seed, score.mean_loss)
-        return budget.plan(search.adapter.sites, layer_bits, origin)
+        log.info("random plan %d of seed %d: mean loss %.4f on D", self.draw, workbench.seed, score.mean_loss)
+        return budget.plan(workbench.adapter.sites, layer_bits, origin)
 
 
 def generator_of(seed: int, draw: int) -> torch.Generator:

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from lampq.allocation.base import Search
 from lampq.allocation.greedy_start import AllocationProblem
 from lampq.bindings import Ties, check_bound, group_name, pinned, tied
 from lampq.budgets import UNITS, Budget, packed_bytes
@@ -16,6 +15,7 @@ from lampq.errors import LampQError
 from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
+from lampq.workbench import Workbench
 
 INPUT_BITS = "input bits"
 """What a budget of inputs is counted in."""
@@ -69,7 +69,7 @@ class SearchSpace:
     unit: str
 
     @classmethod
-    def open(cls, search: Search, budget: Budget, ties: Ties = "none") -> "SearchSpace":
+    def open(cls, workbench: Workbench, budget: Budget, ties: Ties = "none") -> "SearchSpace":
         """The weight bits (and with them, by the budget's rules, the input bits) of the 4N layers.
 
         For a budget of bytes, each site is calibrated at one bit-width, the target or the next smaller in the bit
@@ -83,16 +83,16 @@ class SearchSpace:
         """
         packed = None
         if budget.unit == "packed_bytes":
-            sites, parameters = search.adapter.sites, search.adapter.parameters()
+            sites, parameters = workbench.adapter.sites, workbench.adapter.parameters()
             bits = max((b for b in budget.candidates if b <= budget.weight_bits), default=min(budget.candidates))
-            reference = budget.plan(sites, dict.fromkeys((s.name for s in search.layers), bits))
-            search.bank.calibrate(reference)
-            stored = search.bank.quantizer_parameters(reference)
+            reference = budget.plan(sites, dict.fromkeys((s.name for s in workbench.layers), bits))
+            workbench.bank.calibrate(reference)
+            stored = workbench.bank.quantizer_parameters(reference)
 
             def packed(plan: BitPlan) -> int:
                 return packed_bytes(sites, plan, parameters, stored)
 
-        return cls._of_weights(search.adapter, budget, packed, ties)
+        return cls._of_weights(workbench.adapter, budget, packed, ties)
 
     @classmethod
     def check(cls, adapter: ModelAdapter, budget: Budget, ties: Ties = "none") -> None:

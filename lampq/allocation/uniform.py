@@ -2,10 +2,11 @@
 
 import logging
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.plan import BitPlan
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class Uniform(Allocator):
     name = "uniform"
     searches = False
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """The uniform plan.
 
         Raises:
@@ -35,5 +36,5 @@ class Uniform(Allocator):
         if budget.pins or budget.ties != "none" or budget.limit is not None:
             log.info("uniform: equal bits everywhere, not bound by pins, ties and budget_limit")
         budget = budget.unbound()
-        layer_bits = {site.name: int(budget.weight_bits) for site in search.layers}
-        return budget.plan(search.adapter.sites, layer_bits, {"allocator": self.name})
+        layer_bits = {site.name: int(budget.weight_bits) for site in workbench.layers}
+        return budget.plan(workbench.adapter.sites, layer_bits, {"allocator": self.name})

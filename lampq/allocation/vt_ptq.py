@@ -2,7 +2,7 @@
 
 import logging
 
-from lampq.allocation.base import Allocator, Search
+from lampq.allocation.base import Allocator
 from lampq.allocation.k_best import k_best_plans
 from lampq.allocation.least_score import at_the_target
 from lampq.allocation.search_space import SearchSpace
@@ -12,6 +12,7 @@ from lampq.limits import choice, integer, optional
 from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.sensitivity.nuclear_norm import ERRORS, module_sensitivities
+from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -51,21 +52,21 @@ class VTPTQ(Allocator):
         limited = {} if self.max_evaluations is None else {"max_evaluations": self.max_evaluations}
         return {**metric, "candidates": self.candidates, **limited}
 
-    def allocate(self, search: Search, budget: Budget) -> BitPlan:
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Choose the bits of every module.
 
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
         """
-        search.bank.check_bits("bit_set", *budget.candidates)
-        space = SearchSpace.open(search, budget, self.ties)
-        omega = module_sensitivities(search, budget, self.error)
+        workbench.bank.check_bits("bit_set", *budget.candidates)
+        space = SearchSpace.open(workbench, budget, self.ties)
+        omega = module_sensitivities(workbench, budget, self.error)
         modules = list(omega)
         of_layers = {
-            s.name: omega[b, m] for b, m in modules for s in search.layers if s.block == b and s.type in MODULES[m]
+            s.name: omega[b, m] for b, m in modules for s in workbench.layers if s.block == b and s.type in MODULES[m]
         }
         # A module's Omega is one number: it counts once, with the first of its layers.
-        first = {next(s.name for s in search.layers if s.block == b and s.type in MODULES[m]) for b, m in modules}
+        first = {next(s.name for s in workbench.layers if s.block == b and s.type in MODULES[m]) for b, m in modules}
         nothing = dict.fromkeys(budget.candidates, 0.0)
         problem = space.problem(space.costs({n: row if n in first else nothing for n, row in of_layers.items()}))
         wanted = 1 if self.selection == "knapsack" else self.candidates
@@ -77,21 +78,21 @@ class VTPTQ(Allocator):
             "settings": self.settings(),
             "omega": {f"{b} {m}": {str(bits): v for bits, v in omega[b, m].items()} for b, m in modules},
         }
-        plans = [budget.plan(search.adapter.sites, space.layer_bits(problem.bits_of(way)), origin) for way in found]
+        plans = [budget.plan(workbench.adapter.sites, space.layer_bits(problem.bits_of(way)), origin) for way in found]
         chosen = 0
         if self.selection == "frontier":
-            chosen, origin["frontier"] = self._best_on_d(search, plans, [problem.objective(way) for way in found])
+            chosen, origin["frontier"] = self._best_on_d(workbench, plans, [problem.objective(way) for way in found])
         log.info("vt_ptq: plan %d of %d by total Omega is the best on D", chosen + 1, len(plans))
         return plans[chosen].with_scores(at_the_target(of_layers, budget))
 
     def _best_on_d(
-        self, search: Search, plans: list[BitPlan], objectives: list[float]
+        self, workbench: Workbench, plans: list[BitPlan], objectives: list[float]
     ) -> tuple[int, list[dict[str, float]]]:
         """The plan with most images of D right (then the lowest mean loss), and what was measured."""
         best, history, scores = 0, [], []
         for index, plan in enumerate(progress(plans, description="plans of the frontier on D", unit="plans")):
-            search.bank.calibrate(plan)
-            scores.append(search.evaluator.score(plan))
+            workbench.bank.calibrate(plan)
+            scores.append(workbench.evaluator.score(plan))
             history.append({"omega": objectives[index], "accuracy": scores[-1].accuracy, "loss": scores[-1].mean_loss})
             if scores[-1].better_than(scores[best]):
                 best = index

@@ -103,12 +103,10 @@ class ImageNet:
         from timm.data.transforms import str_to_interp_mode
         from torchvision import transforms
 
-        heads = [site for site in adapter.sites if site.type == "head"]
-        classes = adapter.module(heads[-1].name).out_features if heads else 0
-        if classes != len(wordnet_classes()):
+        if adapter.classes != len(wordnet_classes()):
             raise LampQError(
-                f"model.name={adapter.name}: it knows {classes} classes, not the {len(wordnet_classes())} of ImageNet; "
-                "choose a model trained on them, or another dataset"
+                f"model.name={adapter.name}: it knows {adapter.classes} classes, not the {len(wordnet_classes())} of "
+                "ImageNet; choose a model trained on them, or another dataset"
             )
         config = adapter.data_config
         crop = self._overrides["crop_size"] or adapter.input_size[-1]

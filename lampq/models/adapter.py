@@ -58,6 +58,12 @@ class ModelAdapter(ABC):
     def blocks(self) -> int:
         """Number of blocks, N of the paper."""
 
+    @property
+    def classes(self) -> int:
+        """Number of classes: outputs of the head, 0 without one."""
+        heads = [site for site in self.sites if site.type == "head"]
+        return self.module(heads[-1].name).out_features if heads else 0
+
     @abstractmethod
     def declare_sites(self) -> list[Site]:
         """The sites in the order of execution; parameters, MACs and elements are filled in by `_measure`."""

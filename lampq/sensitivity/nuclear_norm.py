@@ -15,7 +15,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.detection.images import Pictures, batches
 from lampq.layers import MODULES, Site
@@ -23,6 +22,7 @@ from lampq.models.adapter import ModelAdapter
 from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.quantized_model import QuantizedModel
+from lampq.workbench import Workbench
 
 CHUNK = 8
 """Images run at once; fixed, so that values do not depend on a user's batch size."""
@@ -34,36 +34,36 @@ Module = tuple[int, str]
 """Block and MSA or MLP."""
 
 
-def module_sensitivities(search: Search, budget: Budget, error: str = "output") -> dict[Module, dict[int, float]]:
+def module_sensitivities(workbench: Workbench, budget: Budget, error: str = "output") -> dict[Module, dict[int, float]]:
     """Omega of every module at every bit-width of the bit set, over the calibration images.
 
     Args:
-        search: the full-precision model, the bank, the calibration images.
+        workbench: the full-precision model, the bank, the calibration images.
         budget: the bit set, and the bits of inputs and operands.
         error: one of `ERRORS`.
     """
-    inner = [s for s in search.adapter.sites if any(s.type in types for types in MODULES.values())]
+    inner = [s for s in workbench.adapter.sites if any(s.type in types for types in MODULES.values())]
     blocks = sorted({s.block for s in inner})
     parts = {(b, m): [s for s in inner if s.block == b and s.type in MODULES[m]] for b in blocks for m in MODULES}
     bits = list(budget.candidates)
-    key = {**search.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "error": error}
+    key = {**workbench.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "error": error}
     key["revision"] = 2
 
     def compute() -> dict[str, Tensor]:
-        return {"omega": torch.stack(_measure(search, budget, parts, error))}
+        return {"omega": torch.stack(_measure(workbench, budget, parts, error))}
 
-    stored = search.store.fetch("nuclear_norm", key, compute)["omega"].tolist()
+    stored = workbench.store.fetch("nuclear_norm", key, compute)["omega"].tolist()
     return {part: dict(zip(bits, row, strict=True)) for part, row in zip(parts, stored, strict=True)}
 
 
 @torch.inference_mode()
-def _measure(search: Search, budget: Budget, parts: dict[Module, list[Site]], error: str) -> list[Tensor]:
+def _measure(workbench: Workbench, budget: Budget, parts: dict[Module, list[Site]], error: str) -> list[Tensor]:
     """``[candidates]`` float64 of every module, block by block from the full-precision model's states."""
-    full_precision = BitPlan.full_precision(search.adapter.sites)
+    full_precision = BitPlan.full_precision(workbench.adapter.sites)
     wanted = [(s, *_bits(s, b, budget)) for sites in parts.values() for s in sites for b in budget.candidates]
-    search.bank.prepare(wanted)
-    original, quantized = search.adapter.clone(), QuantizedModel(search.adapter, search.bank)
-    states = [original.run_segment(0, chunk) for chunk in batches(search.task.calibration_images, CHUNK)]
+    workbench.bank.prepare(wanted)
+    original, quantized = workbench.adapter.clone(), QuantizedModel(workbench.adapter, workbench.bank)
+    states = [original.run_segment(0, chunk) for chunk in batches(workbench.task.calibration_images, CHUNK)]
     sums = {part: torch.zeros(len(budget.candidates), dtype=torch.float64) for part in parts}
     images = 0
     for (block, module), sites in progress(parts.items(), description="nuclear norms of modules", unit="modules"):

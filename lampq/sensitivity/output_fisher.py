@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.detection.images import Images, Pictures, Targets, with_gradients
 from lampq.models.adapter import ModelAdapter
@@ -23,6 +22,7 @@ from lampq.progress import progress
 from lampq.sensitivity.fisher import class_losses
 from lampq.sensitivity.labels import identity_of_labels, labels_of
 from lampq.sensitivity.straight_through import straight_through
+from lampq.workbench import Workbench
 
 Bits = tuple[int | None, int | None]
 """(weight bits, input bits); None is full precision."""
@@ -32,7 +32,7 @@ CHUNK = 16
 
 
 def output_fisher(
-    search: Search, budget: Budget, labels: str, plan: BitPlan | None = None
+    workbench: Workbench, budget: Budget, labels: str, plan: BitPlan | None = None
 ) -> dict[str, dict[int, float]]:
     """Scores of every layer at every bit-width of the bit set, over D.
 
@@ -45,22 +45,22 @@ def output_fisher(
         By layer and bits, squared nats, as measured: more bits may score higher (see `falling`).
     """
     pairs = {b: (b, budget.input_bits(b)) for b in budget.candidates}
-    scores = scores_at(search, list(pairs.values()), labels, plan)
+    scores = scores_at(workbench, list(pairs.values()), labels, plan)
     return {name: {b: row[pair] for b, pair in pairs.items()} for name, row in scores.items()}
 
 
 def weight_and_input_scores(
-    search: Search, budget: Budget, labels: str
+    workbench: Workbench, budget: Budget, labels: str
 ) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
     """Scores of the weights of every layer, inputs in full precision, and of its input, weights in full precision."""
     inputs = budget.input_candidates or budget.candidates
-    scores = scores_at(search, [*((b, None) for b in budget.candidates), *((None, b) for b in inputs)], labels)
+    scores = scores_at(workbench, [*((b, None) for b in budget.candidates), *((None, b) for b in inputs)], labels)
     of_weights = {name: {b: row[b, None] for b in budget.candidates} for name, row in scores.items()}
     return of_weights, {name: {b: row[None, b] for b in inputs} for name, row in scores.items()}
 
 
 def scores_at(
-    search: Search, wanted: Sequence[Bits], labels: str, plan: BitPlan | None = None
+    workbench: Workbench, wanted: Sequence[Bits], labels: str, plan: BitPlan | None = None
 ) -> dict[str, dict[Bits, float]]:
     """Scores of every layer at given (weight bits, input bits), over D; None is full precision.
 
@@ -73,30 +73,30 @@ def scores_at(
     Returns:
         By layer and bits, squared nats.
     """
-    layers = search.layers
+    layers = workbench.layers
 
     def key(bits: Bits) -> dict:
         given = {"bits": bits[0], "input_bits": bits[1], "revision": 1}
         at_plan = {} if plan is None else {"plan": plan.key()}
-        return {**search.bank.identity, **identity_of_labels(search, labels), **given, **at_plan}
+        return {**workbench.bank.identity, **identity_of_labels(workbench, labels), **given, **at_plan}
 
-    missing = tuple(bits for bits in wanted if not search.store.holds("output_fisher", key(bits)))
-    search.bank.prepare([(s, *bits) for s in layers for bits in missing])
+    missing = tuple(bits for bits in wanted if not workbench.store.holds("output_fisher", key(bits)))
+    workbench.bank.prepare([(s, *bits) for s in layers for bits in missing])
 
     @cache
     def measured(together: tuple[Bits, ...]) -> Tensor:
-        modules = {s.name: [search.bank.module(s, *bits) for bits in together] for s in layers}
-        images = search.task.sample_images
-        adapter = search.adapter if plan is None else straight_through(search.adapter, search.bank, plan)
+        modules = {s.name: [workbench.bank.module(s, *bits) for bits in together] for s in layers}
+        images = workbench.task.sample_images
+        adapter = workbench.adapter if plan is None else straight_through(workbench.adapter, workbench.bank, plan)
         with progress(description="output errors and gradients over D", total=len(images), unit="images") as bar:
             chunk = 1 if isinstance(images, Images) else CHUNK
             return output_scores(
                 adapter,
                 modules,
                 images,
-                labels_of(search, labels),
+                labels_of(workbench, labels),
                 chunk=chunk,
-                losses=search.task.losses,
+                losses=workbench.task.losses,
                 progress=lambda done: bar.update(done),
             )
 
@@ -107,7 +107,7 @@ def scores_at(
             together = missing if bits in missing else (bits,)
             return {"score": measured(together)[:, together.index(bits)]}
 
-        column = search.store.fetch("output_fisher", key(bits), compute)["score"].tolist()
+        column = workbench.store.fetch("output_fisher", key(bits), compute)["score"].tolist()
         for site, score in zip(layers, column, strict=True):
             scores[site.name][bits] = score
     return scores

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lampq.allocation.base import Search
 from lampq.allocation.search_space import Group
 from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.plan import BitPlan
 from lampq.progress import progress
+from lampq.workbench import Workbench
 
 
 def neighbours(one: Group, other: Group) -> bool:
@@ -56,7 +56,7 @@ class PairwiseLosses:
         return matrix
 
 
-def pairwise_losses(search: Search, budget: Budget, groups: Sequence[Group], pairs: str) -> PairwiseLosses:
+def pairwise_losses(workbench: Workbench, budget: Budget, groups: Sequence[Group], pairs: str) -> PairwiseLosses:
     """Score every group at every bit-width it may have, alone and together with others, all else in full precision.
 
     4N layers at |B| bit-widths are ``4N |B|`` single scores and ``4N (4N - 1) / 2 |B|^2`` pairs. Each score lies in
@@ -70,8 +70,8 @@ def pairwise_losses(search: Search, budget: Budget, groups: Sequence[Group], pai
     Raises:
         LampQError: a loss is not finite, or the base quantizer is not defined at a bit-width needed.
     """
-    evaluator, full_precision = search.evaluator, BitPlan.full_precision(search.adapter.sites)
-    search.bank.prepare([(s, b, budget.input_bits(b)) for g in groups for s in g.layers for b in g.bits])
+    evaluator, full_precision = workbench.evaluator, BitPlan.full_precision(workbench.adapter.sites)
+    workbench.bank.prepare([(s, b, budget.input_bits(b)) for g in groups for s in g.layers for b in g.bits])
     every = range(len(groups))
     partners = {
         i: [

@@ -21,10 +21,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lampq.allocation.base import Search
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
+from lampq.workbench import Workbench
 
 CHUNK = 16
 """Images run at once; fixed, so that relevances do not depend on a user's batch size."""
@@ -172,27 +172,27 @@ def layer_relevances(
     return torch.cat(shares)
 
 
-def relevance_importance(search: Search, images: int) -> dict[str, float]:
+def relevance_importance(workbench: Workbench, images: int) -> dict[str, float]:
     """I_i of every layer: its share of the relevance, averaged over the first `images` images of D; sums to 1.
 
     Stored by what it depends on; the base quantizer is none of it.
     """
-    search.task.only_classifiers("allocator.importance=relevance")
-    names = [s.name for s in search.layers]
+    workbench.task.only_classifiers("allocator.importance=relevance")
+    names = [s.name for s in workbench.layers]
     key = {
-        "model": search.bank.identity["model"],
-        "weights": search.bank.identity["weights"],
-        "sample": search.task.identity["sample"],
+        "model": workbench.bank.identity["model"],
+        "weights": workbench.bank.identity["weights"],
+        "sample": workbench.task.identity["sample"],
         "images": images,
         "epsilon": EPSILON,
         "revision": 1,
     }
 
     def compute() -> dict[str, Tensor]:
-        pictures = search.task.sample_images[:images]
+        pictures = workbench.task.sample_images[:images]
         with progress(description="relevance over D", total=len(pictures), unit="images") as bar:
-            shares = layer_relevances(search.adapter, names, pictures, progress=lambda done: bar.update(done))
+            shares = layer_relevances(workbench.adapter, names, pictures, progress=lambda done: bar.update(done))
         return {"importance": shares.mean(0)}
 
-    stored = search.store.fetch("relevance", key, compute)["importance"].tolist()
+    stored = workbench.store.fetch("relevance", key, compute)["importance"].tolist()
     return dict(zip(names, stored, strict=True))

@@ -6,7 +6,6 @@ Figures 1, 6 and 8 of the paper. Measured on the sample set D, since that is wha
 from dataclasses import dataclass
 from typing import Any
 
-from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.layers import LAYER_TYPES, MATMUL_TYPES, MODULES, Site
@@ -14,6 +13,7 @@ from lampq.limits import integer, optional, shown
 from lampq.plan import BitPlan
 from lampq.progress import progress
 from lampq.sensitivity.type_scaling import mean_and_error
+from lampq.workbench import Workbench
 
 UNITS = ("layers", "modules", "blocks")
 
@@ -86,7 +86,7 @@ class SingleComponents:
         }
         return [component for unit in UNITS if unit in self.units for component in found[unit]]
 
-    def measure(self, search: Search, budget: Budget) -> list[dict[str, Any]]:
+    def measure(self, workbench: Workbench, budget: Budget) -> list[dict[str, Any]]:
         """Accuracy and loss on D with each component quantized by itself.
 
         Returns:
@@ -94,9 +94,9 @@ class SingleComponents:
             paired standard error against the model without it; `loss_increase` (nats) with its own. The first row, of
             unit ``none``, is that model.
         """
-        search.bank.check_bits("sensitivity.bits", self.bits)
-        search.bank.check_bits("sensitivity.first_block_bits", self.first_block_bits)
-        sites = search.adapter.sites
+        workbench.bank.check_bits("sensitivity.bits", self.bits)
+        workbench.bank.check_bits("sensitivity.first_block_bits", self.first_block_bits)
+        sites = workbench.adapter.sites
         context = BitPlan.full_precision(sites)
         if self.first_block_bits is not None:
             first = next(c for c in replaced(self, units=["blocks"]).components(sites) if c.block == 0)
@@ -104,16 +104,16 @@ class SingleComponents:
         components = self.components(sites)
         plans = [self._quantized(context, component, self.bits, sites, budget) for component in components]
         for plan in [context, *plans]:
-            search.bank.calibrate(plan)
-        search.evaluator.set_base(context)
-        search.task.only_classifiers("sensitivity=components")
-        base = search.evaluator.score(context)
+            workbench.bank.calibrate(plan)
+        workbench.evaluator.set_base(context)
+        workbench.task.only_classifiers("sensitivity=components")
+        base = workbench.evaluator.score(context)
         rows: list[dict[str, Any]] = [{"unit": "none", "top1": 100 * base.accuracy, "loss": base.mean_loss}]
         steps = zip(components, plans, strict=True)
         for component, plan in progress(
             steps, description=f"single components at {self.bits} bits on D", total=len(plans), unit="components"
         ):
-            score = search.evaluator.score(plan)
+            score = workbench.evaluator.score(plan)
             drop, drop_error = mean_and_error(100 * (base.correct - score.correct))
             increase, increase_error = mean_and_error(score.loss - base.loss)
             rows.append(

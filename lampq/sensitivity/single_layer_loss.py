@@ -2,14 +2,14 @@
 
 import math
 
-from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.plan import BitPlan
 from lampq.progress import progress
+from lampq.workbench import Workbench
 
 
-def single_layer_losses(search: Search, budget: Budget, others: int | None = None) -> dict[str, dict[int, float]]:
+def single_layer_losses(workbench: Workbench, budget: Budget, others: int | None = None) -> dict[str, dict[int, float]]:
     """``loss(layer at b, others as they are) - loss(layer in full precision, others as they are)``, means over D.
 
     Each score lies in the store by itself, so an interrupted measurement goes on at the next one.
@@ -25,13 +25,13 @@ def single_layer_losses(search: Search, budget: Budget, others: int | None = Non
     Raises:
         LampQError: a loss is not finite, or the base quantizer is not defined at a bit-width needed.
     """
-    layers, sites, evaluator = search.layers, search.adapter.sites, search.evaluator
+    layers, sites, evaluator = workbench.layers, workbench.adapter.sites, workbench.evaluator
     if others is None:
         context = BitPlan.full_precision(sites)
     else:
         context = budget.plan(sites, dict.fromkeys((s.name for s in layers), others))
-    search.bank.calibrate(context)
-    search.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in budget.candidates])
+    workbench.bank.calibrate(context)
+    workbench.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in budget.candidates])
     evaluator.set_base(context)
     total = (len(budget.candidates) + (others is not None)) * len(layers)
     bar = progress(description="losses of single layers on D", total=total, unit="scores")

@@ -3,20 +3,20 @@
 import torch
 from torch import Tensor, nn
 
-from lampq.allocation.base import Search
 from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.quantized_modules.linear import QuantizedLinear
+from lampq.workbench import Workbench
 
 
-def weight_errors(search: Search, budget: Budget) -> dict[str, dict[int, float]]:
+def weight_errors(workbench: Workbench, budget: Budget) -> dict[str, dict[int, float]]:
     """``|| Q_b(W) - W ||^2`` of every layer at every bit-width of the bit set, in the units of the original weights."""
-    layers, bits = search.layers, budget.candidates
-    search.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in bits])
+    layers, bits = workbench.layers, budget.candidates
+    workbench.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in bits])
     errors: dict[str, dict[int, float]] = {}
     for site in layers:
-        original = search.adapter.module(site.name).weight.detach().double()
-        modules = {b: search.bank.module(site, b, budget.input_bits(b)) for b in bits}
+        original = workbench.adapter.module(site.name).weight.detach().double()
+        modules = {b: workbench.bank.module(site, b, budget.input_bits(b)) for b in bits}
         errors[site.name] = {
             b: (effective_weight(module, site.name).double() - original).square().sum().item()
             for b, module in modules.items()

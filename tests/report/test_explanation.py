@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from experiments.__main__ import main
-from experiments.explain import WIDTH, explain, reasons
 from lampq.allocation.stored_scores import stored_scores
+from lampq.report.explanation import WIDTH, explanation, reasons
 from tests.experiments.results_folder import scored_plan
 from tests.report.plans import example_plan
 
@@ -27,8 +27,7 @@ def swap(up, down, accuracy, accepted, **before):
 
 
 def told(plan, tmp_path, csv_file=None):
-    plan.write(tmp_path / "plan.json")
-    return explain(tmp_path / "plan.json", csv_file)
+    return explanation(plan, csv=csv_file)
 
 
 def line_of(text, layer):

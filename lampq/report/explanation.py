@@ -1,4 +1,4 @@
-"""Why each layer got its bits: `python -m experiments explain PLAN`."""
+"""Why each layer got its bits, in words that follow from the plan's own numbers."""
 
 import textwrap
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 from lampq.allocation.search_space import Group
 from lampq.allocation.stored_scores import StoredScores, stored_scores
 from lampq.errors import LampQError
+from lampq.limits import did_you_mean
 from lampq.plan import BitPlan, SitePlan
 from lampq.report.style import write_rows
 
@@ -82,13 +83,21 @@ def reasons(plan: BitPlan, scores: StoredScores | None) -> list[Reason]:
     return found
 
 
-def explain(path: Path, csv: Path | None = None) -> str:
-    """The reasons of a plan file as text, and as CSV where asked for.
+def explanation(plan: BitPlan, layer: str | None = None, name: str = "plan", csv: Path | None = None) -> str:
+    """The reasons of a plan as text, and as CSV where asked for.
+
+    Args:
+        layer: only this layer; None for all.
+        name: what the text calls the plan.
+        csv: file for the numbers.
 
     Raises:
-        LampQError: not a plan.
+        LampQError: there is no such layer.
     """
-    plan = BitPlan.read(path)
+    layers = [s for s in plan.sites if s.allocated]
+    if layer is not None and layer not in {s.name for s in layers}:
+        near = did_you_mean(layer, [s.name for s in layers])
+        raise LampQError(f"{layer}: is none of the plan's {len(layers)} layers{near or '; see plan.layer_bits()'}")
     try:
         scores, without = stored_scores(plan), ""
     except LampQError as error:
@@ -97,11 +106,10 @@ def explain(path: Path, csv: Path | None = None) -> str:
     price = scores.price() if scores else None
     if csv is not None:
         write_rows(csv, [_record(reason, price) for reason in found])
-    layers = [s for s in plan.sites if s.allocated]
     spent = sum(s.parameters * s.weight_bits for s in layers) / sum(s.parameters for s in layers)
     target = plan.budget.get("weight_bits")
     told = [
-        f"{path}",
+        name,
         f"allocator {plan.origin.get('allocator', 'unknown')}: {spent:.4f} bits on average"
         + (f", target {target:g}" if target is not None else "")
         + (f", bit set {plan.budget['candidates']}" if "candidates" in plan.budget else ""),
@@ -112,14 +120,14 @@ def explain(path: Path, csv: Path | None = None) -> str:
         told += textwrap.wrap(f"No costs to compare: {without}.", WIDTH)
     else:
         told += _legend(scores, price)
-    rows = [_row(reason, scores is not None) for reason in found]
+    rows = [_row(reason, scores is not None) for reason in found if layer in (None, reason.site.name)]
     header = _header(scores)
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header) - 1)]
     told += [""]
     for row in [header, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:], strict=True))]
         told.append(_fitted("  ".join([*cells, row[-1]])))
-    told += _swap_lines(plan.origin.get("swaps", []), layers, JUDGED[plan.origin.get("judged", "top1")])
+    told += _swap_lines(plan.origin.get("swaps", []), layer, layers, JUDGED[plan.origin.get("judged", "top1")])
     return "\n".join(line.rstrip() for line in told)
 
 
@@ -203,9 +211,10 @@ def _row(reason: Reason, scored: bool) -> list[str]:
     return [*first, *numbers, reason.why]
 
 
-def _swap_lines(swaps: list[dict[str, Any]], layers: list[SitePlan], accuracy: str) -> list[str]:
-    """Every swap of the update, in order, with the accuracy on D (called so) or the loss before and after."""
-    if not swaps:
+def _swap_lines(swaps: list[dict[str, Any]], layer: str | None, layers: list[SitePlan], accuracy: str) -> list[str]:
+    """Every swap of the update (of one layer, if it is named), in order, with the accuracy on D (called so) or the loss
+    before and after."""
+    if not any(layer in (None, swap["up"], swap["down"]) for swap in swaps):
         return []
     width = max(len(s.name) for s in layers)
     losses = swaps[0]["accuracy"] is None  # of a detector that is judged by it
@@ -219,7 +228,8 @@ def _swap_lines(swaps: list[dict[str, Any]], layers: list[SitePlan], accuracy: s
         )
         verdict = "kept" if swap["accepted"] else "refused"
         names = f"+ {swap['up'].ljust(width)}  - {swap['down'].ljust(width)}"
-        lines.append(_fitted(f"{number:4d}  {names}  {first.removesuffix(' %')} -> {then}  {verdict}"))
+        if layer in (None, swap["up"], swap["down"]):
+            lines.append(_fitted(f"{number:4d}  {names}  {first.removesuffix(' %')} -> {then}  {verdict}"))
         before = swap[measure] if swap["accepted"] else before
     return lines
 

@@ -1,0 +1,126 @@
+"""The workbench: everything that an allocator may look at, and the one place that opens it.
+
+A run of the command line, `lampq.quantize`, the tests and the benchmark open it here. Validation images are not on it.
+"""
+
+from dataclasses import dataclass
+
+from lampq.bank import LayerBank
+from lampq.base_quantizers.base import BaseQuantizer
+from lampq.block_bank import BlockBank
+from lampq.budgets import Budget, packed_bytes
+from lampq.calibration.observation import Observer
+from lampq.layers import Site
+from lampq.models.adapter import ModelAdapter
+from lampq.plan import BitPlan
+from lampq.quantized_model import QuantizedModel
+from lampq.realisation import Realisation
+from lampq.store import Store
+from lampq.tasks.sample_evaluation import SampleEvaluator
+from lampq.tasks.task import Task
+
+MEMORY = 4 * 2**30
+"""Bytes for what is kept to be read again, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Everything an allocator may look at.
+
+    Attributes:
+        adapter: the full-precision model.
+        task: calibration images and the sample set D.
+        bank: calibrated sites of the base quantizer.
+        evaluator: scores plans on D.
+        store: keeps whatever is expensive.
+        seed: for everything random.
+        realisation: with a sequential base quantizer, what becomes of a whole plan; else None.
+        limited_to: the first so many images of D that plans are scored on, where this was asked for.
+    """
+
+    adapter: ModelAdapter
+    task: Task
+    bank: LayerBank
+    evaluator: SampleEvaluator
+    store: Store
+    seed: int
+    realisation: Realisation | None = None
+    limited_to: int | None = None
+
+    @property
+    def layers(self) -> list[Site]:
+        """The 4N layers, in the order of execution."""
+        return [site for site in self.adapter.sites if site.allocated]
+
+    @property
+    def built_from(self) -> LayerBank | Realisation:
+        """Where the modules of a chosen plan come from: the bank, or what a sequential method makes of whole plans."""
+        return self.bank if self.realisation is None else self.realisation
+
+    @property
+    def looked_at(self) -> dict[str, object]:
+        """What a search looks at on D, for the origin of its plan (JSON-able)."""
+        judged: dict[str, object] = {"judged": self.task.judged}
+        if self.limited_to is not None:
+            judged["evaluation_images"] = self.limited_to
+        if self.realisation is not None:
+            judged["scored_with"] = self.bank.base_quantizer.search
+        return judged
+
+    def build(self, plan: BitPlan) -> None:
+        """Calibrate, or realise in order, what is missing of a plan."""
+        if self.realisation is None:
+            self.bank.calibrate(plan)
+        else:
+            self.realisation.states(plan)
+
+    def sizes(self, plan: BitPlan) -> dict[str, int]:
+        """Bytes of the model packed at a plan's bits, and in full precision (see `lampq.budgets.packed_bytes`)."""
+        adapter, stored = self.adapter, self.built_from.quantizer_parameters(plan)
+        packed = packed_bytes(adapter.sites, plan, adapter.parameters(), stored)
+        return {"packed_bytes": packed, "full_precision_bytes": 4 * adapter.parameters()}
+
+    def quantized_model(self) -> QuantizedModel:
+        """A model of its own that plans are applied to, as they are built in the end."""
+        return QuantizedModel(self.adapter, self.bank, self.realisation)
+
+
+def open_workbench(
+    adapter: ModelAdapter,
+    task: Task,
+    base_quantizer: BaseQuantizer,
+    store: Store,
+    budget: Budget,
+    *,
+    observer: Observer | None = None,
+    prefix_memory: int = MEMORY,
+    images: int | None = None,
+) -> Workbench:
+    """The bank, what a sequential method makes of whole plans, and what scores plans on D.
+
+    Args:
+        adapter: the full-precision model, with tensors as sites where the base quantizer quantizes them.
+        budget: what a bank of blocks is built around.
+        observer: what calibration observes; None for one of its own.
+        prefix_memory: bytes for activations that are kept so that a changed plan runs from its first changed block on.
+        images: the first so many images of D that plans are scored on; None is all of them.
+    """
+    observer = observer or Observer(adapter, lambda: task.calibration_images)
+    bank = LayerBank(base_quantizer, adapter, observer, task.identity["calibration"], store)
+    realisation = None
+    if base_quantizer.sequential:
+        count = base_quantizer.training_images
+        realisation = Realisation(bank, lambda: task.training_images(count), task.training_identity(count), task.seed)
+    scored = _scored_with(realisation, budget)
+    identity = (scored or bank).identity
+    # Halved: states of the base, and of a plan that may become it.
+    quantized = QuantizedModel(adapter, bank, scored)
+    evaluator = SampleEvaluator(quantized, task, store, identity, prefix_memory // 2, images)
+    return Workbench(adapter, task, bank, evaluator, store, task.seed, realisation, images)
+
+
+def _scored_with(realisation: Realisation | None, budget: Budget) -> Realisation | BlockBank | None:
+    """What plans are scored with in a search: whole realised plans, put together from blocks, or (None) the bank."""
+    if realisation is None or realisation.base_quantizer.search == "surrogate":
+        return None
+    return realisation if realisation.base_quantizer.search == "exact" else BlockBank(realisation, budget)
