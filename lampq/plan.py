@@ -110,12 +110,12 @@ class BitPlan:
                 optional(integer, f"{site.name}.{key}", value, minimum=1, maximum=16)
         return cls(sites, dict(data["budget"]), dict(data["origin"]))
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write the plan as JSON, atomically."""
-        write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+        write_text(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> "BitPlan":
+    def read(cls, path: str | Path) -> "BitPlan":
         """Read a plan file.
 
         Raises:

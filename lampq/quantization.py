@@ -231,12 +231,17 @@ def adapter_of(network: nn.Module, images: Tensor, device: str | torch.device | 
     own = copy.deepcopy(network).eval()
     place = next(own.parameters()).device if device is None else torch.device(device)
     own = own.to(place, torch.float32)
-    image = images[:1].to(place)
-    with torch.inference_mode():
-        expected = own(image)
-    adapter = adapt(network_name(own), own, input_size=tuple(images.shape[1:]))
+    image, name, plain = images[:1].to(place), network_name(own), copy.deepcopy(own)
+    try:
+        adapter = adapt(name, own, input_size=tuple(images.shape[1:]))
+        with torch.inference_mode():
+            expected = plain(image)
+    except (AssertionError, RuntimeError) as error:  # what timm and PyTorch raise of sizes that do not fit
+        raise LampQError(
+            f"calibration: {type(network).__name__} does not take images {list(images.shape[1:])} ({error}); resize them"
+        ) from error
     if adapter.classes == 0:
-        raise LampQError("network: has no classifier head; give one with it, so that plans can be scored")
+        raise LampQError("network: has no classifier head; give one with it, so that its answers can be scored")
     with torch.inference_mode():
         found = adapter.run(image)
     limit = TOLERANCE * float(expected.abs().max())

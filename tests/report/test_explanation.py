@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.__main__ import main
 from lampq.allocation.stored_scores import stored_scores
 from lampq.report.explanation import WIDTH, explanation, reasons
 from tests.experiments.results_folder import scored_plan
@@ -134,11 +133,3 @@ def test_the_csv_has_the_numbers(tmp_path):
         if found[name].less:
             assert float(row["change_less_per_weight_bit"]) == found[name].less.per_bit
         assert float(row["price"]) == stored_scores(plan).price()
-
-
-def test_the_command(results, capsys):
-    run = results.run(plan=scored_plan())
-    assert main(["explain", run.name, "--results", str(results.path)]) == 0
-    assert "price of the budget" in capsys.readouterr().out
-    assert main(["explain", "abcdef", "--results", str(results.path)]) == 1
-    assert capsys.readouterr().err.startswith("error: abcdef: no plan")

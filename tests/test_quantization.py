@@ -1,0 +1,179 @@
+"""Python's door: an own network and own tensors in, a quantized network and its reasons out."""
+
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch.utils.data import DataLoader, TensorDataset
+
+import lampq
+from lampq.allocation.uniform import Uniform
+from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.budgets import Budget
+from lampq.quantization import network_name
+from tests.small_models import CLASSES, images, swin, swin_adapter, vision_transformer, vit_adapter
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return vision_transformer(2)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return images(vit_adapter(1), 90)
+
+
+@pytest.fixture(scope="module")
+def classes(network, pictures):
+    with torch.no_grad():
+        return network(pictures).argmax(1)
+
+
+@pytest.fixture(scope="module")
+def quantized(network, pictures, classes, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    sample = (pictures[8:72], classes[8:72])
+    return lampq.quantize(network, pictures[:8], sample, bits=3, base_quantizer="rtn", cache=cache)
+
+
+def uniform(network, calibration, **changes):
+    return lampq.quantize(network, calibration, **{"base_quantizer": "rtn", "allocator": "uniform", **changes})
+
+
+def test_the_network_is_an_ordinary_module_whose_outputs_are_those_of_the_plan(quantized, network, pictures):
+    with torch.no_grad():
+        logits = quantized.network(pictures[:5])
+    assert logits.shape == (5, CLASSES)
+    workbench = quantized._workbench
+    assert torch.equal(logits, workbench.quantized_model().apply(quantized.plan).adapter.run(pictures[:5]))
+    assert not torch.equal(logits, network(pictures[:5]))
+
+
+def test_the_given_network_is_not_changed(pictures):
+    network = vision_transformer(1).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    modules = [type(module) for module in network.modules()]
+    uniform(network, pictures[:8])
+    assert network.training and all(parameter.requires_grad for parameter in network.parameters())
+    assert [type(module) for module in network.modules()] == modules
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_plan_is_within_its_bits_and_the_summary_says_what_it_costs(quantized):
+    assert quantized.costs["average_weight_bits"] <= 3
+    text = quantized.summary()
+    assert f"{quantized.costs['average_weight_bits']:.2f} weight bits" in text
+    assert "on D: top-1" in text and "fc2" in text and "simulated" in text
+
+
+def test_a_layer_is_explained_by_itself(quantized):
+    text = quantized.explain("blocks.0.attn.qkv")
+    assert [line.split()[0] for line in text.splitlines() if line.startswith("blocks")] == ["blocks.0.attn.qkv"]
+    with pytest.raises(lampq.LampQError, match=r"did you mean blocks.0.attn.qkv"):
+        quantized.explain("blocks.0.attn.qvk")
+
+
+def test_evaluation_is_paired_with_full_precision_on_the_same_images(quantized, pictures, classes):
+    loader = DataLoader(TensorDataset(pictures[72:], classes[72:]), batch_size=7)
+    found = quantized.evaluate(loader)
+    assert found["images"] == 18 and found["top1_full_precision"] == 100
+    assert found == quantized.evaluate((pictures[72:], classes[72:]))
+    with torch.no_grad():
+        right = (quantized.network(pictures[72:]).argmax(1) == classes[72:]).double().mean().item()
+    assert found["top1"] == pytest.approx(100 * right)
+
+
+def test_names_and_objects_choose_the_same(network, pictures):
+    by_name = uniform(network, pictures[:8], bits=4)
+    budget = Budget(Fraction(4), Fraction(4), (4,), "fixed", (4, 4), "target")
+    by_object = uniform(
+        network, pictures[:8], base_quantizer=RoundToNearest(), allocator=Uniform(), budget=budget, bits=8
+    )
+    assert by_name.plan.key() == by_object.plan.key()
+
+
+def test_overrides_are_those_of_the_command_line(network, pictures):
+    plan = uniform(network, pictures[:8], overrides=["activation_bits=8"]).plan
+    assert plan["blocks.0.mlp.fc1"].bits == (3, 8)
+
+
+def test_a_loader_gives_the_same_as_its_tensors(network, pictures, quantized):
+    loader = DataLoader(TensorDataset(pictures[:8], torch.zeros(8)), batch_size=3)
+    one, other = uniform(network, loader), uniform(network, pictures[:8])
+    assert torch.equal(one.network(pictures[:4]), other.network(pictures[:4]))
+
+
+def test_a_swin_and_a_method_that_quantizes_tensors(pictures):
+    batch = images(swin_adapter(), 8)
+    assert uniform(swin(), batch).network(batch[:2]).shape == (2, CLASSES)
+    network = uniform(vision_transformer(1), pictures[:8], base_quantizer="psaq_vit").network
+    assert network(pictures[:2]).shape == (2, CLASSES)
+
+
+def test_what_was_computed_is_known_by_weights_architecture_and_images(network, pictures, tmp_path):
+    def entries(network, calibration):
+        uniform(network, calibration, cache=tmp_path)
+        return len(list((tmp_path / "bank").rglob("*.safetensors")))
+
+    first = entries(network, pictures[:8])
+    assert entries(network, pictures[:8]) == first
+    assert entries(network, pictures[1:9]) == 2 * first
+    assert entries(vision_transformer(2, seed=1), pictures[:8]) == 3 * first
+
+
+def test_two_architectures_with_the_same_weights_have_two_names():
+    assert network_name(vision_transformer(1)) == network_name(vision_transformer(1, seed=3))
+    assert network_name(vision_transformer(1)) != network_name(vision_transformer(1, num_heads=2))
+
+
+class Doubled(VisionTransformer):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+WRONG = {
+    "no supported network": ({"network": torch.nn.Linear(3, 3)}, "Linear is not supported"),
+    "no network": ({"network": "deit_tiny"}, "must be a network with weights"),
+    "a forward pass of its own": (
+        {"network": Doubled(img_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=3, num_classes=CLASSES)},
+        "its forward pass does something else",
+    ),
+    "bytes": ({"calibration": torch.zeros(8, 3, 16, 16, dtype=torch.uint8)}, "normalised, in float32"),
+    "another size": ({"calibration": torch.zeros(8, 3, 20, 20)}, "does not take images [3, 20, 20]"),
+    "no images": ({"calibration": torch.zeros(0, 3, 16, 16)}, "calibration: has shape"),
+    "no tensor": ({"calibration": 3}, "calibration=int: must be a tensor"),
+    "not finite": ({"calibration": torch.full((2, 3, 16, 16), float("nan"))}, "no finite numbers"),
+    "a search without D": ({"allocator": "lampq"}, "sample=None: allocator=lampq"),
+    "a class too many": (
+        {"sample": (torch.zeros(4, 3, 16, 16), torch.full((4,), CLASSES))},
+        f"class {CLASSES}, the network knows 0 to {CLASSES - 1}",
+    ),
+    "classes too few": ({"sample": (torch.zeros(4, 3, 16, 16), torch.zeros(3).long())}, "one whole number for each"),
+    "an unknown name": ({"base_quantizer": "adalg"}, "did you mean adalog"),
+    "an unknown key": ({"overrides": ["gamma=3"]}, "did you mean lampq.gamma"),
+    "impossible bits": ({"bits": 0}, "bits=0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line(case, network, pictures):
+    changes, says = WRONG[case]
+    with pytest.raises(lampq.LampQError) as caught:
+        uniform(**{"network": network, "calibration": pictures[:8], **changes})
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    space = {}
+    exec(code, space)
+    assert (tmp_path / "plan.json").is_file()
+    assert space["logits"].shape == (4, 7)
+    assert "weight bits on average" in capsys.readouterr().out
