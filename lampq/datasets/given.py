@@ -89,20 +89,21 @@ class GivenImages:
         """Numbers of the first so many calibration images."""
         return [str(i) for i in range(count)]
 
-    def identity(self, seed: int) -> dict:
-        """What identifies the images: a hash of all values."""
+    def identity(self, seed: int, sets: Iterable[str] = ("calibration", "sample", "validation")) -> dict:
+        """What identifies image sets: a hash of all values.
+
+        Args:
+            sets: those that are wanted.
+        """
         sample = {} if self._sample is None else dict(zip(("images", "classes"), self._sample, strict=True))
-        return {
-            "calibration": _known_by({"images": self._calibration}),
-            "sample": _known_by(sample),
-            "validation": {"images": 0},
-        }
+        tensors = {"calibration": {"images": self._calibration}, "sample": sample, "validation": {}}
+        return {name: _known_by(tensors[name]) for name in sets}
 
     def training_identity(self, seed: int, count: int) -> dict:
         """What identifies the first so many calibration images."""
         return _known_by({"images": self.training(seed, count)})
 
-    def notes(self) -> list[str]:
+    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
         """What a reader of a result should know about the images: nothing beyond their number."""
         return []
 
