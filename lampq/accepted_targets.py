@@ -44,7 +44,6 @@ HYDRA = {
     "hydra.sweeper._target_": (
         "hydra_plugins.lampq.CellSweeper",
         "hydra_plugins.lampq.OptunaSweeper",
-        f"{_CORE}.basic_sweeper.BasicSweeper",
         f"{_OPTUNA}.OptunaSweeper",
     ),
     "hydra.sweeper.sampler._target_": tuple(f"optuna.samplers.{name}" for name in _SAMPLERS),
@@ -59,6 +58,12 @@ LOGGING = (
     "ext://sys.stderr",
 )
 """What Hydra's logging may name: the screen. A run keeps its own log in its folder."""
+
+_OPTIONS = {
+    "hydra.launcher": "choose by hydra/launcher: basic, joblib or slurm",
+    "hydra.sweeper": "choose by hydra/sweeper: cells, optuna or optuna_lampq",
+    "hydra.sweeper.sampler": "choose by hydra/sweeper/sampler: tpe, random, grid, cmaes, nsgaii or motpe",
+}
 
 CALLED = ("_target_", "class", "()")
 """Keys whose value is called, the last two by logging."""
@@ -99,7 +104,7 @@ def _remedy(key: str) -> str:
     if part in PARTS:
         return f"only classes under {PARTS[part][0]}. are accepted, as the files of conf/{part} name them"
     if key in HYDRA:
-        return f"only Hydra's own and ours are accepted; choose by {part.replace('.', '/')}=OPTION"
+        return f"is not among those accepted; {_OPTIONS[part]}"
     if key.startswith(("hydra.job_logging", "hydra.hydra_logging")):
         return f"only {', '.join(LOGGING)} are accepted here; a run keeps its log in its own folder"
     return "only what lampq/accepted_targets.py lists is constructed, and nothing here; leave it out"

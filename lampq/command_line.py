@@ -162,7 +162,15 @@ def _in_order(arguments: Sequence[str]) -> list[str]:
             f"--experimental-rerun {parsed.experimental_rerun}: would execute what the file holds; give the overrides "
             "instead, as config.yaml of the run has them"
         )
+    if parsed.package is not None and parsed.cfg is None:
+        raise LampQError(f"--package {parsed.package}: goes with --cfg")
     overrides = parsed.overrides
+    given: dict[str, str] = {}
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if given.get(key, override) != override:
+            _say(f"note: {override} holds, {given[key]} is given before it and has no effect")
+        given[key] = override
     flags = list(arguments)
     for override in overrides:
         flags.remove(override)

@@ -23,6 +23,8 @@ class CheckedLoader(ConfigLoaderImpl):
         """
         cfg = super().load_configuration(*args, **kwargs)
         check_targets(cfg)
+        if not isinstance(cfg.hydra.verbose, bool | str | ListConfig):
+            raise LampQError(f"hydra.verbose={cfg.hydra.verbose}: must be true, false, or names of loggers")
         _one_option_each(cfg)
         _no_choice_undone(cfg)
         return cfg

@@ -13,7 +13,13 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException, SearchPathException
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+    SearchPathException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -64,6 +70,8 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     """One line on what Hydra could not compose: the override, and what would be right."""
     if _disk_is_full(error):
         return f"{getattr(error, 'filename', None) or 'paths.results'}: {FULL}"
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, LampQError):
+        return line(error.__cause__)
     first = line(str(error).split("\n")[0])
     if isinstance(error, OverrideParseException):
         remedy = "write KEY=VALUE or GROUP=OPTION, lists as [2,3], and quote what has spaces, commas or brackets"
@@ -85,8 +93,21 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
         return f"+{match[1]}: is there already; leave out the +"
     if match := re.match(r"Multiple values for (\S+)\. ", first):
         return f"+{match[1]}: the group has its option already; leave out the +"
-    if str(error).startswith("Config group override must be"):
+    if match := re.match(r"Could not delete '(.+?)'", first):
+        return f"~{match[1]}: is part of every run; leave it out"
+    if str(error).startswith(("Config group override must be", "Could not override ''")):
         return _number_for_group(arguments)
+    if first.startswith(("Cannot find primary config", "Primary config directory")):
+        return f"{first.rstrip('.')}; leave out --config-path and --config-name, own groups are added by --config-dir"
+    if first.startswith(("Only one of --run", "The --resolve flag")):
+        return f"{first}; --hydra-help lists the flags"
+    if first == "Hydra sweeper is not configured":
+        return "hydra.sweeper=null: a grid needs one; leave it out"
+    if first.startswith("No trials are completed"):
+        return "hydra/sweeper: no trial came to its end; the lines above say why each one failed"
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        key = re.search(r"full_key: (\S+)", str(error))
+        return f"{key[1] if key else 'hydra.launcher or hydra.sweeper'}: {line(error.__cause__)}; --cfg hydra shows it"
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {first}; give it a value of its own"
     if isinstance(error, OSError) and error.filename is not None:

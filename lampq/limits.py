@@ -181,7 +181,7 @@ def optional(check: Callable[..., Any], key: str, value: Any, *bounds: Any, **na
 
 def did_you_mean(word: Any, options: Iterable[Any]) -> str:
     """``; did you mean X?`` with the nearest option, or nothing where none is near."""
-    near = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.6)
+    near = difflib.get_close_matches(shown(word), [str(option) for option in options], n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -21,7 +21,20 @@ from lampq.accepted_targets import check_part, is_part
 from lampq.bindings import checked_pins, checked_ties
 from lampq.budgets import UNITS, Budget, default_bit_set
 from lampq.errors import LampQError
-from lampq.limits import boolean, choice, did_you_mean, file, folder, integer, number, optional, shown, text, word
+from lampq.limits import (
+    boolean,
+    choice,
+    did_you_mean,
+    file,
+    folder,
+    fraction,
+    integer,
+    number,
+    optional,
+    shown,
+    text,
+    word,
+)
 
 PARTS = ("model", "dataset", "base_quantizer", "allocator")
 """Groups whose YAML names a class."""
@@ -155,6 +168,16 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
     _known_keys("effort.", values["effort"], EFFORT_KEYS)
     _known_keys("experiment.", values["experiment"], ("name", "scale", "without", "stand_ins"))
     _known_keys("paths.", values["paths"], ("results", "cache"))
+    fraction("lampq.mu", values["lampq"]["mu"])
+    integer("lampq.beta", values["lampq"]["beta"], MINIMUM_BITS, MAXIMUM_BITS)
+    number("lampq.gamma", values["lampq"]["gamma"], above=1)
+    optional(word, "experiment.scale", values["experiment"]["scale"])
+    check_grid(values["experiment"])
+    for key, value in values["effort"].items():
+        if key.endswith("_rate"):
+            number(f"effort.{key}", value, above=0, at_most=1)
+        else:
+            integer(f"effort.{key}", value, minimum=0 if key == "steps" else 1)
     optional(integer, "max_evaluations", values["max_evaluations"], minimum=0)
     optional(word, "experiment.name", values["experiment"]["name"])
     _bits("bits", values["bits"])
@@ -211,6 +234,24 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
     if budget.independent and values["sensitivity"] is not None:
         raise LampQError("activation_rule=independent: sensitivity=components has one number a component; choose fixed")
     return Settings(**parts, **plain, budget=budget, resolved=values)
+
+
+def check_grid(experiment: dict[str, Any]) -> None:
+    """What an experiment leaves out, and what it takes in place of other values.
+
+    Raises:
+        LampQError: `without` is no list of mappings, or `stand_ins` no mapping of mappings.
+    """
+    without, stand_ins = experiment["without"], experiment["stand_ins"]
+    if without is not None and not (isinstance(without, list) and all(isinstance(w, dict) for w in without)):
+        raise LampQError(
+            f"experiment.without={shown(without)}: must be a list of keys and values, for example [{{bits:3}}]"
+        )
+    good = isinstance(stand_ins, dict) and all(isinstance(of, dict) for of in stand_ins.values())
+    if stand_ins is not None and not good:
+        raise LampQError(
+            f"experiment.stand_ins={shown(stand_ins)}: must be values by key, as {{model:{{vit_base:vit_small}}}}"
+        )
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

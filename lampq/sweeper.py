@@ -5,6 +5,7 @@
 
 import contextlib
 import importlib
+import itertools
 import logging
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -27,10 +29,15 @@ from lampq.config_folder import experiments_module
 from lampq.errors import LampQError
 from lampq.failures import explain_failure, line
 from lampq.grid_check import checked
+from lampq.limits import integer, optional, shown
+from lampq.settings import check_grid
 from lampq.tracking.wandb import log_report
 
 log = logging.getLogger(__name__)
 
+
+MOST_JOBS = 100_000
+"""Jobs of a grid, at most."""
 
 _grid = {"jobs": 0, "began": 0.0}
 """How many jobs the grid of this process has, and when it began."""
@@ -48,7 +55,9 @@ class CellSweeper(Sweeper):
     """
 
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
-        self.max_batch_size = max_batch_size
+        self.max_batch_size = optional(integer, "hydra.sweeper.max_batch_size", max_batch_size, minimum=1)
+        if params is not None and not isinstance(params, dict | DictConfig):
+            raise LampQError(f"hydra.sweeper.params={shown(params)}: must be values by key, for example {{seed:'1,2'}}")
         self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -69,7 +78,7 @@ class CellSweeper(Sweeper):
         loader = self.hydra_context.config_loader
         swept = [f"{key}={values}" for key, values in self.params.items()]
         parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *arguments])
-        _no_empty_axis(parsed)
+        _check_axes(parsed)
         every = BasicSweeper.split_arguments(parsed, None)[0]
         jobs = list(self._distinct(every))
         lacking = [(job, self._lacking(job)) for job in jobs]
@@ -116,6 +125,7 @@ class CellSweeper(Sweeper):
     def _distinct(self, combinations: list[list[str]]) -> Iterator[list[str]]:
         """Combinations with stand-ins put in, without those left out, each once."""
         experiment = OmegaConf.to_container(self.config.experiment, resolve=True)
+        check_grid(experiment)
         stand_ins = experiment["stand_ins"] or {}
         seen = set()
         for combination in combinations:
@@ -211,6 +221,12 @@ def register() -> None:
         namespace.__path__ = []
     namespace.lampq = sys.modules[CellSweeper.__module__] = ModuleType(CellSweeper.__module__)
     namespace.lampq.CellSweeper = CellSweeper
+    with contextlib.suppress(ModuleNotFoundError):  # the extra "sweep" is not installed
+        from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
+
+        # A failing trial is recorded as failed, and ends no search.
+        goes_on = OptunaSweeperConf(max_failure_rate=1.0)
+        ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=goes_on, provider="optuna_sweeper")
     with contextlib.suppress(ModuleNotFoundError):  # the extra "slurm" is not installed
         from lampq.slurm import SlurmLauncher
 
@@ -227,14 +243,25 @@ def _matches(values: dict[str, str], pattern: dict[str, Any]) -> bool:
     )
 
 
-def _no_empty_axis(overrides: list[Override]) -> None:
+def _check_axes(overrides: list[Override]) -> None:
     """Raises:
-    LampQError: a sweep has no value, or goes over what all jobs of a grid share.
+    LampQError: a sweep has no value or too many, or goes over what all jobs of a grid share.
     """
+    jobs = 1
     for override in overrides:
         if not override.is_sweep_override():
             continue
-        if not any(True for _ in override.sweep_string_iterator()):
-            raise LampQError(f"{override.input_line}: no value to try; range(0,3) stands for 0, 1 and 2")
+        typed = override.input_line
+        if override.is_interval_sweep():
+            raise LampQError(f"{typed}: an interval is for hydra/sweeper=optuna; for a grid write range(0,3) or A,B")
+        try:
+            values = sum(1 for _ in itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+        except ValueError as error:  # range(0,3,0)
+            raise LampQError(f"{typed}: {line(error)}; range(0,3) stands for 0, 1 and 2") from error
+        if not values:
+            raise LampQError(f"{typed}: no value to try; range(0,3) stands for 0, 1 and 2")
         if override.key_or_group in ("experiment", "experiment.name", "paths.results"):
-            raise LampQError(f"{override.input_line}: the jobs of a grid share one; give the command once for each")
+            raise LampQError(f"{typed}: the jobs of a grid share one; give the command once for each")
+        jobs *= values
+        if jobs > MOST_JOBS:
+            raise LampQError(f"{typed}: makes a grid of more than {MOST_JOBS} jobs; give fewer values")

@@ -51,6 +51,20 @@ def test_a_run_reaches_the_pipeline_and_leaves_nothing_behind(run, pipeline, tmp
             "bit_set=b2345: hardware=int8 has a bit set of its own; leave one of them",
         ),
         (["sensitivity=components", "experiment=table3"], "sensitivity=components: experiment=table3 quantizes models"),
+        (["~hydra"], "~hydra: is part of every run; leave it out"),
+        (["="], "an override without a key or a group"),
+        (["--config-name", "nothing"], "Cannot find primary config 'nothing'"),
+        (["--package", "lampq"], "--package lampq: goes with --cfg"),
+        (["--run", "-m"], "Only one of --run, --multirun, --cfg, --info and --shell_completion can be"),
+        (["hydra.verbose=3"], "hydra.verbose=3: must be true, false, or names of loggers"),
+        (["-m", "hydra/sweeper=basic", "bits=3,4"], "choose by hydra/sweeper: cells, optuna or optuna_lampq"),
+        (["-m", "hydra.sweeper.max_batch_size=0"], "hydra.sweeper.max_batch_size=0: must be an integer of at least 1"),
+        (["-m", "hydra.sweeper.params=3"], "hydra.sweeper.params=3: must be values by key"),
+        (["-m", "bits=interval(3,4)"], "bits=interval(3,4): an interval is for hydra/sweeper=optuna"),
+        (["-m", "seed=range(0,5,0)"], "seed=range(0,5,0): range() arg 3 must not be zero"),
+        (["-m", "seed=range(0,10000000)"], "seed=range(0,10000000): makes a grid of more than 100000 jobs"),
+        (["-m", "experiment.without=[3]", "seed=1,2"], "experiment.without=[3]: must be a list of keys and values"),
+        (["effort.rounding_rate=-1"], "effort.rounding_rate=-1: must be a number above 0 and at most 1"),
         (["~logger"], "~logger: groups are not deleted; leave it out, or choose an option by logger=OPTION"),
         (["~method"], "~method: groups are not deleted; leave it out"),
         (["model=[deit_tiny,vit_small]"], "takes one option; for a grid write --multirun model=A,B"),
@@ -176,6 +190,12 @@ def test_flags_may_stand_between_overrides(run, pipeline):
     status, _, err = run("base_quantizer=rtn", "-m", "bits=3,4", "allocator=uniform")
     assert (status, err) == (0, [])
     assert [int(s.budget.weight_bits) for s in pipeline.settings] == [3, 4]
+
+
+def test_of_an_override_given_twice_the_last_holds_and_it_is_said(run, pipeline):
+    status, _, err = run(*PARTS, "bits=3", "bits=4")
+    assert (status, err) == (0, ["note: bits=4 holds, bits=3 is given before it and has no effect"])
+    assert pipeline.settings[0].budget.weight_bits == 4
 
 
 def test_paths_are_taken_from_where_the_command_was_typed(run, pipeline, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ def test_all_mistakes_are_named_and_no_job_runs(run, pipeline, tmp_path):
 
 
 def test_a_mistake_of_all_jobs_is_one_line(run, pipeline, tmp_path):
-    status, _, err = run("-m", *PARTS, "lampq.mu=7", "allocator=lampq", "bits=3,4")
+    status, _, err = run("-m", "base_quantizer=rtn", "lampq.mu=7", "bits=3,4")
     assert (status, len(err)) == (1, 1) and err[0].startswith("error: lampq.mu=7: must be a fraction")
 
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import math
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ from hydra.utils import get_class
 
 from lampq.command_line import config_folder
 from lampq.errors import LampQError
-from lampq.settings import PARTS, check
+from lampq.settings import PARTS, check, check_values, resolved
 
 CONF = config_folder()
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -405,3 +406,37 @@ def test_cuda_asked_for_but_absent(monkeypatch):
     for device in ("cuda", "cuda:1"):
         with pytest.raises(LampQError, match=rf"^device={device}: PyTorch finds no CUDA device here; use device=cpu"):
             settings(f"device={device}")
+
+
+ABSURD = [None, True, "", "x" * 5000, "\0", -1, 1.5, 10**23, 10**5000, 1e300, math.nan, math.inf, [], [None], {"a": 1}]
+
+
+def _leaves(path, values):
+    for key, value in values.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from _leaves((*path, key), value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("base_quantizer=rtn",),
+        ("base_quantizer=qdrop", "allocator=clado", "logger=wandb"),
+        ("dataset=shapes_coco", "model=shapes_mask_rcnn", "sensitivity=components"),
+        ("dataset=psaq", "allocator=lampq_plus"),
+    ],
+    ids=" ".join,
+)
+def test_any_value_of_any_key_is_accepted_or_refused_in_one_line(options):
+    base = resolved(compose(*options))
+    for path in _leaves((), base):
+        for value in ABSURD:
+            changed = copy.deepcopy(base)
+            functools.reduce(dict.__getitem__, path[:-1], changed)[path[-1]] = value
+            try:
+                check_values(changed)
+            except LampQError as error:
+                assert "\n" not in str(error), path
+            else:
+                assert value in (None, True, -1, 1.5) or value in ([], {"a": 1}), path  # what some key has a use for

@@ -5,7 +5,7 @@ import logging
 import torch
 
 from lampq.errors import LampQError
-from lampq.limits import boolean, optional, text
+from lampq.limits import boolean, number, optional, text
 from lampq.models.adapter import ModelAdapter
 
 
@@ -30,7 +30,8 @@ class TimmClassifier:
         resize_weights: bool = False,
         published_top1: float | None = None,
     ) -> None:
-        self.name, self.published_top1 = text("model.name", name), published_top1
+        self.name = text("model.name", name)
+        self.published_top1 = optional(number, "model.published_top1", published_top1, at_least=0, at_most=100)
         self.checkpoint = optional(text, "model.checkpoint", checkpoint)
         self.resize_weights = boolean("model.resize_weights", resize_weights)
 

@@ -79,7 +79,7 @@ def test_the_core_runs_without_any_extra(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == "error: bits=99: must be a number between 1 and 16"  # a job was launched
+    assert ended.stderr.splitlines()[-1] == "error: bits=99: must be a number between 1 and 16"
 
 
 @pytest.mark.parametrize("option", [*NEEDS, "hydra/sweeper=optuna_lampq"])
