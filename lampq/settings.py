@@ -208,6 +208,8 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
     checkpoint = values["model"].get("checkpoint")
     if checkpoint != "random":
         optional(file, "model.checkpoint", checkpoint)
+    if hasattr(parts["model"], "check"):
+        parts["model"].check()
     if values["sensitivity"] is not None:
         parts["sensitivity"] = construct("sensitivity", _mapping("sensitivity", values))
     base_quantizer = parts["base_quantizer"]

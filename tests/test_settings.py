@@ -106,6 +106,8 @@ def test_every_option_passes_the_check(option, imagenet_folder, coco_folder):
         "model=timm_vit": ["model.name=deit3_small_patch16_224.fb_in1k"],
         "bit_set=b678910": ["bits=8"],
     }
+    if "mask_rcnn_swin" in option:
+        extra = {option: ["model.checkpoint=random"]}
     if option.startswith("experiment="):
         extra = {option: ["scale=smoke"]}
     if option in ("scale=full", "scale=subset"):
@@ -361,6 +363,10 @@ def test_device_auto_is_decided(monkeypatch):
         ),
         (["prefix_memory_gib=1e300"], "prefix_memory_gib=1e+300: must be a number between 0 and 65536"),
         (["lampq.gamma=1e300"], "lampq.gamma=1e+300: must be a number above 1"),
+        (
+            ["model=mask_rcnn_swin_tiny"],
+            "model.checkpoint=null: detectors are not downloaded; get the file and give it",
+        ),
         (["model.checkpoint=3"], "model.checkpoint=3: must be a text, not empty, or null"),
         (["model.checkpoint=[a]"], "model.checkpoint=[a]: must be a text, not empty, or null"),
         (["model.checkpoint=/nowhere.pth"], "model.checkpoint=/nowhere.pth: no such file"),

@@ -63,14 +63,22 @@ class MmdetDetector:
         self.published_box_ap = optional(number, "model.published_box_ap", published_box_ap, 0)
         self.published_mask_ap = optional(number, "model.published_mask_ap", published_mask_ap, 0)
 
+    def check(self) -> None:
+        """See, before any work, that there are weights to read.
+
+        Raises:
+            LampQError: no checkpoint is given.
+        """
+        if self.checkpoint is None:
+            raise LampQError(self._where_from())
+
     def build(self, device: torch.device) -> ModelAdapter:
         """Build the network with its weights.
 
         Raises:
             LampQError: no checkpoint, one that does not fit or cannot be read, packages that are missing.
         """
-        if self.checkpoint is None:
-            raise LampQError(self._where_from())
+        self.check()
         from lampq.models.checkpoints import read_weights
         from lampq.models.detector_adapter import SwinDetectorAdapter
         from lampq.models.mmdet_checkpoints import load_detector
