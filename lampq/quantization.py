@@ -237,8 +237,9 @@ def adapter_of(network: nn.Module, images: Tensor, device: str | torch.device | 
         with torch.inference_mode():
             expected = plain(image)
     except (AssertionError, RuntimeError) as error:  # what timm and PyTorch raise of sizes that do not fit
+        shape = list(images.shape[1:])
         raise LampQError(
-            f"calibration: {type(network).__name__} does not take images {list(images.shape[1:])} ({error}); resize them"
+            f"calibration: {type(network).__name__} does not take images {shape} ({error}); resize them"
         ) from error
     if adapter.classes == 0:
         raise LampQError("network: has no classifier head; give one with it, so that its answers can be scored")
