@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from lampq.allocation.stored_scores import stored_scores
+from lampq.budgets import FULL_PRECISION_BITS
 from lampq.errors import LampQError
 from lampq.layers import LAYER_TYPES
 from lampq.limits import integer
@@ -63,7 +64,11 @@ def solve(path: Path, targets: list[str], bit_set: str | None, folder: Path) -> 
 
 def _average(layers: list, width: int = 5, digits: int = 2) -> str:
     weights = sum(s.parameters for s in layers)
-    average = sum(s.parameters * s.weight_bits for s in layers) / weights if weights else float("nan")
+    average = (
+        sum(s.parameters * (s.weight_bits or FULL_PRECISION_BITS) for s in layers) / weights
+        if weights
+        else float("nan")
+    )
     return f"{average:>{width}.{digits}f}"
 
 

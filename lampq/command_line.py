@@ -25,6 +25,7 @@ from lampq.config_folder import config_folder
 from lampq.errors import LampQError
 from lampq.failures import TRACEBACK, explain_composition, explain_failure, lacking_extra, line
 from lampq.job import Outcome, attempt, perform
+from lampq.streams import degrade
 from lampq.tracking.wandb_server import STARTED
 
 COMMAND = "LAMPQ_COMMAND"
@@ -42,6 +43,7 @@ def main() -> None:
 
 def command_line() -> int:
     """Compose and run what `sys.argv` asks for; return the exit status."""
+    degrade(sys.stdout, sys.stderr)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands exceptions over instead of printing them
     # Threads that wait for each other sleep instead of spinning: on a machine with other work, spinning made a forward
     # pass eight times slower. PyTorch reads this when it is imported, which is later.
@@ -60,7 +62,8 @@ def command_line() -> int:
             raise LampQError(explain_composition(error, sys.argv[1:])) from error
         if _failures:
             raise _failures[0]
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before we began
+            sys.stdout.flush()
         return 0
     except LampQError as error:
         if os.environ.get(TRACEBACK) == "1":

@@ -9,7 +9,7 @@ from pathlib import Path
 from lampq.atomic_write import write_text
 from lampq.errors import LampQError
 from lampq.layers import Site
-from lampq.limits import integer, optional
+from lampq.plan_format import check_plan
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,10 @@ class BitPlan:
         """The plan of `to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: something is missing or unknown.
-            LampQError: a value is no bit-width.
+            LampQError: something is missing, unknown, or of another type.
         """
-        sites = tuple(SitePlan(**site) for site in data["sites"])
-        for site in sites:
-            for key, value in (("weight_bits", site.weight_bits), ("activation_bits", site.activation_bits)):
-                optional(integer, f"{site.name}.{key}", value, minimum=1, maximum=16)
-        return cls(sites, dict(data["budget"]), dict(data["origin"]))
+        check_plan(data)
+        return cls(tuple(SitePlan(**site) for site in data["sites"]), dict(data["budget"]), dict(data["origin"]))
 
     def write(self, path: str | Path) -> None:
         """Write the plan as JSON, atomically."""
@@ -121,11 +117,16 @@ class BitPlan:
         Raises:
             LampQError: no such file, or not a plan.
         """
+        path = Path(path)
+        if path.exists() and not path.is_file():
+            raise LampQError(f"plan file {path}: is no file; give the path of a plan.json of a run")
         try:
-            return cls.from_json(json.loads(Path(path).read_text()))
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise LampQError(f"plan file {path}: {error.strerror}; give the path of a plan.json of a run") from error
-        except (ValueError, KeyError, TypeError, LampQError) as error:
+        except RecursionError as error:
+            raise LampQError(f"plan file {path} is not a bit plan (nested too deeply); give one of a run") from error
+        except (ValueError, LampQError) as error:
             raise LampQError(f"plan file {path} is not a bit plan ({error}); give a plan.json of a run") from error
 
     def check_fits(self, sites: tuple[Site, ...]) -> None:

@@ -5,7 +5,19 @@ import threading
 
 import pytest
 
-from lampq.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNING, Cell, read_cell, read_cells
+from lampq.cells import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NOT_AVAILABLE,
+    PLANNED,
+    RUNNING,
+    Cell,
+    read_cell,
+    read_cells,
+    unreadable_cells,
+)
+from lampq.errors import LampQError
 
 
 def cell(*overrides):
@@ -106,3 +118,42 @@ def test_a_cell_that_cannot_be_read_is_planned_anew(tmp_path):
 def test_a_grid_without_a_name_has_cells_too(tmp_path):
     Cell.of(None, ["bits=3"]).plan(tmp_path)
     assert [c.overrides for c in read_cells(tmp_path, "unnamed")] == [{"bits": "3"}]
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "", ".", "a b", "x" * 101, 3])
+def test_a_name_that_could_be_a_path_is_refused_before_anything_is_written(tmp_path, name):
+    with pytest.raises(LampQError, match=r"experiment\.name="):
+        Cell(name, {}).plan(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"overrides": None},
+        {"overrides": {"bits": 3}},
+        {"fingerprints": ["../../../etc"]},
+        {"fingerprints": None},
+        {"state": "x"},
+        {"reason": 3},
+        {"experiment": "table4"},
+        {"overrides": {"bits": "4"}},
+    ],
+)
+def test_a_file_that_holds_no_cell_or_another_ones_is_named(tmp_path, changes):
+    made = cell()
+    made.plan(tmp_path)
+    path = made.path(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert read_cells(tmp_path, "table3") == []
+    (line,) = unreadable_cells(tmp_path, "table3")
+    assert line.startswith(f"{path}: no cell (") and "\n" not in line
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    made = cell()
+    made.path(tmp_path).mkdir(parents=True)
+    made.path(tmp_path).with_name("link.json").symlink_to("/nowhere")
+    assert len(unreadable_cells(tmp_path, "table3")) == 2
+    with pytest.raises(LampQError, match="where a cell belongs; move it away"):
+        made.write(tmp_path)

@@ -23,7 +23,11 @@ def sites():
 def plan(sites):
     layers = [site for site in sites if site.allocated]
     bits = {site.name: 2 + index % 4 for index, site in enumerate(layers)}
-    plan = BUDGET.plan(sites, bits, {"allocator": "by hand", "swaps": [{"up": "a", "gain": 0.5}]})
+    plan = BUDGET.plan(
+        sites,
+        bits,
+        {"allocator": "by hand", "swaps": [{"up": "a", "down": "b", "accepted": True, "accuracy": 0.5, "loss": 1.0}]},
+    )
     return plan.with_scores({site.name: 0.1 * index for index, site in enumerate(layers)})
 
 

@@ -127,7 +127,11 @@ def stored_scores(plan: BitPlan) -> StoredScores:
         if key in origin:
             return StoredScores(metric, plan, budget_of(plan), {s.name: _by_bits(origin[key][s.name]) for s in layers})
     if "omega" in origin:
-        rows = {s.name: _by_bits(origin["omega"][_module_of(s)]) for s in layers}
+        modules = {s.name: _module_of(s) for s in layers}
+        missing = [name for name in modules.values() if name not in origin["omega"]]
+        if missing:
+            raise LampQError(f"the plan has no score of {missing[0]} in origin.omega; take a plan.json of a run")
+        rows = {name: _by_bits(origin["omega"][module]) for name, module in modules.items()}
         return StoredScores(f"{name}, by module", plan, budget_of(plan), rows, ties="modules")
     if gamma is not None and all(s.score is not None for s in layers):
         return StoredScores("Omega", plan, budget_of(plan), omega={s.name: s.score for s in layers}, gamma=gamma)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lampq.allocation.search_space import Group
 from lampq.allocation.stored_scores import StoredScores, stored_scores
+from lampq.budgets import FULL_PRECISION_BITS
 from lampq.errors import LampQError
 from lampq.limits import did_you_mean
 from lampq.plan import BitPlan, SitePlan
@@ -49,7 +50,7 @@ class Reason:
     """
 
     site: SitePlan
-    initial_bits: int
+    initial_bits: int | None
     score: float | None
     less: Step | None
     more: Step | None
@@ -74,7 +75,7 @@ def reasons(plan: BitPlan, scores: StoredScores | None) -> list[Reason]:
         if bound.endswith("pinned"):
             words = ""
         elif before != site.weight_bits:
-            words = f"{before} at first, updated"
+            words = f"{'fp' if before is None else before} at first, updated"
         else:
             words = "" if price is None else _verdict(less, more, price)
         words = "; ".join(part for part in (bound, words) if part)
@@ -95,18 +96,21 @@ def explanation(plan: BitPlan, layer: str | None = None, name: str = "plan", csv
         LampQError: there is no such layer.
     """
     layers = [s for s in plan.sites if s.allocated]
+    if not layers:
+        raise LampQError(f"{name}: has no layers whose bits are chosen; give the plan of a whole model")
     if layer is not None and layer not in {s.name for s in layers}:
         near = did_you_mean(layer, [s.name for s in layers])
         raise LampQError(f"{layer}: is none of the plan's {len(layers)} layers{near or '; see plan.layer_bits()'}")
     try:
         scores, without = stored_scores(plan), ""
-    except LampQError as error:
-        scores, without = None, str(error).split("; ")[0]
-    found = reasons(plan, scores)
-    price = scores.price() if scores else None
+        price, found = scores.price(), reasons(plan, scores)
+    except LampQError as error:  # the bits can be told all the same
+        scores, price, without = None, None, str(error).split("; ")[0]
+        found = reasons(plan, None)
     if csv is not None:
         write_rows(csv, [_record(reason, price) for reason in found])
-    spent = sum(s.parameters * s.weight_bits for s in layers) / sum(s.parameters for s in layers)
+    spent = sum(s.parameters * (s.weight_bits or FULL_PRECISION_BITS) for s in layers)
+    spent /= sum(s.parameters for s in layers)
     target = plan.budget.get("weight_bits")
     told = [
         name,
@@ -127,8 +131,14 @@ def explanation(plan: BitPlan, layer: str | None = None, name: str = "plan", csv
     for row in [header, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:], strict=True))]
         told.append(_fitted("  ".join([*cells, row[-1]])))
-    told += _swap_lines(plan.origin.get("swaps", []), layer, layers, JUDGED[plan.origin.get("judged", "top1")])
+    spent = sum(s.parameters * (s.weight_bits or FULL_PRECISION_BITS) for s in layers)
+    spent /= sum(s.parameters for s in layers)
     return "\n".join(line.rstrip() for line in told)
+
+
+def _judged(plan: BitPlan) -> str:
+    judged = plan.origin.get("judged", "top1")
+    return JUDGED.get(judged, judged)
 
 
 def _steps(plan: BitPlan, scores: StoredScores) -> dict[str, tuple[float, Step | None, Step | None, str]]:
@@ -140,8 +150,8 @@ def _steps(plan: BitPlan, scores: StoredScores) -> dict[str, tuple[float, Step |
         here = plan[group.layers[0].name].weight_bits
         costs = dict(zip(space.bits, row.tolist(), strict=True))
         less, more = (
-            None if there is None or here not in group.bits else _step(costs, group, here, there)
-            for there in (group.next_less(here), group.next_more(here))
+            None if there is None else _step(costs, group, here, there)
+            for there in ((group.next_less(here), group.next_more(here)) if here in group.bits else (None, None))
         )
         for site in group.layers:
             others = [types[other.name] for other in group.layers if other is not site]
@@ -202,7 +212,7 @@ def _header(scores: StoredScores | None) -> list[str]:
 
 
 def _row(reason: Reason, scored: bool) -> list[str]:
-    first = [reason.site.name, str(reason.site.weight_bits)]
+    first = [reason.site.name, "fp" if reason.site.weight_bits is None else str(reason.site.weight_bits)]
     if not scored:
         return [*first, reason.why]
     numbers = ["-" if reason.score is None else f"{reason.score:.2e}"]

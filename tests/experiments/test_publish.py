@@ -8,7 +8,8 @@ from experiments.__main__ import main
 from experiments.measured import measured
 from experiments.publish import publish, without_machine
 from lampq.cells import FAILED, NOT_AVAILABLE, read_cells
-from lampq.finished_run import seal
+from lampq.errors import LampQError
+from lampq.finished_run import read_run, seal
 from tests.experiments.results_folder import PIXEL, components
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"
@@ -165,3 +166,41 @@ def test_of_a_grid_the_table_the_preset_and_the_winners_run_are_published(result
     assert (target / "presets" / "lampq" / "deit_tiny_w3.yaml").is_file()
     table = (target / "tables" / "grid_deit_tiny_w3.csv").read_text()
     assert all(run.name in table for run in runs) and "/home/" not in table
+
+
+def test_nothing_damaged_is_published_and_no_link_is_followed(results, tmp_path, capsys):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    good, linked, picture = (results.measured("table3", f"{ADALOG} seed={seed}") for seed in range(3))
+    (linked / "plan.json").unlink()
+    (linked / "plan.json").symlink_to(secret)
+    (picture / "bit_allocation.png").unlink()
+    (picture / "bit_allocation.png").symlink_to(secret)
+    (good / "holiday.png").write_bytes(PIXEL)
+    assert main(["publish", "table3", "--results", str(results.path)]) == 1
+    target = results.path / "published"
+    assert {path.name for path in (target / "runs").iterdir()} == {good.name, picture.name}
+    assert not any(b"secret" in path.read_bytes() for path in target.rglob("*") if path.is_file())
+    assert not (target / "runs" / good.name / "holiday.png").exists()
+    err = capsys.readouterr().err
+    assert f"{linked}: plan.json is a link" in err and f"{picture}: bit_allocation.png is a link" in err
+
+
+def test_a_published_copy_is_sealed_anew(results, monkeypatch):
+    run = results.measured("table3", ADALOG)
+    (run / "config.yaml").write_text("root: /home/someone/data\n")
+    seal(run)
+    publish(["table3"], results.path)
+    copy = results.path / "published" / "runs" / run.name
+    assert read_run(copy).metrics == read_run(run).metrics and "someone" not in (copy / "config.yaml").read_text()
+
+
+def test_nothing_is_written_through_a_link_in_the_target(results, tmp_path):
+    run, outside = results.measured("table3", ADALOG), tmp_path / "outside"
+    outside.mkdir()
+    target = results.path / "published" / "runs"
+    target.mkdir(parents=True)
+    (target / run.name).symlink_to(outside)
+    with pytest.raises(LampQError, match="is a link, which publish does not follow"):
+        publish(["table3"], results.path)
+    assert list(outside.iterdir()) == []

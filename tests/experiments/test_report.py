@@ -207,3 +207,25 @@ def test_there_is_a_table_or_figure_for_every_artefact_of_the_paper_and_for_our_
         *(f"figure{number}" for number in (1, 5, 6, 7, 8)),
         "grid",
     }
+
+
+def test_what_is_damaged_is_left_out_and_named_and_the_rest_is_there(results, capsys):
+    results.measured("table3", ADALOG)
+    damaged = {}
+    for seed, (file, content) in enumerate(
+        [("metrics.json", b"{}"), ("environment.json", b"\xff"), ("plan.json", b""), ("config.yaml", None)]
+    ):
+        run = results.measured("table3", f"{ADALOG} seed={1 + seed}")
+        (run / file).unlink() if content is None else (run / file).write_bytes(content)
+        damaged[run] = file
+    picture = results.measured("table3", ADALOG.replace("adalog", "lampq")) / "bit_allocation.png"
+    picture.write_bytes(b"no picture")
+    (results.path / "experiments" / "table3" / "torn.json").write_bytes(b"\xff")
+    assert main(["report", "--results", str(results.path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6 and all(line.startswith("left out: ") for line in lines)
+    for run, file in damaged.items():
+        assert any(f"{run}: {file} " in line for line in lines)
+    assert any(str(picture) in line for line in lines)
+    assert "44.00" in (results.path / "tables" / "table3.md").read_text()
+    assert (results.path / "runs.csv").read_text().count("\n") == 3, "a header and two rows"

@@ -113,3 +113,16 @@ def test_nothing_at_all_is_one_line(results):
     results.path.mkdir()
     with pytest.raises(LampQError, match=r"no cells; run an experiment first: python run\.py experiment=NAME"):
         status(results.path)
+
+
+def test_a_damaged_run_and_a_cell_that_cannot_be_read_are_named(results, capsys):
+    run, good = results.measured("table3", ADALOG), results.measured("table3", LAMPQ)
+    (run / "metrics.json").write_text("{}")
+    torn = results.path / "experiments" / "table3" / "torn.json"
+    torn.write_text("{")
+    assert main(["status", "table3", "--results", str(results.path)]) == 1
+    out, err = capsys.readouterr()
+    assert "table3: 1 done, 1 damaged" in out and str(good) in out
+    first, second = err.splitlines()
+    assert first.startswith(f"left out: {torn}: no cell (")
+    assert second.startswith(f"left out: {run}: metrics.json has changed since it was written; run its command")
