@@ -50,7 +50,7 @@ class AdaLog(BaseQuantizer):
         one_bit: values of one-bit weights: ``literal`` {0, s} as the authors' formula gives, ``symmetric`` {-s, s}.
         precision: in which inputs are observed and searched: ``float32``, where the last bits of both are the
             processor's and so, by near ties, are the parameters found; or ``float64``, which takes longer and finds
-            the same parameters on any processor.
+            the same parameters with other kernels too.
 
     Raises:
         LampQError: a value out of its range.

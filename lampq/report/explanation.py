@@ -131,8 +131,7 @@ def explanation(plan: BitPlan, layer: str | None = None, name: str = "plan", csv
     for row in [header, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:], strict=True))]
         told.append(_fitted("  ".join([*cells, row[-1]])))
-    spent = sum(s.parameters * (s.weight_bits or FULL_PRECISION_BITS) for s in layers)
-    spent /= sum(s.parameters for s in layers)
+    told += _swap_lines(plan.origin.get("swaps", []), layer, layers, _judged(plan))
     return "\n".join(line.rstrip() for line in told)
 
 
