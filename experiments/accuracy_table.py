@@ -1,8 +1,9 @@
 """Tables of accuracies: methods by models, our number, its error, the paper's number and the difference."""
 
 import contextlib
+import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ BESIDE_THE_AUTHORS_CODE = (
 )
 
 
+UniformRuns = dict[str, list[Run]]
+"""See `uniform_runs`."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a table of accuracies has.
@@ -89,7 +94,7 @@ class AuthorsCode(Layout):
 def accuracy_table(results: Path, layout: Layout) -> Table:
     """Put the table together from the cells in a results folder."""
     rows, printed_rows = [row for row in measured(results, layout.experiment) if row.method], layout.rows()
-    known = {row.model for row in rows}
+    known, uniform = {row.model for row in rows}, uniform_runs(rows)
     models = [m for m in layout.models if m in known] + sorted(m for m in known if m and m not in layout.models)
     body, notes, records = [_full_precision_cells(layout, models, rows)], [], []
     for (method, bits, variation), by_model in places_of(rows, printed_rows, layout.common).items():
@@ -102,7 +107,7 @@ def accuracy_table(results: Path, layout: Layout) -> Table:
             chosen = widest(by_model.get(model, []))
             lines, cell_records = _cell(layout, chosen, model, printed, notes)
             for run, record in zip([row.run for row in chosen if row.run], cell_records, strict=False):
-                record |= against_uniform(run, rows)
+                record |= against_uniform(run, uniform)
             if len(chosen) == 1 and "uniform_difference" in cell_records[0]:
                 ahead, error = (cell_records[0][f"uniform_difference{s}"] for s in ("", "_standard_error"))
                 lines.insert(1, f"against equal bits {signed(ahead)} ± {error:.2f}")
@@ -213,9 +218,9 @@ def _published(layout: Layout, model: str, printed: paper.PaperRow | None) -> tu
     return None, [f"paper, {paper.MODELS[layout.paper_column]}: {value:.2f}, drop {signed(drop)}"]
 
 
-def against_uniform(run: Run, rows: list[Row]) -> dict[str, float]:
+def against_uniform(run: Run, uniform: UniformRuns) -> dict[str, float]:
     """Points by which a searched plan is ahead of equal bits, paired by image, where both were measured alike."""
-    for other in equal_bits(run, rows):
+    for other in equal_bits(run, uniform):
         if "top1" in other.metrics:
             with contextlib.suppress(ValueError):  # on other images
                 difference, error = paired_difference(run, other)
@@ -223,17 +228,29 @@ def against_uniform(run: Run, rows: list[Row]) -> dict[str, float]:
     return {}
 
 
-def equal_bits(run: Run, rows: list[Row]) -> Iterator[Run]:
+def uniform_runs(rows: list[Row]) -> UniformRuns:
+    """The runs of equal bits among rows, each once, by what a search must share to be compared with them."""
+    runs = {row.run.fingerprint: row.run for row in rows if row.run is not None and is_uniform(row.run)}
+    found: UniformRuns = {}
+    for run in runs.values():
+        found.setdefault(_setting(run), []).append(run)
+    return found
+
+
+def equal_bits(run: Run, uniform: UniformRuns) -> list[Run]:
     """Runs of the same model and base quantizer, calibrated on the same images, with as many bits everywhere as a
     searched plan has on average."""
-    asked = ("model", "weights", "base_quantizer", "seed")
-    for other in (row.run for row in rows if row.run is not None and row.run.fingerprint != run.fingerprint):
-        alike = all(other.identity.get(key) == run.identity.get(key) for key in asked)
-        alike &= other.identity["images"].get("calibration") == run.identity["images"].get("calibration")
-        bits = [(r.metrics["weight_bits"], r.metrics["activation_bits"]) for r in (run, other)]
-        uniform = [r.metrics["allocator"] == "uniform" for r in (run, other)]
-        if alike and bits[0] == bits[1] and uniform == [False, True]:
-            yield other
+    return [] if is_uniform(run) else uniform.get(_setting(run), [])
+
+
+def is_uniform(run: Run) -> bool:
+    return run.metrics["allocator"] == "uniform"
+
+
+def _setting(run: Run) -> str:
+    asked = [run.identity.get(key) for key in ("model", "weights", "base_quantizer", "seed")]
+    bits = [float(run.metrics[key]) for key in ("weight_bits", "activation_bits")]
+    return json.dumps([asked, run.identity["images"].get("calibration"), bits], sort_keys=True)
 
 
 def record_of(run: Run, published: float | None = None, full: float | None = None) -> dict[str, Any]:
@@ -282,7 +299,7 @@ def footnote(run: Run) -> str:
     scored = metrics.get("evaluation_images")
     if scored is not None and scored < metrics.get("sample_images", scored):
         parts.append(f"plans scored on the first {scored} of them in the search")
-    limit = run.plan.origin.get("settings", {}).get("max_evaluations")
+    limit = run.origin.get("settings", {}).get("max_evaluations")
     if limit is not None:
         parts.append(f"at most {limit} further plans scored in the search")
     name, _, search = run.identity["base_quantizer"]

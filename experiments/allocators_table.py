@@ -11,15 +11,18 @@ from lampq.report.table import Lines, Table, marked
 
 from . import paper
 from .accuracy_table import (
+    UniformRuns,
     against_uniform,
     bits_of,
     footnote,
+    is_uniform,
     noted,
     record_of,
     run_lines,
     scored_images,
     signed,
     state_of,
+    uniform_runs,
 )
 from .measured import Row, Run, measured, widest
 from .methods import in_order, label
@@ -49,7 +52,7 @@ HEADER = [
 def allocators_table(results: Path) -> Table:
     """Rows: full precision, then every method at each target, a block a model where there are several."""
     rows = [row for row in measured(results, NAME) if row.method]
-    known = {row.model for row in rows if row.model}
+    known, uniform = {row.model for row in rows if row.model}, uniform_runs(rows)
     models = [m for m in paper.MODELS if m in known] + sorted(known - set(paper.MODELS))
     notes: list[str] = []
     body: list[list[Lines]] = []
@@ -64,7 +67,7 @@ def allocators_table(results: Path) -> Table:
                 for variation in sorted({row.variation for row in here if row.method == method}):
                     chosen = widest(r for r in here if (r.method, r.variation) == (method, variation))
                     called = label(method) + (f", {variation}" if variation else "")
-                    cells, found = _row(chosen, rows, notes)
+                    cells, found = _row(chosen, uniform, notes)
                     body.append([[called], [bits], *cells])
                     records += [{"method": called, "w/a": bits, "model": named, **r} for r in found]
     missing = sorted({f"`{row.cell.reason}`" for row in rows if row.state == NOT_AVAILABLE})
@@ -83,17 +86,17 @@ def _full_precision(rows: list[Row], model: str) -> list[Lines]:
     return [[f"{model}, full precision"], ["32/32"], [top1], *[["–"]] * (len(HEADER) - 3)]
 
 
-def _row(chosen: list[Row], rows: list[Row], notes: list[str]) -> tuple[list[Lines], list[dict[str, Any]]]:
+def _row(chosen: list[Row], uniform: UniformRuns, notes: list[str]) -> tuple[list[Lines], list[dict[str, Any]]]:
     """The cells of one method at one target, after its name and bits, and its records."""
     runs = [row.run for row in chosen if row.run is not None and "top1" in row.run.metrics]
     if not runs:
         state = state_of(chosen)
         return [[state], *[["–"]] * (len(HEADER) - 3)], [{"state": state}]
-    records = [record_of(run) | against_uniform(run, rows) for run in runs]
+    records = [record_of(run) | against_uniform(run, uniform) for run in runs]
     marks = "".join(marked(noted(notes, text)) for text in dict.fromkeys(map(footnote, runs)) if text)
     seeds = [f"{len(runs)} seeds"] if len(runs) > 1 else []
     ahead = [r for r in records if "uniform_difference" in r]
-    searched = [run for run in runs if run.metrics.get("evaluations") is not None and not _is_uniform(run)]
+    searched = [run for run in runs if run.metrics.get("evaluations") is not None and not is_uniform(run)]
     cells = [
         [_spread(records, "top1") + marks, *seeds],
         [_spread(ahead, "uniform_difference", signed)] if ahead else ["–"],
@@ -105,10 +108,6 @@ def _row(chosen: list[Row], rows: list[Row], notes: list[str]) -> tuple[list[Lin
         [size(_mean(runs, "packed_bytes"))] if all("packed_bytes" in run.metrics for run in runs) else ["–"],
     ]
     return cells, records
-
-
-def _is_uniform(run: Run) -> bool:
-    return run.metrics["allocator"] == "uniform"
 
 
 def _on_d(runs: list[Run]) -> str:

@@ -9,7 +9,18 @@ from lampq.cells import NOT_AVAILABLE
 from lampq.report.table import Lines, Table, marked
 
 from . import paper
-from .accuracy_table import equal_bits, footnote, noted, places_of, run_lines, search_cost, signed, state_of
+from .accuracy_table import (
+    UniformRuns,
+    equal_bits,
+    footnote,
+    noted,
+    places_of,
+    run_lines,
+    search_cost,
+    signed,
+    state_of,
+    uniform_runs,
+)
 from .measured import Row, Run, measured, precision_difference, widest
 
 NAME = "table4"
@@ -35,7 +46,7 @@ LEGEND = (
 def detection_table(results: Path) -> Table:
     """Put the table together from the cells in a results folder."""
     rows, printed_rows = [row for row in measured(results, NAME) if row.method], paper.detection_rows()
-    known = {row.model for row in rows if row.model}
+    known, uniform = {row.model for row in rows if row.model}, uniform_runs(rows)
     models = [m for m in paper.DETECTORS if m in known] + sorted(m for m in known if m not in paper.DETECTORS)
     body, notes, records = [_full_precision(models, rows)], [], []
     for (method, bits, variation), by_model in places_of(rows, printed_rows).items():
@@ -45,7 +56,7 @@ def detection_table(results: Path) -> Table:
         for model in models:
             chosen = widest(by_model.get(model, []))
             published = printed.values.get(model) if printed else None
-            lines, record = _cell(chosen, published, notes, rows)
+            lines, record = _cell(chosen, published, notes, uniform)
             cells.append(lines)
             records.append({"method": label, "w/a": bits, "model": paper.DETECTORS.get(model, model), **record})
         body.append(cells)
@@ -68,11 +79,13 @@ def _full_precision(models: list[str], rows: list[Row]) -> list[Lines]:
     return cells
 
 
-def _cell(rows: list[Row], published: str | None, notes: list[str], others: list[Row]) -> tuple[Lines, dict[str, Any]]:
+def _cell(
+    rows: list[Row], published: str | None, notes: list[str], uniform: UniformRuns
+) -> tuple[Lines, dict[str, Any]]:
     """What a cell says, of its first run, and the record of it; footnotes are added to `notes`.
 
     Args:
-        others: all rows, among which equal bits are looked for.
+        uniform: runs of equal bits.
     """
     runs = _runs(rows)
     beside = [] if published is None else [f"paper {published}"]
@@ -84,7 +97,7 @@ def _cell(rows: list[Row], published: str | None, notes: list[str], others: list
     if published is not None:
         more = [run.metrics[ap] - float(value) for ap, value in zip(AP, published.split(" / "), strict=True)]
         beside = [f"paper {published} ({' / '.join(map(signed, more))})"]
-    ahead = _against_equal_bits(run, others)
+    ahead = _against_equal_bits(run, uniform)
     if ahead:
         lines.append(f"against equal bits {_pair(ahead, '_uniform_difference', signed)}")
     lines += [*beside, f"drop {_pair(run.metrics, '_difference', signed)}"]
@@ -92,9 +105,9 @@ def _cell(rows: list[Row], published: str | None, notes: list[str], others: list
     return lines + ([f"search: {searched}"] if searched else []), record | ahead
 
 
-def _against_equal_bits(run: Run, rows: list[Row]) -> dict[str, float]:
+def _against_equal_bits(run: Run, uniform: UniformRuns) -> dict[str, float]:
     """Points of AP by which a searched plan is ahead of equal bits and their errors; empty where there are none."""
-    for other in equal_bits(run, rows):
+    for other in equal_bits(run, uniform):
         with contextlib.suppress(ValueError):  # on other images, or without draws
             ahead = {}
             for ap in AP:

@@ -14,7 +14,7 @@ from lampq.report.sensitivity import draw_unit
 from lampq.report.style import PALETTE, line, panels, save
 
 from . import methods, metrics, paper
-from .accuracy_table import against_uniform, bits_of, footnote, overlap, record_of, state_of
+from .accuracy_table import against_uniform, bits_of, footnote, overlap, record_of, state_of, uniform_runs
 from .measured import Row, latest, measured, widest
 
 Rows = list[dict[str, Any]]
@@ -207,9 +207,10 @@ def pareto(results: Path, folder: Path) -> Drawing:
         each.set_xlabel("average weight bits of the 4N layers", fontsize=9)
     axes[0].set_ylabel("top-1 (%)", fontsize=9)
     axes[0].legend(frameon=False, fontsize=7)
+    uniform = uniform_runs(mine)
     numbers = [
         {"method": methods.label(row.method), "w/a": bits_of(row), **record_of(row.run)}
-        | against_uniform(row.run, mine)
+        | against_uniform(row.run, uniform)
         | {"model": paper.MODELS.get(row.model, row.model)}
         for row in drawn
     ]

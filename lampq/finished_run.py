@@ -1,6 +1,5 @@
 """A finished run's folder, sealed with digests of its files: every reader sees whether they are all there and agree."""
 
-import csv
 import hashlib
 import json
 import stat
@@ -70,27 +69,35 @@ class FinishedRun:
         return BitPlan.read(self.folder / "plan.json")
 
     @cached_property
+    def origin(self) -> dict[str, Any]:
+        """Where its plan comes from, without the rest of it."""
+        return json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))["origin"]
+
+    @cached_property
     def outcomes(self) -> tuple[list[int], list[int]]:
         """Which validation images full precision and the quantized model get right: 1 or 0 an image."""
-        rows = self._rows("outcomes.csv")
-        return [int(row["full_precision_top1"]) for row in rows], [int(row["top1"]) for row in rows]
+        columns = self._columns("outcomes.csv")
+        return [int(value) for value in columns["full_precision_top1"]], [int(value) for value in columns["top1"]]
 
     @cached_property
     def precision_draws(self) -> dict[str, list[float]]:
         """A detector's average precision (percent) on every draw of validation images, by name; empty for others."""
-        rows = self._rows("precision_draws.csv") if (self.folder / "precision_draws.csv").is_file() else []
-        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+        columns = self._columns("precision_draws.csv")
+        return {name: [float(value) for value in values] for name, values in columns.items()}
 
     @cached_property
     def sample_outcomes(self) -> list[int] | None:
         """Which images of D the quantized model gets right: 1 or 0 an image; None where nothing was searched on D."""
-        if not (self.folder / "sample_outcomes.csv").is_file():
-            return None
-        return [int(row["top1"]) for row in self._rows("sample_outcomes.csv")]
+        columns = self._columns("sample_outcomes.csv")
+        return [int(value) for value in columns["top1"]] if columns else None
 
-    def _rows(self, name: str) -> list[dict[str, str]]:
-        with (self.folder / name).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+    def _columns(self, name: str) -> dict[str, list[str]]:
+        """A CSV file by column; empty where it is missing. Numbers alone, so that there is nothing to unquote."""
+        path = self.folder / name
+        if not path.is_file():
+            return {}
+        header, *lines = (line.split(",") for line in path.read_text(encoding="utf-8").splitlines())
+        return dict(zip(header, map(list, zip(*lines, strict=True)), strict=True)) if lines else {}
 
 
 AnyRun = TypeVar("AnyRun", bound=FinishedRun)
