@@ -17,7 +17,7 @@ class TimeLimit:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.left = float(seconds)
+        self.seconds = self.left = float(seconds)
 
     def call(self, action: Callable[[], Any], at_most: float | None = None) -> Any:
         """Call, and return what is returned.
@@ -50,5 +50,6 @@ class TimeLimit:
         if raised:
             raise raised[0]
         if not returned:
-            raise TimeoutError(f"no answer within {limit:.0f} s")
+            whole = f"{self.seconds:g} s in all" if at_most is None else f"{at_most:g} s"
+            raise TimeoutError(f"no answer within {whole}")
         return returned[0]
