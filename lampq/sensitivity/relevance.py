@@ -109,6 +109,44 @@ def relevance_model(adapter: ModelAdapter, epsilon: float = EPSILON) -> ModelAda
     return twin
 
 
+def _check_rules(twin: ModelAdapter) -> None:
+    """See, on one image of noise, that whatever has no rule needs none: twice the input gives twice the output, so
+    that the input times the gradient is the output.
+
+    Raises:
+        LampQError: names the module that needs one.
+    """
+    ruled = (nn.Linear, ConstantDeviationNorm, ConstantRatio)
+    sites = {site.name for site in twin.sites}
+
+    def check(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> None:
+            if not torch.allclose(module.forward(2 * operands[0]), 2 * output, rtol=1e-4, atol=1e-6):
+                raise LampQError(
+                    f"allocator.importance=relevance: no rule for {name} ({type(module).__name__}); choose "
+                    "importance=none"
+                )
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(check(name))
+        for name, module in twin.network.named_modules()
+        if name not in sites
+        and not any(True for _ in module.children())
+        and not isinstance(module, ruled)
+        and not isinstance(twin.network.get_submodule(name.rpartition(".")[0]), ruled)
+    ]
+    weight = next(twin.network.parameters())
+    noise = torch.randn(1, *twin.input_size, generator=torch.Generator().manual_seed(0)).to(weight)
+    try:
+        with torch.no_grad():
+            twin.run(noise)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _epsilon_rule(epsilon: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(module: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
@@ -137,8 +175,12 @@ def layer_relevances(
 
     Returns:
         ``[images, layers]`` float64: ``sum |R|`` over the layer's output, divided by the sum over layers.
+
+    Raises:
+        LampQError: a part of the model that there is no rule for.
     """
     model = relevance_model(adapter)
+    _check_rules(model)
     device = next(adapter.network.parameters()).device
     found: dict[str, Tensor] = {}
     count = 0

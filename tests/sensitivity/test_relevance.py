@@ -183,3 +183,12 @@ def test_a_gate_has_no_rule():
     gated = adapt("gated", network, input_size=(3, VIT_SIDE, VIT_SIDE))
     with pytest.raises(LampQError, match=r"no rule for the gate of blocks\.0\.attn; choose importance=none"):
         relevance_model(gated)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"), [({"act_layer": "quick_gelu"}, "act"), ({"norm_layer": "rmsnorm"}, "norm")]
+)
+def test_what_twice_the_input_does_not_double_has_to_have_a_rule(changes, part):
+    adapter = vit_adapter(1, **changes)
+    with pytest.raises(LampQError, match=rf"no rule for \S*{part}\S* \(\w+\); choose importance=none"):
+        layer_relevances(adapter, ["blocks.0.mlp.fc1"], images(adapter, 2))
