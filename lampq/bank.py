@@ -55,14 +55,8 @@ class LayerBank:
             "revision": self.independent.revision,
             "settings": self.independent.settings(),
         }
-        labels = self.independent.gradient_labels
-        needs_classifier = base_quantizer.only_classifiers or labels is not None
-        if needs_classifier and adapter.task != "classification":
-            raise LampQError(
-                f"base_quantizer={base_quantizer.name}: needs class probabilities, which {adapter.name} does not give; "
-                "choose another, for example adalog, or a classifier"
-            )
         base_quantizer.check_model(adapter)
+        labels = self.independent.gradient_labels
         self.gradients = None if labels is None else OutputGradients(observer, labels)
         self._observer = observer
         self._observing = Lock()

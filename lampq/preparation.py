@@ -11,7 +11,6 @@ import torch
 
 from lampq.calibration.observation import Observer
 from lampq.datasets.digests import Digests
-from lampq.errors import LampQError
 from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.settings import Settings
@@ -19,7 +18,7 @@ from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.detection import DetectionTask
 from lampq.tasks.task import Task
-from lampq.workbench import Workbench, open_workbench
+from lampq.workbench import Workbench, observer_of, open_workbench
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +54,7 @@ def prepare(settings: Settings, device: torch.device) -> Prepared:
         log.info(note)
     searches = settings.sensitivity is not None or settings.allocator.searches
     prepared.task.check_memory(searches, training, settings.validate)
-    asked = settings.evaluation_images
-    if asked is not None and asked > prepared.task.sample_count:
-        raise LampQError(
-            f"evaluation_images={asked}: D has {prepared.task.sample_count} images; give at most as many, or null for "
-            "all"
-        )
+    prepared.task.check_scored(settings.evaluation_images)
     return prepared
 
 
@@ -96,21 +90,14 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     adapter = settings.model.build(device)
     if settings.base_quantizer.quantizes_tensors:
         adapter = adapter.with_tensors()
-    if settings.base_quantizer.precision != torch.float32 and adapter.task != "classification":
-        raise LampQError(
-            f"base_quantizer.precision=float64: {adapter.name} cannot be run in it, its operators are float32; take "
-            "float32, or a classifier"
-        )
+    settings.base_quantizer.check_model(adapter)
     if hasattr(settings.dataset, "digests"):
         settings.dataset.digests = digests_of(settings)
-    if stays := adapter.unquantized():
-        names = ", ".join([*list(stays)[:4], *([f"{len(stays) - 4} more"] if len(stays) > 4 else [])])
-        share = 100 * sum(stays.values()) / adapter.parameters()
-        log.info("stays in full precision, whatever the plan: %s (%.3g %% of the model's bytes)", names, share)
+    if stays := adapter.told_unquantized():
+        log.info(stays)
     task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)
     memory = int(settings.observation_memory_gib * 2**30)
-    observer = Observer(adapter, lambda: task.calibration_images, memory, settings.base_quantizer.precision)
-    return Prepared(adapter, task, observer, device)
+    return Prepared(adapter, task, observer_of(adapter, task, settings.base_quantizer, memory), device)
 
 
 def workbench_of(settings: Settings, prepared: Prepared, store: Store, images: int | None = None) -> Workbench:

@@ -1,6 +1,6 @@
 """The workbench: everything that an allocator may look at, and the one place that opens it.
 
-A run of the command line, `lampq.quantize`, the tests and the benchmark open it here. Validation images are not on it.
+A run of the command line, `lampq.quantize` and the tests open it here. Validation images are not on it.
 """
 
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ def open_workbench(
         prefix_memory: bytes for activations that are kept so that a changed plan runs from its first changed block on.
         images: the first so many images of D that plans are scored on; None is all of them.
     """
-    observer = observer or Observer(adapter, lambda: task.calibration_images)
+    observer = observer or observer_of(adapter, task, base_quantizer, MEMORY)
     bank = LayerBank(base_quantizer, adapter, observer, task.identity["calibration"], store)
     realisation = None
     if base_quantizer.sequential:
@@ -117,6 +117,15 @@ def open_workbench(
     quantized = QuantizedModel(adapter, bank, scored)
     evaluator = SampleEvaluator(quantized, task, store, identity, prefix_memory // 2, images)
     return Workbench(adapter, task, bank, evaluator, store, task.seed, realisation, images)
+
+
+def observer_of(adapter: ModelAdapter, task: Task, base_quantizer: BaseQuantizer, memory: int) -> Observer:
+    """What calibration observes, in the precision that the method asks for.
+
+    Args:
+        memory: bytes for what is held (see `Observer`).
+    """
+    return Observer(adapter, lambda: task.calibration_images, memory, base_quantizer.precision)
 
 
 def _scored_with(realisation: Realisation | None, budget: Budget) -> Realisation | BlockBank | None:

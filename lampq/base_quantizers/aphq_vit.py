@@ -61,6 +61,7 @@ class APHQViT(QDrop):
         return self.iterations * (2 if self.mlp_reconstruction else 1)
 
     def check_model(self, adapter: ModelAdapter) -> None:
+        super().check_model(adapter)
         for site in adapter.sites if self.mlp_reconstruction else ():
             activation = activation_name(site) if site.type == "fc2" else None
             if activation and not (site.after_gelu and activation in dict(adapter.network.named_modules())):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lampq.errors import LampQError
 from lampq.layers import Site
 
 if TYPE_CHECKING:
@@ -72,12 +73,23 @@ class BaseQuantizer(ABC):
         return self
 
     def check_model(self, adapter: "ModelAdapter") -> None:
-        """Refuse a model that the method cannot quantize, before any work; here, none.
+        """Refuse a model that the method cannot quantize, before any work.
 
         Raises:
-            LampQError: names the part of the model.
+            LampQError: names what the model lacks.
         """
-        return
+        if adapter.task == "classification":
+            return
+        if self.only_classifiers or self.independent.gradient_labels is not None:
+            raise LampQError(
+                f"base_quantizer={self.name}: needs class probabilities, which {adapter.name} does not give; choose "
+                "another, for example adalog, or a classifier"
+            )
+        if self.precision != torch.float32:
+            raise LampQError(
+                f"base_quantizer.precision=float64: {adapter.name} cannot be run in it, its operators are float32; "
+                "take float32, or a classifier"
+            )
 
     @abstractmethod
     def settings(self) -> dict:

@@ -163,6 +163,15 @@ class ModelAdapter(ABC):
         numbers of parameters, by name. Norms, biases, embeddings and the like always do, and are no such parts."""
         return dict(self._unquantized("", self.network, {site.name for site in self.sites}))
 
+    def told_unquantized(self) -> str | None:
+        """A line on these parts and their share of the model's bytes; None where there are none."""
+        stays = self.unquantized()
+        if not stays:
+            return None
+        names = ", ".join([*list(stays)[:4], *([f"{len(stays) - 4} more"] if len(stays) > 4 else [])])
+        share = 100 * sum(stays.values()) / self.parameters()
+        return f"stays in full precision, whatever the plan: {names} ({share:.3g} % of the model's bytes)"
+
     def _unquantized(self, path: str, module: nn.Module, sites: set[str]) -> Iterator[tuple[str, int]]:
         for name, child in module.named_children():
             inner = f"{path}{name}"

@@ -166,6 +166,17 @@ class Task(ABC):
         """Images of D."""
         return len(self.dataset.listing(self.seed)["sample"])
 
+    def check_scored(self, images: int | None) -> None:
+        """Refuse to score plans on more images than D has; None is all of them.
+
+        Raises:
+            LampQError: D has not so many.
+        """
+        if images is not None and images > self.sample_count:
+            raise LampQError(
+                f"evaluation_images={images}: D has {self.sample_count} images; give at most as many, or null for all"
+            )
+
     def notes(self, training_images: int | None) -> list[str]:
         """What a reader of a result should know about the images.
 
