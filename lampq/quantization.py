@@ -27,7 +27,19 @@ from lampq.settings import Settings, check
 from lampq.store import Store
 from lampq.tasks.classification import ClassificationTask, accuracy_metrics
 from lampq.tasks.sample_evaluation import Score
-from lampq.workbench import Workbench, open_workbench
+from lampq.workbench import Workbench, observer_of, open_workbench
+
+ANSWERED_BY_THE_CALL = (
+    *("model", "dataset", "seed", "device", "bits", "budget", "paths", "scale", "experiment", "sensitivity", "logger"),
+    *("bank", "force", "validate", "baseline", "threads", "hydra"),
+)
+"""Keys and groups of the command line that the arguments of `quantize` take the place of, or that a run alone has."""
+
+OF_A_BUDGET = (
+    *("weight_bits", "activation_bits", "activation_rule", "fixed_site_bits", "operand_bits", "bit_set", "hardware"),
+    *("budget_limit", "ties", "pins"),
+)
+"""Keys and groups that a `Budget` given as an object answers."""
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest logit, between a network's own forward pass and its parts in order."""
@@ -86,6 +98,7 @@ def quantize(
     }
     named = {"base_quantizer": base_quantizer, "allocator": allocator, "budget": budget, "bits": bits, "seed": seed}
     typed = [f"{key}={value}" for key, value in named.items() if key not in given]
+    _check_effect(overrides, given)
     settings = _settings([*typed, *overrides], given)
     images = GivenImages(calibration, sample)
     if settings.allocator.searches and sample is None:
@@ -98,6 +111,7 @@ def quantize(
         adapter = adapter.with_tensors()
     task = ClassificationTask(adapter, images, seed, next(adapter.network.parameters()).device)
     if settings.allocator.searches:
+        task.check_scored(settings.evaluation_images)
         SearchSpace.check(adapter, settings.budget, settings.allocator.ties)
     workbench = open_workbench(
         adapter,
@@ -105,6 +119,7 @@ def quantize(
         settings.base_quantizer,
         Store(settings.cache if cache is None else Path(cache)),
         settings.budget,
+        observer=observer_of(adapter, task, settings.base_quantizer, int(settings.observation_memory_gib * 2**30)),
         prefix_memory=int(settings.prefix_memory_gib * 2**30),
         images=settings.evaluation_images,
     )
@@ -148,6 +163,8 @@ class QuantizedNetwork:
             f"packed size {size(costs['packed_bytes'])} (computed) of {size(costs['full_precision_bytes'])}; "
             f"{costs['bops'] / 1e9:.3g} billion bit operations an image",
         ]
+        if (stays := self._workbench.adapter.told_unquantized()) is not None:
+            told.append(stays)
         if (score := self.sample_score()) is not None:
             told.append(f"on D: top-1 {100 * score.accuracy:.2f} %, mean loss {score.mean_loss:.4f} (simulated)")
         with console.capture() as grid:
@@ -272,6 +289,21 @@ def network_name(network: nn.Module) -> str:
         for name, module in network.named_modules()
     ]
     return f"{type(network).__name__}-{fingerprint(modules)}"
+
+
+def _check_effect(overrides: Sequence[str], given: dict[str, Any]) -> None:
+    """Refuse overrides that would have no effect.
+
+    Raises:
+        LampQError: names the first one.
+    """
+    for override in overrides:
+        first = override.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0]
+        if first in ANSWERED_BY_THE_CALL:
+            raise LampQError(f"overrides=[{override}]: has no effect here; see the arguments of lampq.quantize")
+        part = "budget" if first in OF_A_BUDGET else first
+        if part in given:
+            raise LampQError(f"overrides=[{override}]: has no effect on a {part} given as an object; set it there")
 
 
 def _settings(typed: list[str], given: dict[str, Any]) -> Settings:

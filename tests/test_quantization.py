@@ -109,6 +109,13 @@ def test_a_loader_gives_the_same_as_its_tensors(network, pictures, quantized):
     assert torch.equal(one.network(pictures[:4]), other.network(pictures[:4]))
 
 
+def test_what_a_method_is_given_is_observed_in_its_precision(network, pictures):
+    quick = ["effort=smoke", "base_quantizer.precision=float64"]
+    workbench = uniform(network, pictures[:8], base_quantizer="adalog", overrides=quick)._workbench
+    (seen,) = workbench.bank._observer.inputs(workbench.layers[0])
+    assert seen.dtype == torch.float64
+
+
 def test_a_swin_and_a_method_that_quantizes_tensors(pictures):
     batch = images(swin_adapter(), 8)
     assert uniform(swin(), batch).network(batch[:2]).shape == (2, CLASSES)
@@ -158,6 +165,23 @@ WRONG = {
     "an unknown name": ({"base_quantizer": "adalg"}, "did you mean adalog"),
     "an unknown key": ({"overrides": ["gamma=3"]}, "did you mean lampq.gamma"),
     "impossible bits": ({"bits": 0}, "bits=0"),
+    "what a run alone has": ({"overrides": ["dataset.calibration_images=8"]}, "has no effect here"),
+    "a key of an object": (
+        {"base_quantizer": RoundToNearest(), "overrides": ["base_quantizer.rounds=3"]},
+        "has no effect on a base_quantizer given as an object",
+    ),
+    "a key of a budget": (
+        {"budget": Budget(Fraction(4), Fraction(4), (4,), "fixed", (4, 4), "target"), "overrides": ["ties=modules"]},
+        "has no effect on a budget given as an object",
+    ),
+    "more images than D has": (
+        {
+            "allocator": "lampq",
+            "sample": (torch.zeros(4, 3, 16, 16), torch.zeros(4).long()),
+            "overrides": ["evaluation_images=5"],
+        },
+        "evaluation_images=5: D has 4 images",
+    ),
 }
 
 
