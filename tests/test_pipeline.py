@@ -20,6 +20,7 @@ from lampq.allocation.uniform import Uniform
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.budgets import Budget
 from lampq.errors import LampQError
+from lampq.finished_run import LABELS
 from lampq.pipeline import run
 from lampq.plan import BitPlan
 from lampq.quantized_model import QuantizedModel
@@ -28,16 +29,6 @@ from lampq.tasks.classification import ClassificationTask
 from tests.small_models import MadeUpImages, search_over, swin_adapter, vit_adapter
 from tests.small_settings import small_settings
 
-LABELS = {
-    "fingerprint",
-    "model",
-    "dataset",
-    "base_quantizer",
-    "allocator",
-    "weight_bits",
-    "activation_bits",
-    "seed",
-}
 METRICS = {
     "top1",
     "top5",
@@ -144,7 +135,7 @@ def test_a_run_writes_its_whole_record(settings, tmp_path, allocator):
     assert {path.name for path in folder.iterdir()} == FILES | searched
     assert (folder / "bit_allocation.png").read_bytes().startswith(b"\x89PNG")
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(metrics) == LABELS | METRICS | (OF_A_SEARCH if settings.allocator.searches else set())
+    assert set(metrics) == {*LABELS, *METRICS} | (OF_A_SEARCH if settings.allocator.searches else set())
     assert record.metrics == metrics and record.finished
     assert all(isinstance(metrics[key], int | float) for key in METRICS)
     assert metrics["allocator"] == allocator and metrics["images"] == 60 and metrics["fingerprint"] == folder.name

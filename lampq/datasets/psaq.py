@@ -31,7 +31,8 @@ KIND = "synthesis"
 
 
 class PSAQ:
-    """Images of a source, a fixed number of them: calibration images are the first, D is a longer prefix of them.
+    """Images of a source, a fixed number of them: calibration images are the first, D is a longer prefix of
+    them (there are few, so they are shared; a line says how many).
 
     Args:
         source: ``psaq`` (optimised), ``noise`` (what the optimisation starts from, as colours) or ``real`` (training
@@ -130,8 +131,7 @@ class PSAQ:
         self._real.bind(adapter)
         self._adapter = adapter
         self._pixels = PixelRange(tuple(adapter.data_config["mean"]), tuple(adapter.data_config["std"]))
-        heads = [site for site in adapter.sites if site.type == "head"]
-        self._classes = adapter.module(heads[-1].name).out_features
+        self._classes = adapter.classes
         rate = LEARNING_RATE_SWIN if adapter.windows else LEARNING_RATE
         self._recipe = Recipe(
             **self._settings,
