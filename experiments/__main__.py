@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lampq.errors import LampQError
-from lampq.streams import degrade
+from lampq.launch.streams import degrade
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     benchmark.add_argument("--threads", type=int, default=None, help="PyTorch threads (default: PyTorch's choice)")
 
     options = parser.parse_args(arguments)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in lampq.command_line
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in lampq.launch.command_line
     degrade(sys.stdout, sys.stderr)
     try:
         status = _run(options)
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from lampq.failures import explain_failure
+        from lampq.launch.failures import explain_failure
 
         print(f"error: {explain_failure(error, [str(options.results)], str(options.results))}", file=sys.stderr)
         return 1
@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
     """Run a command; `left_out` gets a line on everything that is damaged. Returns whether all was well otherwise."""
     if options.command == "report":
-        from lampq.tracking.csv import rebuild_runs_csv
+        from lampq.runs.tracking.csv import rebuild_runs_csv
 
         from .report import report
 
@@ -99,7 +99,7 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
 
         print(*publish(options.names, _existing(options.results), left_out), sep="\n")
     elif options.command == "explain":
-        from lampq.plan import BitPlan
+        from lampq.plan.bit_plan import BitPlan
         from lampq.report.explanation import explanation
 
         path = _plan(options.plan, options.results, left_out)
@@ -124,7 +124,7 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
 
 def _plan(text: str, results: Path, left_out: list[str]) -> Path:
     """The plan file that a user means, which is used as it is, also where the rest of its run is damaged."""
-    from lampq.finished_run import DamagedRun
+    from lampq.runs.finished_run import DamagedRun
 
     from .plan_files import find_plan, run_of
 

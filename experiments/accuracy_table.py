@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lampq.cells import NOT_AVAILABLE
+from lampq.launch.cells import NOT_AVAILABLE
 from lampq.report.summary import duration
 from lampq.report.table import Lines, Table, marked
 

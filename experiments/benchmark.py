@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lampq.errors import LampQError
 from lampq.progress import progress
-from lampq.record import environment
+from lampq.runs.record import environment
 
 IMAGES, TOKENS = 32, 197
 """What AdaLog calibrates DeiT on: 32 images of 197 tokens."""
@@ -184,11 +184,11 @@ def fisher() -> Iterator[Timing]:
 
 def adalog() -> Iterator[Timing]:
     """The whole AdaLog calibration of DeiT-T at W3A3, the published search unabridged, on an empty bank."""
-    from lampq.bank import LayerBank
+    from lampq.bank.layer_bank import LayerBank
     from lampq.base_quantizers.adalog import AdaLog
-    from lampq.budgets import Budget
     from lampq.calibration.observation import Observer
-    from lampq.store import Store
+    from lampq.plan.budget import Budget
+    from lampq.storage.store import Store
 
     adapter = _deit_tiny()
     images = _calibration_images(adapter)
@@ -205,9 +205,9 @@ def lampq_run() -> Iterator[Timing]:
     """LampQ on the embedded ViT at 3 bits: with nothing on disk, with calibrated sites on disk, with everything."""
     from hydra import compose, initialize_config_dir
 
-    from lampq.command_line import config_folder
+    from lampq.configuration.settings import check
+    from lampq.launch.command_line import config_folder
     from lampq.pipeline import run
-    from lampq.settings import check
 
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -227,8 +227,8 @@ def lampq_run() -> Iterator[Timing]:
 
 def synthesis() -> Iterator[Timing]:
     """A step of making images from DeiT-T as PSAQ-ViT does: how its time grows with the number of images."""
-    from lampq.synthesis.image_batch import Draws, PixelRange, make_batch
-    from lampq.synthesis.recipe import Recipe
+    from lampq.datasets.psaq.image_batch import Draws, PixelRange, make_batch
+    from lampq.datasets.psaq.recipe import Recipe
 
     adapter = _deit_tiny()
     published = {"warmup": 0.2, "jitter": (15, 30), "flip": 0.5, "learning_rate": 0.2, "betas": (0.5, 0.9)}
@@ -243,16 +243,16 @@ def synthesis() -> Iterator[Timing]:
 
 def reconstruction() -> Iterator[Timing]:
     """A step of training a block of DeiT-T at W4A4 on 32 images, by each method of block reconstruction."""
-    from lampq.bank import LayerBank
+    from lampq.bank.layer_bank import LayerBank
+    from lampq.bank.realisation import Realisation
     from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
     from lampq.base_quantizers.aphq_vit import APHQViT
     from lampq.base_quantizers.fima_q import FimaQ
     from lampq.base_quantizers.pd_quant import PDQuant
     from lampq.base_quantizers.qdrop import QDrop
     from lampq.calibration.observation import Observer
-    from lampq.plan import BitPlan
-    from lampq.realisation import Realisation
-    from lampq.store import Store
+    from lampq.plan.bit_plan import BitPlan
+    from lampq.storage.store import Store
 
     adapter, steps = _deit_tiny(), (2, 10)
     images = _calibration_images(adapter)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lampq.cells import NOT_AVAILABLE
+from lampq.launch.cells import NOT_AVAILABLE
 from lampq.report.table import Lines, Table, marked
 
 from . import paper

@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 from lampq.errors import LampQError
-from lampq.finished_run import DamagedRun
-from lampq.plan import BitPlan, SitePlan
+from lampq.plan.bit_plan import BitPlan, SitePlan
 from lampq.report.accuracies import ACCURACIES
 from lampq.report.summary import size
+from lampq.runs.finished_run import DamagedRun
 
 from .measured import Run, mean_difference, paired_difference, precision_difference
 from .plan_files import run_of

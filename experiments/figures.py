@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lampq.cells import NOT_AVAILABLE
-from lampq.layers import LAYER_TYPES
-from lampq.record import read_sensitivity
+from lampq.launch.cells import NOT_AVAILABLE
+from lampq.plan.sites import LAYER_TYPES
 from lampq.report.bit_allocation import bit_colours, draw_bits
 from lampq.report.sensitivity import draw_unit
 from lampq.report.style import PALETTE, line, panels, save
+from lampq.runs.record import read_sensitivity
 
 from . import methods, metrics, paper
 from .accuracy_table import against_uniform, bits_of, footnote, overlap, record_of, state_of, uniform_runs

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lampq.atomic_write import write_text
 from lampq.report.summary import duration
 from lampq.report.table import Table
+from lampq.storage.atomic_write import write_text
 
 from .measured import Row, measured
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lampq.cells import DONE, Cell, read_cells, unreadable_cells
-from lampq.finished_run import DamagedRun, FinishedRun, ended, read_run, signature
+from lampq.launch.cells import DONE, Cell, read_cells, unreadable_cells
+from lampq.runs.finished_run import DamagedRun, FinishedRun, ended, read_run, signature
 
 from . import paper
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from lampq.allocation.stored_scores import stored_scores
-from lampq.cells import NOT_AVAILABLE
 from lampq.errors import LampQError
-from lampq.layers import LAYER_TYPES
-from lampq.plan import BitPlan, SitePlan
-from lampq.record import read_sensitivity
+from lampq.launch.cells import NOT_AVAILABLE
+from lampq.plan.bit_plan import BitPlan, SitePlan
+from lampq.plan.sites import LAYER_TYPES
 from lampq.report.table import Lines, Table
+from lampq.runs.record import read_sensitivity
 
 from . import paper
 from .accuracy_table import run_lines

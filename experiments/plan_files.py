@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lampq.errors import LampQError
-from lampq.finished_run import ended, read_run
+from lampq.runs.finished_run import ended, read_run
 
 from .measured import Run
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from lampq.atomic_write import write_bytes, write_text
-from lampq.cells import NOT_AVAILABLE
 from lampq.errors import LampQError
-from lampq.finished_run import DIGESTS, FILES, DamagedRun, present, read_plain, read_run, seal
+from lampq.launch.cells import NOT_AVAILABLE
 from lampq.limits import word
+from lampq.runs.finished_run import DIGESTS, FILES, DamagedRun, present, read_plain, read_run, seal
+from lampq.storage.atomic_write import write_bytes, write_text
 
 from . import grid
 from .measured import Run, measured

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lampq.atomic_write import write_text
-from lampq.cells import experiments_with_cells
 from lampq.errors import LampQError
-from lampq.failures import line
+from lampq.launch.cells import experiments_with_cells
+from lampq.launch.failures import line
 from lampq.limits import did_you_mean
 from lampq.report import page
 from lampq.report.pictures import Pictures
 from lampq.report.table import Table
+from lampq.storage.atomic_write import write_text
 
 from . import metrics, paper
 from .accuracy_table import BESIDE_THE_AUTHORS_CODE, AuthorsCode, Layout, accuracy_table

@@ -5,11 +5,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from lampq.allocation.stored_scores import stored_scores
-from lampq.budgets import FULL_PRECISION_BITS
 from lampq.errors import LampQError
-from lampq.layers import LAYER_TYPES
 from lampq.limits import integer
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import FULL_PRECISION_BITS
+from lampq.plan.sites import LAYER_TYPES
 
 
 def solve(path: Path, targets: list[str], bit_set: str | None, folder: Path) -> str:

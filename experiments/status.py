@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from lampq.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNING, experiments_with_cells
 from lampq.errors import LampQError
+from lampq.launch.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNING, experiments_with_cells
 from lampq.limits import did_you_mean
 
 from .measured import DAMAGED, measured

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lampq.atomic_write import write_whole
 from lampq.datasets import shapes
 from lampq.models.embedded import architectures
 from lampq.models.embedded.architectures import EMBEDDED, build_embedded
+from lampq.storage.atomic_write import write_whole
 
 FOLDER = Path(architectures.__file__).parent
 RISING, FALLING = shapes.TEXTURES.index("rising"), shapes.TEXTURES.index("falling")

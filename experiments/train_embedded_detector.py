@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from experiments.train_embedded import FOLDER, commit, learning_rate_share, start_from_patches
-from lampq.atomic_write import write_whole
 from lampq.datasets import shape_scenes
 from lampq.datasets.shape_scenes import OUTLINES, SIZES, TRAINING_SEED, VALIDATION_SEED, Scene, draw_scenes
-from lampq.detection.mmdet_import import import_mmdet
+from lampq.models.detection.mmdet_import import import_mmdet
 from lampq.models.embedded.detectors import SHAPES_MASK_RCNN, build_embedded_detector
+from lampq.storage.atomic_write import write_whole
 from lampq.tasks.average_precision import match, precisions, quietly
 
 NAME = "shapes_mask_rcnn"

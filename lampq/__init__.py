@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lampq.budgets import Budget
     from lampq.errors import LampQError
-    from lampq.plan import BitPlan
+    from lampq.plan.bit_plan import BitPlan
+    from lampq.plan.budget import Budget
     from lampq.quantization import QuantizedNetwork, quantize
 
 __version__ = "0.1.0"

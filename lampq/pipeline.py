@@ -9,23 +9,23 @@ import torch
 from lampq.allocation.base import Allocator
 from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.uniform import Uniform
-from lampq.budgets import realised_costs
+from lampq.configuration.settings import Settings
 from lampq.errors import LampQError
-from lampq.finished_run import ended
-from lampq.identity import identity, labels
 from lampq.models.adapter import ModelAdapter
-from lampq.plan import BitPlan
-from lampq.preparation import Prepared, prepare, store_of, workbench_of
-from lampq.record import RunRecord, read_sensitivity
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import realised_costs
 from lampq.report.accuracies import ACCURACIES, accuracies_in
 from lampq.report.bit_allocation import draw_bit_allocation
 from lampq.report.sensitivity import draw_sensitivity
 from lampq.report.style import drawn
+from lampq.runs.finished_run import ended
+from lampq.runs.identity import identity, labels
+from lampq.runs.preparation import Prepared, prepare, store_of, workbench_of
+from lampq.runs.record import RunRecord, read_sensitivity
+from lampq.runs.tracking import Tracker, open_tracker, rebuild_runs_csv
 from lampq.sensitivity.single_component import SingleComponents
-from lampq.settings import Settings
 from lampq.tasks.task import Task
 from lampq.tasks.validation import validate
-from lampq.tracking import Tracker, open_tracker, rebuild_runs_csv
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)

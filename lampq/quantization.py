@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from lampq.allocation.base import Allocator
 from lampq.allocation.search_space import SearchSpace
 from lampq.base_quantizers.base import BaseQuantizer
-from lampq.budgets import Budget, realised_costs
+from lampq.configuration.settings import Settings, check
 from lampq.datasets.given import BATCH, GivenImages, check_images, check_labels, pairs_in
 from lampq.errors import LampQError
-from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.models.timm_adapters import adapt
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget, realised_costs
 from lampq.progress import progress
 from lampq.report.bit_allocation import bits_grid
 from lampq.report.explanation import explanation
 from lampq.report.summary import size
-from lampq.settings import Settings, check
-from lampq.store import Store
+from lampq.storage.fingerprint import fingerprint
+from lampq.storage.store import Store
 from lampq.tasks.classification import ClassificationTask, accuracy_metrics
 from lampq.tasks.sample_evaluation import Score
 from lampq.workbench import Workbench, observer_of, open_workbench
@@ -310,8 +310,8 @@ def _settings(typed: list[str], given: dict[str, Any]) -> Settings:
     """Checked settings, from what one would type on the command line and from objects."""
     from hydra import compose, initialize_config_dir
 
-    from lampq.config_folder import config_folder
-    from lampq.failures import explain_composition
+    from lampq.configuration.config_folder import config_folder
+    from lampq.launch.failures import explain_composition
 
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):

@@ -5,17 +5,17 @@ A run of the command line, `lampq.quantize` and the tests open it here. Validati
 
 from dataclasses import dataclass
 
-from lampq.bank import LayerBank
+from lampq.bank.block_bank import BlockBank
+from lampq.bank.layer_bank import LayerBank
+from lampq.bank.quantized_model import QuantizedModel
+from lampq.bank.realisation import Realisation
 from lampq.base_quantizers.base import BaseQuantizer
-from lampq.block_bank import BlockBank
-from lampq.budgets import Budget, packed_bytes
 from lampq.calibration.observation import Observer
-from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
-from lampq.realisation import Realisation
-from lampq.store import Store
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget, packed_bytes
+from lampq.plan.sites import Site
+from lampq.storage.store import Store
 from lampq.tasks.sample_evaluation import SampleEvaluator
 from lampq.tasks.task import Task
 
@@ -75,7 +75,7 @@ class Workbench:
             self.realisation.states(plan)
 
     def sizes(self, plan: BitPlan) -> dict[str, int]:
-        """Bytes of the model packed at a plan's bits, and in full precision (see `lampq.budgets.packed_bytes`)."""
+        """Bytes of the model packed at a plan's bits, and in full precision (see `lampq.plan.budget.packed_bytes`)."""
         adapter, stored = self.adapter, self.built_from.quantizer_parameters(plan)
         packed = packed_bytes(adapter.sites, plan, adapter.parameters(), stored)
         return {"packed_bytes": packed, "full_precision_bytes": 4 * adapter.parameters()}

@@ -33,7 +33,7 @@ def loggers_as_before():
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path, loggers_as_before):
     """Run the command line in this process: (exit status, standard output, lines of standard error)."""
-    from lampq.command_line import command_line
+    from lampq.launch.command_line import command_line
 
     def run(*arguments, results_here=True):
         """With `results_here`, results go under `tmp_path`."""
@@ -54,7 +54,7 @@ def run(monkeypatch, capsys, tmp_path, loggers_as_before):
 @pytest.fixture
 def pipeline(monkeypatch):
     """A stand-in for `lampq.pipeline.run`: keeps the settings it is given, and raises what the test asks for."""
-    import lampq.isolation
+    import lampq.launch.isolation
     import lampq.pipeline
     import lampq.report.console
 
@@ -70,7 +70,7 @@ def pipeline(monkeypatch):
     monkeypatch.setattr(lampq.pipeline, "run", stand_in)
     monkeypatch.setattr(lampq.report.console, "show", lambda records: None)
     monkeypatch.setattr(lampq.report.console, "summary_line", lambda record: "a line")
-    # Jobs of a grid in this process, where the stand-in is; tests/test_isolation.py has them in their own.
+    # Jobs of a grid in this process, where the stand-in is; tests/launch/test_isolation.py has them in their own.
     here = SimpleNamespace(call=lambda function, *arguments: function(*arguments), stop=lambda: None)
-    monkeypatch.setattr(lampq.isolation, "shared", here)
+    monkeypatch.setattr(lampq.launch.isolation, "shared", here)
     return seen

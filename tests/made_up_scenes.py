@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from lampq.datasets.coco_annotations import Annotations, read_annotations
-from lampq.detection.images import Images, Instances
-from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
-from lampq.store import Store
+from lampq.models.detection.pictures import Images, Instances
+from lampq.storage.fingerprint import fingerprint
+from lampq.storage.store import Store
 from lampq.tasks.detection import DetectionTask
 from lampq.workbench import Workbench
 from tests.small_detectors import CLASSES, detector_images, instances_in

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from lampq.detection.images import Images, ImageState, Instances
-from lampq.models.detector_adapter import SwinDetectorAdapter
-from lampq.models.mmdet_detector import build_network, detector_config, fill_randomly
+from lampq.models.detection.detector_adapter import SwinDetectorAdapter
+from lampq.models.detection.mmdet_detector import build_network, detector_config, fill_randomly
+from lampq.models.detection.pictures import Images, ImageState, Instances
 
 WIDTH, EMBED, WINDOW, CLASSES = 16, 16, 4, 5
 SIZES = ((96, 64), (64, 96))

@@ -10,11 +10,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
-from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
 from lampq.models.timm_adapters import adapt
-from lampq.store import Store
+from lampq.plan.budget import Budget
+from lampq.storage.fingerprint import fingerprint
+from lampq.storage.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.task import Task
 from lampq.workbench import Workbench, open_workbench

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lampq.settings import Settings
+from lampq.configuration.settings import Settings
 from tests.small_models import MadeUpImages, vit_adapter
 
 

@@ -17,14 +17,14 @@ import lampq.tasks.validation
 from lampq.allocation.from_plan import FromPlan
 from lampq.allocation.lampq import LampQ
 from lampq.allocation.uniform import Uniform
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.finished_run import LABELS
 from lampq.pipeline import run
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
-from lampq.store import tensors_hash
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.runs.finished_run import LABELS
+from lampq.storage.store import tensors_hash
 from lampq.tasks.classification import ClassificationTask
 from tests.small_models import MadeUpImages, search_over, swin_adapter, vit_adapter
 from tests.small_settings import small_settings

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import lampq
 from lampq.allocation.uniform import Uniform
 from lampq.base_quantizers.rtn import RoundToNearest
-from lampq.budgets import Budget
+from lampq.plan.budget import Budget
 from lampq.quantization import network_name
 from tests.small_models import CLASSES, images, swin, swin_adapter, vision_transformer, vit_adapter
 

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 
-from lampq.budgets import Budget
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
 
 

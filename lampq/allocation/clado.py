@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from lampq.allocation.base import Allocator
-from lampq.allocation.quadratic_program import (
+from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.solvers.quadratic_program import (
     QuadraticProblem,
     QuadraticSolution,
     positive_semidefinite,
     solve_quadratic_program,
 )
-from lampq.allocation.search_space import SearchSpace
-from lampq.budgets import Budget
 from lampq.limits import boolean, choice, integer, optional
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.sensitivity.pairwise_loss import PAIRS, PairwiseLosses, pairwise_losses
 from lampq.workbench import Workbench
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from lampq.allocation.base import Allocator
-from lampq.budgets import Budget
 from lampq.limits import text
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
 
 

@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from lampq.allocation.dynamic_program import Allocation, optimal_plan
 from lampq.allocation.greedy_start import AllocationProblem, Relaxation
+from lampq.allocation.solvers.dynamic_program import Allocation, optimal_plan
 
 
 def solve_greedy(
@@ -18,7 +18,7 @@ def solve_greedy(
     step fits, an exact solver may use; `Allocation.gap` tells how much that costs.
 
     Args:
-        costs, sizes, candidate_bits, budget: see `lampq.allocation.dynamic_program.solve_dynamic_program`.
+        costs, sizes, candidate_bits, budget: see `lampq.allocation.solvers.dynamic_program.solve_dynamic_program`.
 
     Raises:
         LampQError: every plan is above the budget, or a malformed instance.

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import least_score_plan
-from lampq.budgets import Budget
 from lampq.limits import choice, integer
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.sensitivity.hessian_trace import HessianTraces, hessian_traces
 from lampq.sensitivity.labels import LABELS, identity_of_labels, labels_of

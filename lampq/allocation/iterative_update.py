@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lampq.allocation.search_space import Group, LayerScores, SearchSpace
-from lampq.budgets import Budget
-from lampq.layers import Site
-from lampq.plan import BitPlan
+from lampq.bank.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.plan.sites import Site
 from lampq.progress import progress
-from lampq.quantized_model import QuantizedModel
 from lampq.sensitivity.expected_error import cost_of_one_bit_less, gain_of_one_bit_more
 from lampq.sensitivity.reconstruction_error import reconstruction_errors
 from lampq.workbench import Workbench

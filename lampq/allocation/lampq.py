@@ -6,19 +6,19 @@ from dataclasses import replace
 from functools import partial
 
 from lampq.allocation.base import Allocator
-from lampq.allocation.dynamic_program import solve_dynamic_program
 from lampq.allocation.greedy import reconstruction_screen
 from lampq.allocation.greedy_ascent import solve_greedy
 from lampq.allocation.hawq_v2 import HAWQV2
-from lampq.allocation.ilp import penalized_costs, solve_ilp
 from lampq.allocation.iterative_update import iterative_update
 from lampq.allocation.least_score import at_the_target, by_text
 from lampq.allocation.search_space import SearchSpace
-from lampq.budgets import Budget
-from lampq.detection.images import Images
+from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
+from lampq.allocation.solvers.ilp import penalized_costs, solve_ilp
 from lampq.errors import LampQError
 from lampq.limits import boolean, choice, fraction, integer, number, optional
-from lampq.plan import BitPlan
+from lampq.models.detection.pictures import Images
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.sensitivity.expected_error import expected_ratios, paper_ratios
 from lampq.sensitivity.fisher import fisher_traces

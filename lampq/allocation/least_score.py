@@ -2,11 +2,11 @@
 
 import logging
 
-from lampq.allocation.dynamic_program import Allocation
-from lampq.allocation.ilp import solve_ilp
 from lampq.allocation.search_space import LayerScores, SearchSpace
-from lampq.budgets import Budget
-from lampq.plan import BitPlan
+from lampq.allocation.solvers.dynamic_program import Allocation
+from lampq.allocation.solvers.ilp import solve_ilp
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)

@@ -4,10 +4,10 @@ import logging
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import least_score_plan
-from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.limits import choice, integer
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.sensitivity.output_fisher import falling
 from lampq.sensitivity.relevance import relevance_importance
 from lampq.sensitivity.single_layer_loss import single_layer_losses

@@ -5,9 +5,9 @@ import logging
 from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import at_the_target, by_text, least_score_bits, least_score_plan
 from lampq.allocation.search_space import SearchSpace
-from lampq.budgets import Budget
 from lampq.limits import choice
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.sensitivity.labels import LABELS
 from lampq.sensitivity.output_fisher import falling, output_fisher, weight_and_input_scores
 from lampq.workbench import Workbench

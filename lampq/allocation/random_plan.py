@@ -8,9 +8,9 @@ import torch
 from lampq.allocation.base import Allocator
 from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.search_space import SearchSpace
-from lampq.budgets import Budget
 from lampq.limits import integer
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)

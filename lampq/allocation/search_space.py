@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 
 from lampq.allocation.greedy_start import AllocationProblem
-from lampq.bindings import Ties, check_bound, group_name, pinned, tied
-from lampq.budgets import UNITS, Budget, packed_bytes
 from lampq.errors import LampQError
-from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import UNITS, Budget, packed_bytes
+from lampq.plan.groups import Ties, check_bound, group_name, pinned, tied
+from lampq.plan.sites import Site
 from lampq.workbench import Workbench
 
 INPUT_BITS = "input bits"

@@ -6,15 +6,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from lampq.allocation.dynamic_program import optimal_plan
 from lampq.allocation.greedy_start import AllocationProblem, Relaxation
-from lampq.allocation.ilp import penalized_costs
 from lampq.allocation.least_score import at_the_target
 from lampq.allocation.search_space import LayerScores, SearchSpace
-from lampq.budgets import UNITS, Budget
+from lampq.allocation.solvers.dynamic_program import optimal_plan
+from lampq.allocation.solvers.ilp import penalized_costs
 from lampq.errors import LampQError
-from lampq.layers import MODULES, Site
-from lampq.plan import BitPlan, SitePlan
+from lampq.plan.bit_plan import BitPlan, SitePlan
+from lampq.plan.budget import UNITS, Budget
+from lampq.plan.sites import MODULES, Site
 
 HISTORY = ("swaps", "steps", "steps_by_the_screen_alone", "frontier", "resolved", "objective", "solver", "initial_bits")
 """What an origin tells of one budget; the rest are scores, which serve every budget."""

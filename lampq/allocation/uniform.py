@@ -3,9 +3,9 @@
 import logging
 
 from lampq.allocation.base import Allocator
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)

@@ -3,13 +3,13 @@
 import logging
 
 from lampq.allocation.base import Allocator
-from lampq.allocation.k_best import k_best_plans
 from lampq.allocation.least_score import at_the_target
 from lampq.allocation.search_space import SearchSpace
-from lampq.budgets import Budget
-from lampq.layers import MODULES
+from lampq.allocation.solvers.k_best import k_best_plans
 from lampq.limits import choice, integer, optional
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.plan.sites import MODULES
 from lampq.progress import progress
 from lampq.sensitivity.nuclear_norm import ERRORS, module_sensitivities
 from lampq.workbench import Workbench

@@ -21,11 +21,11 @@ from lampq.calibration.candidates import (
 from lampq.calibration.finite_inputs import check_finite
 from lampq.calibration.patches import patches
 from lampq.errors import LampQError
-from lampq.layers import Site
 from lampq.limits import boolean, choice, integer
 from lampq.number_formats.adalog import AdaLogQuantizer
 from lampq.number_formats.binary import fake_quantize_binary
 from lampq.number_formats.uniform import AffineQuantizer, affine_values, fake_quantize_affine
+from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul

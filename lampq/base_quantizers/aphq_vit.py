@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lampq.bank.realisation import Segment, States
 from lampq.base_quantizers.adalog import transformed_layer
 from lampq.base_quantizers.qdrop import QDrop
 from lampq.base_quantizers.uniform_search import UniformSearch
 from lampq.errors import LampQError
-from lampq.layers import Site
 from lampq.limits import boolean, integer, number
 from lampq.models.adapter import ModelAdapter
-from lampq.realisation import Segment, States
+from lampq.plan.sites import Site
 from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.average_hessian import AveragePerturbation, average_perturbation
 from lampq.reconstruction.mlp import Mlp, MlpRecipe, published_percentile, reconstruct_mlp

@@ -8,15 +8,15 @@ reading here is ours, so this is not APQ-ViT, and its numbers are not compared w
 import torch
 from torch import Tensor, nn
 
+from lampq.bank.realisation import Segment
 from lampq.base_quantizers.base import SEARCHES
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.calibration.parameter_search import Searched
 from lampq.calibration.weighted_output_error import WeightedOutputError
-from lampq.layers import Site
 from lampq.limits import choice, fraction, integer
 from lampq.number_formats.uniform import AffineQuantizer, affine_from_range, fake_quantize_affine
+from lampq.plan.sites import Site
 from lampq.quantized_modules.matmul import QuantizedMatMul
-from lampq.realisation import Segment
 
 ITEMS = 4
 """Images of which a block is run at once."""

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lampq.errors import LampQError
-from lampq.layers import Site
+from lampq.plan.sites import Site
 
 if TYPE_CHECKING:
+    from lampq.bank.realisation import Segment
     from lampq.models.adapter import ModelAdapter
-    from lampq.realisation import Segment
 
 
 SEARCHES = ("surrogate", "block_bank", "exact")
@@ -30,11 +30,11 @@ class BaseQuantizer(ABC):
         revision: raised whenever the method's numbers change, so that stored entries are not used again.
         minimum_bits, maximum_bits: the bit-widths at which the method is defined.
         sequential: whether a site's state depends on the sites quantized before it. Such a method realises a plan
-            segment by segment (`realise_segment`, `lampq.realisation`); what `calibrate` finds is then its
+            segment by segment (`realise_segment`, `lampq.bank.realisation`); what `calibrate` finds is then its
             *independent* state, which stands in for the realised one while plans are searched.
         search: for a sequential method, what plans are scored with: ``surrogate`` (independent states), ``block_bank``
-            (blocks realised at equal bits, `lampq.block_bank`) or ``exact`` (every plan that is scored is realised).
-            Not among `settings`: it changes searches only.
+            (blocks realised at equal bits, `lampq.bank.block_bank`) or ``exact`` (every scored plan is realised). Not
+            among `settings`: it changes searches only.
         training_images: how many training images a sequential method realises plans on; None for the calibration
             images.
         starts_from_bank: whether realising a segment begins with its independent states.

@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
 
+from lampq.bank.realisation import Segment, States
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
-from lampq.layers import Site
 from lampq.limits import choice, integer, number
-from lampq.realisation import Segment, States
+from lampq.plan.sites import Site
 from lampq.reconstruction.block import Block, Recipe
 from lampq.reconstruction.losses.base import BlockLoss
 from lampq.reconstruction.losses.divergence import Divergence

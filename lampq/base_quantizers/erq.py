@@ -13,8 +13,8 @@ from lampq.calibration.candidates import sorted_quantiles
 from lampq.calibration.percentile_clipping import affine_between, clipped_range
 from lampq.calibration.rounding_refinement import refined_codes
 from lampq.calibration.row_output_error import gram
-from lampq.layers import Site
 from lampq.limits import boolean, integer, number
+from lampq.plan.sites import Site
 
 FRACTIONS = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
 """Ranges tried for weights, as in `lampq.calibration.percentile_clipping`."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.finite_inputs import check_finite
-from lampq.layers import Site
 from lampq.number_formats.uniform import AffineQuantizer, SymmetricQuantizer, affine_from_range
+from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul
@@ -21,8 +21,8 @@ class PSAQViT(BaseQuantizer):
 
     Weights: symmetric, one scale a row, the largest magnitude half a step beyond the last code of a signed format.
     Activations: asymmetric, one range a tensor. More tensors are quantized than the operands of products
-    (`lampq.layers.TENSOR_TYPES`): the image, the embeddings and their sum, the outputs of layers, both residual sums,
-    the logits. A layer's bits are those of its weights and its input; these other tensors have `fixed_site_bits`.
+    (`lampq.plan.sites.TENSOR_TYPES`): the image, the embeddings and their sum, the outputs of layers, both residual
+    sums, the logits. A layer's bits are those of its weights and its input; these other tensors have `fixed_site_bits`.
 
     Attention: queries, keys and values are quantized together, as the output of qkv; the bits of the matmul `qk` are
     those of its output, the scores, and the bits of `pv` those of its own. Attention probabilities, and what enters

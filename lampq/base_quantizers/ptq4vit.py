@@ -14,7 +14,6 @@ from lampq.calibration.output_gradients import LABELS
 from lampq.calibration.parameter_search import Searched, search_layer, search_matmul, search_rows
 from lampq.calibration.patches import patches
 from lampq.errors import LampQError
-from lampq.layers import Site
 from lampq.limits import boolean, choice, integer, number
 from lampq.number_formats.twin_uniform import (
     PostGELUQuantizer,
@@ -24,6 +23,7 @@ from lampq.number_formats.twin_uniform import (
     fake_quantize_probabilities,
 )
 from lampq.number_formats.uniform import SymmetricQuantizer, fake_quantize_symmetric
+from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul

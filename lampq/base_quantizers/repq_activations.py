@@ -17,17 +17,17 @@ from lampq.calibration.finite_inputs import check_finite
 from lampq.calibration.patches import patches
 from lampq.calibration.percentile_clipping import affine_between, clipped_log_scale, clipped_range
 from lampq.errors import LampQError
-from lampq.layers import Site
 from lampq.limits import boolean, choice, integer, number, optional, shown
 from lampq.number_formats.log_sqrt2 import LogSqrt2Quantizer
 from lampq.number_formats.uniform import AffineQuantizer
+from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul
 from lampq.reparameterization.layernorm import reparameterize, transform_input, transform_layer
 
 if TYPE_CHECKING:
-    from lampq.realisation import Segment
+    from lampq.bank.realisation import Segment
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lampq.base_quantizers.repq_activations import LinearProblem, RepQActivations
 from lampq.calibration.percentile_clipping import affine_between, clipped_range
-from lampq.layers import Site
 from lampq.number_formats.uniform import fake_quantize_affine
+from lampq.plan.sites import Site
 
 
 class RepQViT(RepQActivations):

@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.finite_inputs import check_finite
-from lampq.layers import Site
 from lampq.number_formats.uniform import AffineQuantizer, affine_from_range, fake_quantize_affine
+from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul

@@ -9,7 +9,7 @@ from lampq.base_quantizers.adalog import AdaLog, layer_state
 from lampq.calibration.bound_search import BoundSearch
 from lampq.calibration.candidate_formats import CandidateFormat
 from lampq.calibration.candidates import CandidateGrid, activation_zero_points
-from lampq.layers import Site
+from lampq.plan.sites import Site
 
 
 class UniformSearch(AdaLog):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lampq.errors import LampQError
-from lampq.layers import Site
+from lampq.plan.sites import Site
 
 
 def check_finite(site: Site, tensors: tuple[Tensor, ...]) -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lampq.calibration.rows import joined_operands, rows_of
-from lampq.detection.images import Images
-from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
+from lampq.models.detection.pictures import Images
+from lampq.plan.sites import Site
 
 CHUNK = 16
 """Images run at once; fixed, so that observations do not depend on a user's batch size."""

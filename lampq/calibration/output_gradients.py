@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lampq.calibration.observation import CHUNK, Observer
-from lampq.layers import Site
+from lampq.plan.sites import Site
 from lampq.sensitivity.fisher import sample_labels
 
 LABELS = ("sampled", "most_likely")

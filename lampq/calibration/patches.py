@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lampq.errors import LampQError
-from lampq.layers import Site
+from lampq.plan.sites import Site
 
 
 def patches(site: Site, convolution: nn.Conv2d, images: Tensor) -> Tensor:

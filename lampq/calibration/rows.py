@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lampq.layers import Site
+from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 
 ROWS = 4096

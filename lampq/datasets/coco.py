@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from lampq.datasets.coco_annotations import Annotations, ListedImage, drawn_outlines, instances_in, read_annotations
 from lampq.datasets.decoding import decode, look, opened, sixteen_bits
-from lampq.datasets.digests import Digests
 from lampq.datasets.disjoint import DRAWN, DisjointSets
 from lampq.datasets.memory import tensor_bytes
 from lampq.datasets.read_ahead import read_ahead
-from lampq.detection.images import Images, ImageState, Instances
 from lampq.errors import LampQError
-from lampq.fingerprint import fingerprint
 from lampq.limits import choice, integer, optional, shown, text
 from lampq.models.adapter import ModelAdapter
+from lampq.models.detection.pictures import Images, ImageState, Instances
 from lampq.progress import progress
+from lampq.storage.digests import Digests
+from lampq.storage.fingerprint import fingerprint
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of red, green and blue, of pixels from 0 to 255, as in the configurations of mmdet."""

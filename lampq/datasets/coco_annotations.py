@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lampq.detection.images import Instances
 from lampq.errors import LampQError
+from lampq.models.detection.pictures import Instances
 
 log = logging.getLogger(__name__)
 

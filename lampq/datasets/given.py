@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lampq.errors import LampQError
-from lampq.fingerprint import fingerprint
 from lampq.models.adapter import ModelAdapter
-from lampq.store import tensors_hash
+from lampq.storage.fingerprint import fingerprint
+from lampq.storage.store import tensors_hash
 
 BATCH = 50
 """Images handed over at once for the last number."""

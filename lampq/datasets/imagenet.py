@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from lampq.datasets.decoding import decode, look
-from lampq.datasets.digests import Digests
 from lampq.datasets.disjoint import DRAWN, DisjointSets
 from lampq.datasets.read_ahead import read_ahead
 from lampq.errors import LampQError
-from lampq.fingerprint import fingerprint
 from lampq.limits import choice, integer, number, optional, shown, text
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
+from lampq.storage.digests import Digests
+from lampq.storage.fingerprint import fingerprint
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 SETS = ("calibration", "sample", "validation")

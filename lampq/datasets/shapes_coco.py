@@ -19,11 +19,11 @@ from lampq.datasets.shape_scenes import (
     draw_scenes,
 )
 from lampq.errors import LampQError
-from lampq.fingerprint import fingerprint
 from lampq.limits import text
-from lampq.lock import hold
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
+from lampq.storage.fingerprint import fingerprint
+from lampq.storage.lock import hold
 
 IMAGES = {"train": (CALIBRATION_SEED, 500), "val": (VALIDATION_SEED, 300)}
 """The stream and the number of scenes of each part."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lampq.errors import LampQError
-from lampq.layers import STEM_TENSORS, USUALLY_FED_BY, Site
 from lampq.models.feeds import Feeds, Source, fed_by, source_of
+from lampq.plan.sites import STEM_TENSORS, USUALLY_FED_BY, Site
 
 
 class ModelAdapter(ABC):
@@ -128,7 +128,7 @@ class ModelAdapter(ABC):
 
     def with_tensors(self) -> "ModelAdapter":
         """The same model, as `clone`, in which tensors that are no operand of a product are sites too: the image,
-        embeddings, residual sums, outputs of layers (`lampq.layers.TENSOR_TYPES`).
+        embeddings, residual sums, outputs of layers (`lampq.plan.sites.TENSOR_TYPES`).
 
         Raises:
             LampQError: an architecture that has no points for them.

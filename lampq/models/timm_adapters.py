@@ -5,8 +5,8 @@ from itertools import chain
 from torch import Tensor, nn
 
 from lampq.errors import LampQError
-from lampq.layers import STEM_TENSORS, Site
 from lampq.models.adapter import ModelAdapter, declared
+from lampq.plan.sites import STEM_TENSORS, Site
 from lampq.quantized_modules.attention import ExplicitAttention, ExplicitWindowAttention
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lampq.bank.realisation import Segment, States
 from lampq.base_quantizers.adalog import transformed_layer
-from lampq.detection.images import Pictures
+from lampq.models.detection.pictures import Pictures
 from lampq.number_formats.adalog import AdaLogQuantizer
-from lampq.realisation import Segment, States
 from lampq.reconstruction.activations import TrainedAdaLog, TrainedAffine
 from lampq.reconstruction.dropping import Dropping, mixed
 from lampq.reconstruction.losses.base import BlockLoss

@@ -7,9 +7,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from lampq.budgets import FULL_PRECISION_BITS
-from lampq.layers import LAYER_TYPES
-from lampq.plan import BitPlan, SitePlan
+from lampq.plan.bit_plan import BitPlan, SitePlan
+from lampq.plan.budget import FULL_PRECISION_BITS
+from lampq.plan.sites import LAYER_TYPES
 from lampq.report.style import matplotlib_without_backend, new_figure, save
 
 BLOCKS_PER_ROW = 24

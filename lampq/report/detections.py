@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lampq.atomic_write import write_bytes
-from lampq.detection.images import Detections, ImageState
+from lampq.models.detection.pictures import Detections, ImageState
 from lampq.report.style import new_figure, rendered
+from lampq.storage.atomic_write import write_bytes
 
 SMALLEST_SCORE = 0.3
 """Detections with a lower score are not drawn."""

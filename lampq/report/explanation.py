@@ -7,10 +7,10 @@ from typing import Any
 
 from lampq.allocation.search_space import Group
 from lampq.allocation.stored_scores import StoredScores, stored_scores
-from lampq.budgets import FULL_PRECISION_BITS
 from lampq.errors import LampQError
 from lampq.limits import did_you_mean
-from lampq.plan import BitPlan, SitePlan
+from lampq.plan.bit_plan import BitPlan, SitePlan
+from lampq.plan.budget import FULL_PRECISION_BITS
 from lampq.report.style import write_rows
 
 WIDTH = 120

@@ -4,9 +4,9 @@ import hashlib
 import io
 from pathlib import Path
 
-from lampq.atomic_write import write_bytes
 from lampq.errors import LampQError
 from lampq.report.page import picture
+from lampq.storage.atomic_write import write_bytes
 
 COLOURS = 64
 """As many as a drawn figure has; it takes a fraction of the space then."""

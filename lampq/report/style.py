@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lampq.atomic_write import write_bytes, write_text
+from lampq.storage.atomic_write import write_bytes, write_text
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lampq.atomic_write import write_whole
 from lampq.report.style import PALETTE, panels, save
+from lampq.storage.atomic_write import write_whole
 
 COLUMNS = 8
 """Images beside each other on a contact sheet."""

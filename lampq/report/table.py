@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lampq.atomic_write import write_text
 from lampq.report.style import write_rows
+from lampq.storage.atomic_write import write_text
 
 Lines = list[str]
 """What one cell says, a line each."""

@@ -12,8 +12,8 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from lampq.detection.images import Pictures, Targets
 from lampq.errors import LampQError
+from lampq.models.detection.pictures import Pictures, Targets
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Labels of D that a loss is taken at: the data set's, or drawn from the model's own predictions."""
 
-from lampq.detection.images import Targets
+from lampq.models.detection.pictures import Targets
 from lampq.sensitivity.fisher import sample_labels
 from lampq.workbench import Workbench
 

@@ -15,13 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lampq.budgets import Budget
-from lampq.detection.images import Pictures, batches
-from lampq.layers import MODULES, Site
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.models.adapter import ModelAdapter
-from lampq.plan import BitPlan
+from lampq.models.detection.pictures import Pictures, batches
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.plan.sites import MODULES, Site
 from lampq.progress import progress
-from lampq.quantized_model import QuantizedModel
 from lampq.workbench import Workbench
 
 CHUNK = 8

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lampq.budgets import Budget
-from lampq.detection.images import Images, Pictures, Targets, with_gradients
 from lampq.models.adapter import ModelAdapter
-from lampq.plan import BitPlan
+from lampq.models.detection.pictures import Images, Pictures, Targets, with_gradients
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.sensitivity.fisher import class_losses
 from lampq.sensitivity.labels import identity_of_labels, labels_of

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lampq.allocation.search_space import Group
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.workbench import Workbench
 

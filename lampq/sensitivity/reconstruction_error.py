@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lampq.detection.images import Pictures
-from lampq.layers import Site
 from lampq.models.adapter import ModelAdapter
+from lampq.models.detection.pictures import Pictures
+from lampq.plan.sites import Site
 
 CHUNK = 16
 """Images run at once; fixed, so that errors do not depend on a user's batch size."""

@@ -6,11 +6,11 @@ Figures 1, 6 and 8 of the paper. Measured on the sample set D, since that is wha
 from dataclasses import dataclass
 from typing import Any
 
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.layers import LAYER_TYPES, MATMUL_TYPES, MODULES, Site
 from lampq.limits import integer, optional, shown
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.plan.sites import LAYER_TYPES, MATMUL_TYPES, MODULES, Site
 from lampq.progress import progress
 from lampq.sensitivity.type_scaling import mean_and_error
 from lampq.workbench import Workbench

@@ -2,9 +2,9 @@
 
 import math
 
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.workbench import Workbench
 

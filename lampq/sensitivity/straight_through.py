@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from lampq.bank import LayerBank
+from lampq.bank.layer_bank import LayerBank
 from lampq.models.adapter import ModelAdapter
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
 
 
 def straight_through(full_precision: ModelAdapter, bank: LayerBank, plan: BitPlan) -> ModelAdapter:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.layers import LAYER_TYPES, Site
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.plan.sites import LAYER_TYPES, Site
 from lampq.progress import progress
 from lampq.tasks.sample_evaluation import Score
 

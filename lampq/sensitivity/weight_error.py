@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from lampq.budgets import Budget
 from lampq.errors import LampQError
+from lampq.plan.budget import Budget
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.workbench import Workbench
 

@@ -13,7 +13,7 @@ from lampq.progress import progress
 from lampq.tasks.task import Task
 
 if TYPE_CHECKING:
-    from lampq.record import RunRecord
+    from lampq.runs.record import RunRecord
 
 
 class ClassificationTask(Task):

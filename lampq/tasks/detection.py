@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lampq.detection.images import Detections, Images, ImageState, Instances
 from lampq.models.adapter import ModelAdapter
+from lampq.models.detection.pictures import Detections, Images, ImageState, Instances
 from lampq.progress import progress
-from lampq.store import tensors_hash
+from lampq.storage.store import tensors_hash
 from lampq.tasks.average_precision import (
     SHOWN,
     class_matches,
@@ -24,7 +24,7 @@ from lampq.tasks.average_precision import (
 from lampq.tasks.task import Task
 
 if TYPE_CHECKING:
-    from lampq.record import RunRecord
+    from lampq.runs.record import RunRecord
 
 KINDS = {"box_ap": "bbox", "mask_ap": "segm"}
 """What is compared with what is to be found, by the accuracy's name: COCO's word."""

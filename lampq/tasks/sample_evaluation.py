@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lampq.detection.images import Pictures, join
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.models.adapter import ModelAdapter
-from lampq.plan import BitPlan
+from lampq.models.detection.pictures import Pictures, join
+from lampq.plan.bit_plan import BitPlan
 from lampq.progress import progress
-from lampq.quantized_model import QuantizedModel
-from lampq.store import Store
+from lampq.storage.store import Store
 from lampq.tasks.task import Task
 
 CHUNK = 50

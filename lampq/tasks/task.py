@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lampq.datasets.memory import check_memory, tensor_bytes
-from lampq.detection.images import Pictures, Targets
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
-from lampq.store import Store
+from lampq.models.detection.pictures import Pictures, Targets
+from lampq.storage.store import Store
 
 if TYPE_CHECKING:
-    from lampq.record import RunRecord
+    from lampq.runs.record import RunRecord
 
 
 class Task(ABC):

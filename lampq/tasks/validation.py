@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
-from lampq.store import Store
+from lampq.bank.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.storage.store import Store
 from lampq.tasks.task import Task
 
 PIECE = 1000

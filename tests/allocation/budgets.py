@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from lampq.budgets import Budget
+from lampq.plan.budget import Budget
 
 
 def budget(target=3, candidates=(2, 3, 4, 5)) -> Budget:

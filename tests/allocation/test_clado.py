@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lampq.allocation.clado import Clado, quadratic_problem
-from lampq.allocation.quadratic_program import positive_semidefinite
 from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.solvers.quadratic_program import positive_semidefinite
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.sensitivity.pairwise_loss import pairwise_losses

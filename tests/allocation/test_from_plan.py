@@ -6,8 +6,8 @@ import pytest
 
 from lampq.allocation.from_plan import FromPlan
 from lampq.allocation.uniform import Uniform
-from lampq.budgets import Budget
 from lampq.errors import LampQError
+from lampq.plan.budget import Budget
 from tests.small_models import distilled_adapter, search_over, vit_adapter
 
 BUDGET = Budget(Fraction(3), Fraction(3), (2, 3, 4), "fixed", (3, 3), "target")

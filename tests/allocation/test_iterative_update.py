@@ -14,8 +14,8 @@ from lampq.allocation.iterative_update import (
     ranked_swaps,
 )
 from lampq.allocation.search_space import Group
-from lampq.budgets import Budget
-from lampq.layers import Site
+from lampq.plan.budget import Budget
+from lampq.plan.sites import Site
 from lampq.sensitivity.expected_error import (
     cost_of_one_bit_less,
     expected_ratios,
@@ -255,7 +255,7 @@ def test_the_number_of_swaps_is_bounded(tmp_path, most):
 
 def estimates(search, ratios):
     """Gain and cost of each layer of the uniform plan at 3 bits, from the reconstruction errors themselves."""
-    from lampq.quantized_model import QuantizedModel
+    from lampq.bank.quantized_model import QuantizedModel
     from lampq.sensitivity.reconstruction_error import reconstruction_errors
 
     plan = budget().plan(search.adapter.sites, {site.name: 3 for site in search.layers})

@@ -11,8 +11,8 @@ from lampq.allocation.least_score import least_score_plan
 from lampq.allocation.output_fisher import OutputFisher
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
-from lampq.layers import LAYER_TYPES
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.sites import LAYER_TYPES
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 

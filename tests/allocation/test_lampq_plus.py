@@ -6,8 +6,8 @@ import pytest
 from lampq.allocation.lampq import LampQ
 from lampq.allocation.lampq_plus import LampQPlus
 from lampq.allocation.output_fisher import OutputFisher
-from lampq.command_line import config_folder
-from lampq.settings import construct, resolved
+from lampq.configuration.settings import construct, resolved
+from lampq.launch.command_line import config_folder
 from tests.allocation.budgets import budget
 
 

@@ -8,9 +8,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lampq.allocation.dynamic_program import solve_dynamic_program
 from lampq.allocation.least_score import at_the_target, least_score_plan
 from lampq.allocation.output_fisher import OutputFisher
+from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.sensitivity.output_fisher import falling, output_fisher, output_scores, weight_and_input_scores

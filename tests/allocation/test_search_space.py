@@ -12,10 +12,10 @@ import yaml
 
 from lampq.allocation.least_score import least_score_bits
 from lampq.allocation.search_space import SearchSpace
-from lampq.budgets import UNITS, packed_bytes, realised_costs
-from lampq.command_line import config_folder
+from lampq.configuration.settings import construct, resolved
 from lampq.errors import LampQError
-from lampq.settings import construct, resolved
+from lampq.launch.command_line import config_folder
+from lampq.plan.budget import UNITS, packed_bytes, realised_costs
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 

@@ -14,7 +14,7 @@ from lampq.allocation.stored_scores import at_target, budget_of, sites_of, store
 from lampq.allocation.uniform import Uniform
 from lampq.allocation.vt_ptq import VTPTQ
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
 from tests.allocation.budgets import budget
 
 SCORING = {

@@ -6,8 +6,8 @@ from fractions import Fraction
 import pytest
 
 from lampq.allocation.uniform import Uniform
-from lampq.budgets import Budget, realised_costs
 from lampq.errors import LampQError
+from lampq.plan.budget import Budget, realised_costs
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 

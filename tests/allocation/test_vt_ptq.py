@@ -5,9 +5,9 @@ from fractions import Fraction
 import pytest
 
 from lampq.allocation.vt_ptq import VTPTQ
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.layers import MODULES
+from lampq.plan.budget import Budget
+from lampq.plan.sites import MODULES
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 BUDGET = Budget(Fraction(3), Fraction(3), (2, 3, 4, 5), "fixed", (3, 3), "target")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lampq.layers import USUALLY_FED_BY, Site
+from lampq.plan.sites import USUALLY_FED_BY, Site
 from lampq.quantized_modules.matmul import MatMul
 
 TYPES = ("qkv", "proj", "fc1", "fc2", "qk", "pv", "patch_embed", "reduction", "head")

@@ -5,9 +5,9 @@ import torch
 
 from lampq.base_quantizers.apq_like import APQLike
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from tests.base_quantizers.example_sites import example, site
 from tests.small_models import search_over, swin_adapter, vit_adapter
 

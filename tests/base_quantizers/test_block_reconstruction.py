@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
 from lampq.base_quantizers.aphq_vit import APHQViT
 from lampq.base_quantizers.fima_q import FimaQ
 from lampq.base_quantizers.pd_quant import PDQuant
 from lampq.base_quantizers.qdrop import QDrop
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from tests.reconstruction.blocks import QUICK
 from tests.small_models import distilled_adapter, images, search_over, vit_adapter
 

@@ -11,9 +11,9 @@ from lampq.base_quantizers.erq import (
     rounded_by_halves,
     second_moments,
 )
-from lampq.budgets import Budget
 from lampq.errors import LampQError
 from lampq.number_formats.uniform import affine_codes, affine_from_range
+from lampq.plan.budget import Budget
 from tests.base_quantizers.example_sites import TYPES, example, site
 from tests.small_models import search_over, vit_adapter
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.psaq_vit import PSAQViT
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.layers import Site
 from lampq.number_formats.uniform import affine_from_range, fake_quantize_affine
-from lampq.quantized_model import QuantizedModel
+from lampq.plan.budget import Budget
+from lampq.plan.sites import Site
 from tests.base_quantizers.example_sites import TYPES, example, site
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 

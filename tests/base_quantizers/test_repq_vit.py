@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.repq_vit import RepQViT
-from lampq.budgets import Budget
 from lampq.errors import LampQError
-from lampq.quantized_model import QuantizedModel
+from lampq.plan.budget import Budget
 from tests.base_quantizers.example_sites import TYPES, example, site
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 

@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.uniform import Uniform
-from lampq.budgets import Budget, packed_bytes, realised_costs
-from lampq.command_line import config_folder
+from lampq.configuration.settings import construct, resolved
 from lampq.errors import LampQError
-from lampq.layers import MODULES
-from lampq.plan import BitPlan
-from lampq.settings import construct, resolved
+from lampq.launch.command_line import config_folder
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget, packed_bytes, realised_costs
+from lampq.plan.sites import MODULES
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 NAMES = sorted(path.stem for path in (config_folder() / "allocator").glob("*.yaml"))

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
-from lampq.budgets import Budget
 from lampq.calibration.observation import Observer
-from lampq.command_line import config_folder
+from lampq.configuration.settings import construct, resolved
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
-from lampq.settings import construct, resolved
+from lampq.launch.command_line import config_folder
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 NAMES = sorted(path.stem for path in (config_folder() / "base_quantizer").glob("*.yaml"))

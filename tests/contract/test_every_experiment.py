@@ -12,8 +12,8 @@ import pytest
 
 from experiments.figures import FIGURES
 from experiments.report import COMPUTED, TABLES, names
-from lampq.cells import DONE, NOT_AVAILABLE, read_cells
-from lampq.config_folder import config_folder
+from lampq.configuration.config_folder import config_folder
+from lampq.launch.cells import DONE, NOT_AVAILABLE, read_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))

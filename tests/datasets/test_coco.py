@@ -13,7 +13,7 @@ import torch
 from lampq.datasets.coco import Coco
 from lampq.datasets.coco_annotations import read_annotations, run_lengths
 from lampq.errors import LampQError
-from lampq.fingerprint import fingerprint
+from lampq.storage.fingerprint import fingerprint
 from lampq.tasks.average_precision import truth
 
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 3, "name": "person"}]
@@ -102,7 +102,7 @@ def coco(root, **settings):
 
 def mmdet_pipeline(root, split, annotations, image_scale, classes):
     """mmdet's own data set with its test pipeline; annotations before resizing, as in training."""
-    from lampq.detection.mmdet_import import import_mmdet
+    from lampq.models.detection.mmdet_import import import_mmdet
 
     import_mmdet()
     from mmdet.registry import DATASETS

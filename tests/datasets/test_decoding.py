@@ -48,7 +48,7 @@ def test_values_are_those_of_the_8_bit_twin(kind, tmp_path):
 
 
 def coco_without_files():
-    from lampq.datasets.digests import Digests
+    from lampq.storage.digests import Digests
 
     dataset = Coco.__new__(Coco)
     dataset.digests = Digests()

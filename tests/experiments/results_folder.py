@@ -9,11 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from lampq.allocation.stored_scores import stored_scores
-from lampq.cells import DONE, Cell
-from lampq.fingerprint import fingerprint
-from lampq.finished_run import seal
-from lampq.plan import BitPlan
+from lampq.launch.cells import DONE, Cell
+from lampq.plan.bit_plan import BitPlan
 from lampq.report.style import write_rows
+from lampq.runs.finished_run import seal
+from lampq.storage.fingerprint import fingerprint
 from tests.report.plans import example_plan
 
 PIXEL = base64.b64decode(

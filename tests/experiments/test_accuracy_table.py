@@ -8,8 +8,8 @@ import pytest
 from experiments.accuracy_table import accuracy_table, footnote
 from experiments.measured import Run, paired_difference
 from experiments.report import LAYOUTS
-from lampq.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
-from lampq.finished_run import read_run
+from lampq.launch.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
+from lampq.runs.finished_run import read_run
 from tests.experiments.results_folder import searched_plan
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from experiments.allocators_table import allocators_table
-from lampq.cells import FAILED, NOT_AVAILABLE
+from lampq.launch.cells import FAILED, NOT_AVAILABLE
 
 BASE = "model=deit_tiny bits=3"
 

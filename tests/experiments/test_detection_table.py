@@ -3,8 +3,8 @@
 import csv
 
 from experiments.detection_table import detection_table
-from lampq.cells import NOT_AVAILABLE
-from lampq.finished_run import seal
+from lampq.launch.cells import NOT_AVAILABLE
+from lampq.runs.finished_run import seal
 
 OURS = {
     "top1": None,

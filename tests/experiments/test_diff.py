@@ -5,7 +5,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.diff import diff
 from lampq.errors import LampQError
-from lampq.finished_run import seal
+from lampq.runs.finished_run import seal
 from tests.experiments.results_folder import scored_plan
 from tests.report.plans import example_plan
 

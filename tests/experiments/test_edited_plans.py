@@ -8,7 +8,7 @@ from experiments.diff import diff
 from experiments.solve import solve
 from lampq.allocation.from_plan import FromPlan
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
 from lampq.report.explanation import explanation
 from tests.experiments.results_folder import scored_plan
 

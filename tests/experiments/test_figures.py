@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.figures import FIGURES
-from lampq.cells import FAILED, NOT_AVAILABLE
+from lampq.launch.cells import FAILED, NOT_AVAILABLE
 from tests.experiments.results_folder import components, scored_plan, searched_plan
 
 EVERYTHING = {"layers": ("qkv", "proj", "fc1", "fc2"), "modules": ("MSA", "MLP"), "blocks": ("block",)}

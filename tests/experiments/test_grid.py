@@ -8,8 +8,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.grid import grid_table, searches, write_preset
-from lampq.cells import FAILED
-from lampq.command_line import config_folder
+from lampq.launch.cells import FAILED
+from lampq.launch.command_line import config_folder
 from tests.experiments.results_folder import searched_plan
 
 

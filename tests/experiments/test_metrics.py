@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.metrics import gathered, metrics_of, tables
-from lampq.cells import NOT_AVAILABLE
+from lampq.launch.cells import NOT_AVAILABLE
 from tests.experiments.results_folder import components, scored_plan
 
 BASE = "model=deit_tiny bits=3"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from experiments import paper
-from lampq.command_line import config_folder
+from lampq.launch.command_line import config_folder
 
 ROWS = {
     3: lambda: paper.accuracy_rows(3, paper.METHODS),

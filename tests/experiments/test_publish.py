@@ -7,9 +7,9 @@ import pytest
 from experiments.__main__ import main
 from experiments.measured import measured
 from experiments.publish import publish, without_machine
-from lampq.cells import FAILED, NOT_AVAILABLE, read_cells
 from lampq.errors import LampQError
-from lampq.finished_run import read_run, seal
+from lampq.launch.cells import FAILED, NOT_AVAILABLE, read_cells
+from lampq.runs.finished_run import read_run, seal
 from tests.experiments.results_folder import PIXEL, components
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"

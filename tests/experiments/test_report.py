@@ -7,8 +7,8 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.report import build, names, report
-from lampq.cells import FAILED, NOT_AVAILABLE
 from lampq.errors import LampQError
+from lampq.launch.cells import FAILED, NOT_AVAILABLE
 from tests.experiments.results_folder import components, scored_plan
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"

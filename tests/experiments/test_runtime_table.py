@@ -1,7 +1,7 @@
 """Table 10: seconds of a quantization and how many times AdaLog's they are."""
 
 from experiments.runtime_table import runtime_table
-from lampq.cells import NOT_AVAILABLE
+from lampq.launch.cells import NOT_AVAILABLE
 from tests.experiments.results_folder import searched_plan
 
 ADALOG = "model=deit_small bits=3 method=adalog"

@@ -5,7 +5,7 @@ import pytest
 from experiments.__main__ import main
 from lampq.allocation.from_plan import FromPlan
 from lampq.allocation.stored_scores import stored_scores
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
 from tests.experiments.results_folder import scored_plan
 
 

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from experiments.__main__ import main
 from experiments.status import status
-from lampq.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
 from lampq.errors import LampQError
-from lampq.lock import hold
+from lampq.launch.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
+from lampq.storage.lock import hold
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"
 LAMPQ = "model=deit_tiny bits=3 method=lampq"

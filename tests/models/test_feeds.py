@@ -14,12 +14,12 @@ from lampq.base_quantizers.aphq_vit import APHQViT
 from lampq.base_quantizers.erq import ERQ
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.base_quantizers.repq_vit import RepQViT
-from lampq.budgets import packed_bytes
 from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
-from lampq.layers import LAYER_TYPES
 from lampq.models.feeds import Feeds, fed_by, source_of
 from lampq.models.timm_adapters import adapt
+from lampq.plan.budget import packed_bytes
+from lampq.plan.sites import LAYER_TYPES
 from tests.allocation.budgets import budget
 from tests.small_models import images, vit_adapter
 

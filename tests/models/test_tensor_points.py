@@ -7,10 +7,10 @@ import torch
 from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 
-from lampq.budgets import Budget, realised_costs
 from lampq.errors import LampQError
-from lampq.layers import BLOCK_TENSORS, TENSOR_TYPES
 from lampq.models.timm_adapters import adapt
+from lampq.plan.budget import Budget, realised_costs
+from lampq.plan.sites import BLOCK_TENSORS, TENSOR_TYPES
 from tests.small_models import SWIN_SIDE, VIT_SIDE, distilled, images, swin, vision_transformer
 
 NETWORKS = {

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
-from lampq.realisation import Segment, run_in_chunks
+from lampq.bank.realisation import Segment, run_in_chunks
 from lampq.reconstruction.block import Block, Recipe
 from lampq.workers import Workers
 from tests.small_models import images, vit_adapter

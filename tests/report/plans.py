@@ -2,8 +2,8 @@
 
 import random
 
-from lampq.layers import LAYER_TYPES
-from lampq.plan import BitPlan, SitePlan
+from lampq.plan.bit_plan import BitPlan, SitePlan
+from lampq.plan.sites import LAYER_TYPES
 
 PARAMETERS = {"qkv": 3, "proj": 1, "fc1": 4, "fc2": 4}
 

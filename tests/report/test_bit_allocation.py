@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from lampq.plan import BitPlan
+from lampq.plan.bit_plan import BitPlan
 from lampq.report.bit_allocation import GREY, bit_colours, bits_grid, draw_bit_allocation
 from tests.report.plans import example_plan
 

@@ -5,9 +5,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from lampq.budgets import Budget
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
+from lampq.bank.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.sensitivity.nuclear_norm import _nuclear_norm, module_sensitivities
 from tests.small_models import search_over, swin_adapter, vit_adapter
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lampq.budgets import Budget
+from lampq.plan.budget import Budget
 from lampq.sensitivity.labels import labels_of
 from lampq.sensitivity.output_fisher import falling, output_fisher, output_scores
 from tests.small_models import images, search_over, swin_adapter, vit_adapter

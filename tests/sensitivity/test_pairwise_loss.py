@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from lampq.allocation.search_space import SearchSpace
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.errors import LampQError
-from lampq.layers import LAYER_TYPES
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.sites import LAYER_TYPES
 from lampq.sensitivity.pairwise_loss import PAIRS, PairwiseLosses, neighbours, pairwise_losses
 from lampq.tasks.sample_evaluation import Score
 from tests.allocation.budgets import budget

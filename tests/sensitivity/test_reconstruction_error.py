@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lampq.budgets import Budget
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
+from lampq.bank.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.sensitivity.reconstruction_error import CHUNK, reconstruction_errors
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 

@@ -7,10 +7,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from lampq.budgets import Budget
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
 from lampq.sensitivity.single_component import SingleComponents, replaced
 from tests.small_models import search_over, swin_adapter, vit_adapter
 

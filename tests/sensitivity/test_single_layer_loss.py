@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
 from lampq.sensitivity.single_layer_loss import single_layer_losses
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
+from lampq.bank.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
 from lampq.sensitivity.output_fisher import output_fisher
 from lampq.sensitivity.straight_through import straight_through
 from tests.allocation.budgets import budget

@@ -6,10 +6,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from lampq.allocation.ilp import penalized_costs
-from lampq.budgets import Budget
-from lampq.layers import LAYER_TYPES, Site
-from lampq.plan import BitPlan
+from lampq.allocation.solvers.ilp import penalized_costs
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.plan.sites import LAYER_TYPES, Site
 from lampq.sensitivity.type_scaling import SMALLEST_DROP, TypeScaling, sample_blocks, single_layer_plan, type_scaling
 from lampq.tasks.sample_evaluation import Score
 

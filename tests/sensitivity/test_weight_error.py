@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lampq.base_quantizers.adalog import AdaLog
-from lampq.budgets import Budget
 from lampq.errors import LampQError
+from lampq.plan.budget import Budget
 from lampq.sensitivity.weight_error import effective_weight, weight_errors
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 

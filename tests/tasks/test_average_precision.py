@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from lampq.detection.mmdet_import import import_mmdet
+from lampq.models.detection.mmdet_import import import_mmdet
 from lampq.tasks.average_precision import class_matches, draw_images, match, precisions, resampled
 
 IMAGES, CLASSES = 40, (3, 7)

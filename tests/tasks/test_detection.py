@@ -19,6 +19,7 @@ from lampq.allocation.output_fisher import OutputFisher
 from lampq.allocation.random_plan import RandomPlan
 from lampq.allocation.uniform import Uniform
 from lampq.allocation.vt_ptq import VTPTQ
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.aphq_vit import APHQViT
 from lampq.base_quantizers.erq import ERQ
@@ -31,11 +32,10 @@ from lampq.base_quantizers.repq_vit import RepQViT
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.calibration.observation import Observer
 from lampq.datasets.shapes import Shapes
-from lampq.detection.images import Detections, Images, Instances
 from lampq.errors import LampQError
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
-from lampq.record import RunRecord
+from lampq.models.detection.pictures import Detections, Images, Instances
+from lampq.plan.bit_plan import BitPlan
+from lampq.runs.record import RunRecord
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.detection import DetectionTask, image_precision, packed, unpacked
 from lampq.tasks.validation import validate

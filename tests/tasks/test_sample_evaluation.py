@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import lampq.tasks.sample_evaluation
-from lampq.budgets import Budget
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
-from lampq.store import Store
+from lampq.bank.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.storage.store import Store
 from lampq.tasks.sample_evaluation import CHUNK, SampleEvaluator, Score
 from tests.small_models import distilled_adapter, search_over, swin_adapter, vit_adapter
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import lampq.tasks.validation
-from lampq.budgets import Budget
-from lampq.plan import BitPlan
-from lampq.quantized_model import QuantizedModel
-from lampq.store import Store
+from lampq.bank.quantized_model import QuantizedModel
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.budget import Budget
+from lampq.storage.store import Store
 from lampq.tasks.classification import ClassificationTask, accuracy_metrics
 from lampq.tasks.validation import validate
 from tests.small_models import images, search_over, vit_adapter

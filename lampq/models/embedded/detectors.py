@@ -123,7 +123,7 @@ def build_embedded_detector() -> nn.Module:
 
     Raises LampQError where the packages of the extra `detection` are missing.
     """
-    from lampq.detection.mmdet_import import import_mmdet
+    from lampq.models.detection.mmdet_import import import_mmdet
 
     import_mmdet()
     from mmdet.registry import MODELS

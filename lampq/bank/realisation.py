@@ -1,0 +1,355 @@
+"""Realising a plan with a method that looks at more than one site: states segment by segment, in order.
+
+RepQ-ViT initialises a layer on what the already quantized network feeds it, OPTQ rounds a layer on inputs from
+quantized earlier layers, block reconstruction trains a block at once. What such a method finds for a segment depends
+on the bits of all sites up to there, so a plan is not a look-up any more. It is a chain: segment after segment, each
+one an entry of the store, keyed by the bits so far. An interrupted run goes on at the first segment that is missing,
+and a plan that differs from another one in a late block shares what lies before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lampq.bank.layer_bank import LayerBank
+from lampq.base_quantizers.base import BaseQuantizer
+from lampq.calibration.observation import CHUNK
+from lampq.calibration.rows import built_module, joined_operands
+from lampq.models.adapter import ModelAdapter
+from lampq.models.detection.pictures import Pictures, join
+from lampq.plan.bit_plan import BitPlan
+from lampq.plan.sites import Site
+from lampq.progress import progress
+from lampq.storage.fingerprint import fingerprint
+from lampq.storage.store import Store
+from lampq.workers import Workers
+
+States = dict[str, dict[str, Tensor]]
+"""State of every quantized site, by the site's name."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a plan, and everything that a sequential method may look at to realise it.
+
+    Attributes:
+        index: which of the adapter's segments: 0 is the stem, then the blocks, the last one is the tail.
+        sites: (site, weight bits, activation bits) of its quantized sites in the order of execution; a site with
+            both in full precision is not among them.
+        quantized: an adapter in which all earlier segments are realised, this one and the later ones are in full
+            precision. It belongs to the method: modules may be replaced freely.
+        full_precision: the original; never changed.
+        inputs: what the quantized network feeds this segment, ``[images, ...]``.
+        full_precision_inputs: the same in the full-precision network.
+        images: the images behind both, ``[images, channels, height, width]``.
+        base_quantizer: the method itself.
+        bank: independent states, by site and bits, found on the calibration images.
+        store: for what has to survive an interruption inside a segment; its keys begin with `identity`.
+        identity: everything that this segment's states depend on (JSON-able).
+        seed: for everything random.
+        full_precision_outputs: gives this segment's output in the full-precision network, ``[images, ...]``.
+        full_precision_logits: gives the full-precision network's logits, ``[images, classes]``.
+        step: says that steps of work were done (`BaseQuantizer.realisation_steps` a segment), for the time left.
+    """
+
+    index: int
+    sites: tuple[tuple[Site, int | None, int | None], ...]
+    quantized: ModelAdapter
+    full_precision: ModelAdapter
+    inputs: Pictures
+    full_precision_inputs: Pictures
+    images: Pictures
+    base_quantizer: BaseQuantizer
+    bank: LayerBank
+    store: Store
+    identity: dict
+    seed: int
+    full_precision_outputs: Callable[[], Pictures]
+    full_precision_logits: Callable[[], Tensor]
+    step: Callable[[int], object] = field(default=lambda count: None)
+
+    def independent_states(self) -> States:
+        """What the bank holds for the sites of this segment, calibrated side by side where it is missing."""
+        self.bank.prepare(list(self.sites))
+        device = self.inputs.device
+        return {
+            site.name: {key: value.to(device).clone() for key, value in self.bank.entry(site, *bits).items()}
+            for site, *bits in self.sites
+        }
+
+    @torch.no_grad()
+    def observe(self, name: str, images: int | None = None, full_precision: bool = False) -> tuple[Tensor, ...]:
+        """What reaches one of the segment's sites as `quantized` stands now.
+
+        Args:
+            name: the site's name.
+            images: of how many images, the first ones; None for all.
+            full_precision: what reaches it in the full-precision network instead.
+
+        Returns:
+            the operands, one tensor for a layer, two for a matmul; images (times windows) on the first axis.
+        """
+        adapter = self.full_precision.clone() if full_precision else self.quantized
+        inputs = self.full_precision_inputs if full_precision else self.inputs
+        seen: list[tuple[Tensor, ...]] = []
+        hook = adapter.module(name).register_forward_pre_hook(lambda _, operands: seen.append(operands))
+        try:
+            for chunk in inputs[:images].split(CHUNK):
+                adapter.run_segment(self.index, chunk)
+        finally:
+            hook.remove()
+        return joined_operands(seen)
+
+    def place(self, name: str, state: dict[str, Tensor]) -> None:
+        """Put the module of a state with which its site feeds those after it into `quantized`."""
+        method = self.base_quantizer
+        modules = _modules_of(method, self.full_precision, self.sites, {name: state}, method.upstream_module)
+        for path, module in modules.items():
+            self.quantized.replace_module(path, module)
+
+
+class Realisation:
+    """States and modules of whole plans, for a sequential base quantizer.
+
+    At any time the inputs of one segment are in memory, twice: those of the quantized and of the full-precision
+    network.
+
+    Args:
+        bank: independent states; knows the method, the full-precision model and the store.
+        images: gives the images that the method works on ``[images, channels, height, width]``; asked only on a miss.
+        images_identity: what identifies these images (JSON-able).
+        seed: for everything random.
+    """
+
+    def __init__(self, bank: LayerBank, images: Callable[[], Tensor], images_identity: object, seed: int) -> None:
+        method = bank.base_quantizer
+        self.base_quantizer = method
+        self.adapter = bank.adapter
+        self.bank = bank
+        self.identity = {
+            **bank.identity,
+            "sequential": [method.name, method.revision, method.settings()],
+            "images": images_identity,
+            "seed": seed,
+        }
+        self._images = images
+        self._seed = seed
+        self._modules: dict[str, dict[str, nn.Module]] = {}
+
+    def states(self, plan: BitPlan) -> States:
+        """States of all quantized sites of a plan, computed on a miss, with progress.
+
+        Raises:
+            LampQError: the method is not defined at some bits of the plan.
+        """
+        return {name: state for part in self.parts(plan) for name, state in part.items()}
+
+    def modules(self, plan: BitPlan) -> dict[str, nn.Module]:
+        """Every module in which the realised model differs from the full-precision one, by its name."""
+        parts, keys = self.parts(plan), [fingerprint(key) for key in self._keys(plan)]
+        made = {}
+        for index, (key, states) in enumerate(zip(keys, parts, strict=True)):
+            made[key] = self._modules.get(key) or self.modules_of(plan, index, states)
+        self._modules = made
+        return {name: module for part in made.values() for name, module in part.items()}
+
+    def modules_of(self, plan: BitPlan, index: int, states: States) -> dict[str, nn.Module]:
+        """The modules of one segment at a plan's bits, made of given states."""
+        method = self.bank.independent if self._keeps_independent_states(index) else self.base_quantizer
+        return _modules_of(method, self.adapter, self.sites(plan, index), states, method.quantized_module)
+
+    def quantizer_parameters(self, plan: BitPlan) -> int:
+        """Number of scales, zero points and the like that a plan adds to the model."""
+        return sum(self.base_quantizer.stored_parameters(state) for state in self.states(plan).values())
+
+    def missing(self, plan: BitPlan, segments: int | None = None) -> int:
+        """How many of a plan's segments (of the first so many) have never been realised."""
+        store, keys = self.bank.store, self._keys(plan)[:segments]
+        wanted = [key for index, key in enumerate(keys) if self.sites(plan, index)]
+        return sum(not store.holds("realisation", key) for key in wanted)
+
+    def sites(self, plan: BitPlan, index: int) -> tuple[tuple[Site, int | None, int | None], ...]:
+        """(site, weight bits, activation bits) of what a plan quantizes in a segment."""
+        pairs = zip(self.adapter.sites, plan.sites, strict=True)
+        return tuple(
+            (site, *planned.bits)
+            for site, planned in pairs
+            if planned.bits != (None, None) and self.adapter.segment_of(site) == index
+        )
+
+    def _keeps_independent_states(self, index: int) -> bool:
+        """Whether a segment's sites are seen one by one although the method is sequential: those of a detector's neck
+        and heads, which run on maps and regions of any number."""
+        return self.adapter.task == "detection" and index == self.adapter.segments - 1
+
+    def _keys(self, plan: BitPlan) -> list[dict]:
+        """Key of every segment: the method, the images and the bits up to and including the segment."""
+        keys, bits = [], []
+        for index in range(self.adapter.segments):
+            bits = bits + [[site.name, *site_bits] for site, *site_bits in self.sites(plan, index)]
+            keys.append({**self.identity, "segment": index, "bits": bits})
+        return keys
+
+    @torch.inference_mode(False)
+    def parts(self, plan: BitPlan, segments: int | None = None) -> list[States]:
+        """States of every segment of a plan, computed on a miss, with progress; one without quantized sites has none.
+
+        Args:
+            segments: of the first so many; None for all.
+
+        Raises:
+            LampQError: the method is not defined at some bits of the plan.
+        """
+        plan.check_fits(self.adapter.sites)
+        for site in plan.sites:
+            self.bank.check_bits(site.name, *site.bits)
+        store, steps, missing = self.bank.store, self.base_quantizer.realisation_steps, self.missing(plan, segments)
+        bar = None
+        if missing:
+            if self.base_quantizer.starts_from_bank:
+                self.bank.calibrate(plan)
+            bar = progress(description=f"realising {self.base_quantizer.name}", total=missing * steps, unit="steps")
+        walk = _Walk(self, plan)
+        parts: list[States] = []
+        for index, key in enumerate(self._keys(plan)[:segments]):
+            if not self.sites(plan, index):
+                parts.append({})
+                continue
+            before = bar.n if bar is not None else 0
+
+            def realise(index: int = index, key: dict = key) -> dict[str, Tensor]:
+                if self._keeps_independent_states(index):
+                    return _flat({s.name: self.bank.entry(s, *bits) for s, *bits in self.sites(plan, index)})
+                segment = walk.segment(index, parts, key, bar.update if bar is not None else lambda count: None)
+                return _flat(self.base_quantizer.realise_segment(segment))
+
+            held = store.holds("realisation", key)
+            entry = store.fetch("realisation", key, realise, remember=False)
+            if bar is not None and not held:
+                bar.update(before + steps - bar.n)
+            device = next(self.adapter.network.parameters()).device
+            parts.append(_nested({name: tensor.to(device) for name, tensor in entry.items()}))
+        if bar is not None:
+            bar.close()
+        return parts
+
+
+class _Walk:
+    """The inputs of one segment after another, under a plan and in full precision; moved on only when asked."""
+
+    def __init__(self, realisation: Realisation, plan: BitPlan) -> None:
+        self._realisation = realisation
+        self._plan = plan
+        self._index = 0
+        self._images: Pictures | None = None
+        self._inputs: Pictures | None = None
+        self._full_precision_inputs: Pictures | None = None
+        self._full_precision_outputs: Pictures | None = None
+        self._logits: Tensor | None = None
+
+    def _outputs(self) -> Tensor:
+        if self._full_precision_outputs is None:
+            adapter = self._realisation.adapter
+            self._full_precision_outputs = run_in_chunks(adapter, self._index, self._full_precision_inputs)
+        return self._full_precision_outputs
+
+    def _full_precision_logits(self) -> Tensor:
+        if self._logits is None:
+            adapter = self._realisation.adapter
+            self._logits = predictions_in_chunks(adapter, self._index, self._full_precision_inputs)
+        return self._logits
+
+    def segment(self, index: int, parts: list[States], identity: dict, step: Callable[[int], object]) -> Segment:
+        """The segment `index`, all before it realised by `parts`."""
+        whole = self._realisation
+        if self._images is None:
+            # Whoever asked for them first may have been in inference mode; a method may need gradients.
+            images = whole._images()
+            images = images.clone() if images.is_inference() else images
+            self._images = self._inputs = self._full_precision_inputs = images
+        quantized = whole.adapter.clone()
+        for earlier, states in enumerate(parts[:index]):
+            sites = whole.sites(self._plan, earlier)
+            method = whole.base_quantizer
+            for name, module in _modules_of(method, whole.adapter, sites, states, method.upstream_module).items():
+                quantized.replace_module(name, module)
+        while self._index < index:
+            # Until something is quantized, both are the very same tensor.
+            same = self._inputs is self._full_precision_inputs and not any(parts[: self._index + 1])
+            outputs = self._outputs()
+            self._inputs = outputs if same else run_in_chunks(quantized, self._index, self._inputs)
+            self._full_precision_inputs, self._full_precision_outputs = outputs, None
+            self._index += 1
+        return Segment(
+            index=index,
+            sites=whole.sites(self._plan, index),
+            quantized=quantized,
+            full_precision=whole.adapter,
+            inputs=self._inputs,
+            full_precision_inputs=self._full_precision_inputs,
+            images=self._images,
+            base_quantizer=whole.base_quantizer,
+            bank=whole.bank,
+            store=whole.bank.store,
+            identity=identity,
+            seed=whole._seed,
+            full_precision_outputs=self._outputs,
+            full_precision_logits=self._full_precision_logits,
+            step=step,
+        )
+
+
+def run_in_chunks(adapter: ModelAdapter, start: int, inputs: Pictures, stop: int | None = None) -> Pictures:
+    """Output of a segment (or of segments `start` to `stop` - 1) for all images, ``[images, ...]``: a fixed number of
+    images at a time, several times side by side."""
+
+    @torch.no_grad()
+    def run(chunk: Tensor) -> Tensor:
+        return adapter.run(chunk, start, start + 1 if stop is None else stop)
+
+    with Workers(inputs.device) as workers:
+        return join(workers.map(run, inputs.split(CHUNK)))
+
+
+def predictions_in_chunks(adapter: ModelAdapter, start: int, inputs: Pictures) -> Tensor | list[Tensor]:
+    """`ModelAdapter.predictions` of all images, as `run_in_chunks`."""
+
+    @torch.no_grad()
+    def run(chunk: Pictures) -> Tensor | list[Tensor]:
+        return adapter.predictions(chunk, start)
+
+    with Workers(inputs.device) as workers:
+        parts = workers.map(run, inputs.split(CHUNK))
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else [one for part in parts for one in part]
+
+
+def _modules_of(
+    method: BaseQuantizer,
+    adapter: ModelAdapter,
+    sites: tuple[tuple[Site, int | None, int | None], ...],
+    states: States,
+    build: Callable[..., nn.Module],
+) -> dict[str, nn.Module]:
+    """Modules that `build` makes of those sites that have a state, and what else these states change."""
+    device = next(adapter.network.parameters()).device
+    modules = {}
+    for site, *bits in sites:
+        if site.name in states:
+            layer, state = adapter.module(site.name), states[site.name]
+            modules[site.name] = built_module(build, site, layer, state, *bits)
+            modules |= method.surrounding_modules(adapter, site, state)
+    return {name: module.eval().requires_grad_(False).to(device) for name, module in modules.items()}
+
+
+def _flat(states: States) -> dict[str, Tensor]:
+    return {f"{site}/{name}": tensor for site, state in states.items() for name, tensor in state.items()}
+
+
+def _nested(entry: dict[str, Tensor]) -> States:
+    states: States = {}
+    for path, tensor in entry.items():
+        site, name = path.split("/")
+        states.setdefault(site, {})[name] = tensor
+    return states

@@ -1,0 +1,1 @@
+"""What may be composed, and the checked settings that come of it."""

@@ -1,0 +1,81 @@
+"""Hydra's composition, with every composed configuration checked before Hydra makes anything from it."""
+
+import re
+from typing import Any
+
+import hydra._internal.hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lampq.configuration.accepted_targets import check_targets
+from lampq.configuration.config_folder import config_folder
+from lampq.errors import LampQError
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """All that Hydra constructs, here or in the process of a launcher, comes from what has been loaded here."""
+
+    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+        """Compose.
+
+        Raises:
+            LampQError: something is named that is not accepted, a group has no option, or another undoes it.
+        """
+        cfg = super().load_configuration(*args, **kwargs)
+        check_targets(cfg)
+        if not isinstance(cfg.hydra.verbose, bool | str | ListConfig):
+            raise LampQError(f"hydra.verbose={cfg.hydra.verbose}: must be true, false, or names of loggers")
+        _one_option_each(cfg)
+        _no_choice_undone(cfg)
+        return cfg
+
+    def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list, repo: Any) -> None:
+        """Folders only: to look for a package is to import it."""
+        loaded = repo.load_config(config_path=config_name) if config_name is not None else None
+        primary = loaded.config if loaded is not None and isinstance(loaded.config, DictConfig) else OmegaConf.create()
+        lists = [OmegaConf.select(primary, "hydra.searchpath")]
+        lists += [o.value() for o in parsed_overrides if o.key_or_group == "hydra.searchpath"]
+        for path in (path for paths in lists if isinstance(paths, list | ListConfig) for path in paths):
+            if "://" in str(path) and not str(path).startswith("file://"):
+                raise LampQError(f"hydra.searchpath=[{path}]: must be folders; no package is imported for it")
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+
+def check_compositions() -> None:
+    """Have Hydra compose by `CheckedLoader` from now on."""
+    hydra._internal.hydra.ConfigLoaderImpl = CheckedLoader
+
+
+def _one_option_each(cfg: DictConfig) -> None:
+    """Hydra takes model=[a,b] for a merger of two options, and ~model for none."""
+    choices = cfg.hydra.runtime.choices
+    asked = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
+    for folder in sorted(config_folder().iterdir()):
+        group = folder.name
+        if group in choices or not any(folder.glob("*.yaml")):
+            continue
+        override = next((o for o in asked if re.split("[=@]", o.lstrip("~+"))[0] == group), None)
+        if override is None:
+            raise LampQError(f"{group} is missing: add {group}=OPTION; --help lists them")
+        if override.startswith("~"):
+            raise LampQError(f"{override}: groups are not deleted; leave it out, or choose an option by {group}=OPTION")
+        raise LampQError(f"{override}: takes one option; for a grid write --multirun {group}=A,B")
+
+
+def _no_choice_undone(cfg: DictConfig) -> None:
+    """An option that was asked for must not be undone in silence by another one."""
+    choices = cfg.hydra.runtime.choices
+    asked = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
+    for override in asked:
+        if override.startswith("bit_set=") and choices.get("hardware"):
+            raise LampQError(
+                f"{override}: hardware={choices.hardware} has a bit set of its own; leave one of them out, or give "
+                "bit_set.bits=[A,B]"
+            )
+        if override.startswith("sensitivity=") and choices.get("sensitivity") and choices.get("experiment"):
+            file = config_folder() / "experiment" / f"{choices.experiment}.yaml"
+            if not file.is_file() or "/sensitivity:" not in file.read_text():
+                raise LampQError(
+                    f"{override}: experiment={choices.experiment} quantizes models and measures no components; leave "
+                    "one of them out"
+                )

@@ -1,0 +1,1 @@
+"""PSAQ-ViT: images made from the model itself."""

@@ -1,0 +1,378 @@
+"""Images that are made from the model itself, for quantization without data; and the controls to compare them with.
+
+PSAQ-ViT (Li et al., ECCV 2022) optimises images from noise (`lampq.datasets.psaq.image_batch`). Real images are opened
+for the last number only.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lampq.datasets.imagenet import SETS, ImageNet
+from lampq.datasets.psaq.image_batch import HISTORY, REVISION, Draws, PixelRange, make_batch
+from lampq.datasets.psaq.recipe import Recipe
+from lampq.datasets.shapes import Shapes
+from lampq.errors import LampQError
+from lampq.limits import choice, integer, number, optional, shown, text
+from lampq.models.adapter import ModelAdapter
+from lampq.storage.digests import Digests
+from lampq.storage.fingerprint import fingerprint
+from lampq.storage.store import Store
+
+SOURCES = ("psaq", "noise", "real")
+LEARNING_RATE, LEARNING_RATE_SWIN = 0.20, 0.25
+KIND = "synthesis"
+"""Sub-folder of the store."""
+
+
+class PSAQ:
+    """Images of a source, a fixed number of them: calibration images are the first, D is a longer prefix of
+    them (there are few, so they are shared; a line says how many).
+
+    Args:
+        source: ``psaq`` (optimised), ``noise`` (what the optimisation starts from, as colours) or ``real`` (training
+            images of the data set that the result is measured on).
+        root: folder of ImageNet whose validation images the result is measured on (and whose training images are
+            the real ones); None for the embedded shapes.
+        images: how many images there are.
+        calibration_images: images that the base quantizer is calibrated on, at most.
+        sample_images: size of the sample set D, at most. Labels are the classes that images were made to show; of
+            noise, what the full-precision model takes it for.
+        validation_images, batch_size, workers: see `lampq.datasets.imagenet.ImageNet`.
+        steps, warmup, jitter, flip, learning_rate, betas, entropy_weight, class_weight, smoothness_weight, smoothness,
+            bandwidth, density_points: see `lampq.datasets.psaq.recipe.Recipe`; no learning rate means PSAQ-ViT's, 0.25
+            for Swin and 0.20 for others.
+        dropped_tokens: tokens that are no patches: ``class`` (class and distillation tokens, so none of Swin's) or
+            ``first`` (the first of each window, as the published code has it).
+        images_per_batch: images optimised together; they share a density grid and a total variation.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        root: str | None,
+        images: int,
+        calibration_images: int,
+        sample_images: int,
+        validation_images: int | None,
+        batch_size: int,
+        workers: int,
+        steps: int,
+        warmup: float,
+        jitter: list[int],
+        flip: float,
+        learning_rate: float | None,
+        betas: list[float],
+        entropy_weight: float,
+        class_weight: float,
+        smoothness_weight: float,
+        smoothness: list[float],
+        bandwidth: float,
+        density_points: int,
+        dropped_tokens: str,
+        images_per_batch: int,
+    ) -> None:
+        self.source = choice("dataset.source", source, SOURCES)
+        self.name = "psaq" if source == "psaq" else f"psaq, {source}"
+        self.images = integer("dataset.images", images, minimum=1, maximum=1 << 20)
+        self._wanted = {
+            "calibration": integer("dataset.calibration_images", calibration_images, minimum=1),
+            "sample": integer("dataset.sample_images", sample_images, minimum=1),
+        }
+        self._counts = {name: min(count, self.images) for name, count in self._wanted.items()}
+        self.images_per_batch = integer("dataset.images_per_batch", images_per_batch, minimum=1)
+        self.dropped_tokens = choice("dataset.dropped_tokens", dropped_tokens, ("class", "first"))
+        self._learning_rate = optional(number, "dataset.learning_rate", learning_rate, above=0)
+        self._settings = {
+            "steps": integer("dataset.steps", steps, minimum=1),
+            "warmup": number("dataset.warmup", warmup, at_least=0, at_most=0.99),
+            "jitter": tuple(
+                integer("dataset.jitter", pixels, minimum=0) for pixels in _several("dataset.jitter", jitter)
+            ),
+            "flip": number("dataset.flip", flip, at_least=0, at_most=1),
+            "betas": tuple(_two("dataset.betas", betas, at_least=0, at_most=0.9999)),
+            "entropy_weight": number("dataset.entropy_weight", entropy_weight, at_least=0),
+            "class_weight": number("dataset.class_weight", class_weight, at_least=0),
+            "smoothness_weight": number("dataset.smoothness_weight", smoothness_weight, at_least=0),
+            "smoothness": tuple(_two("dataset.smoothness", smoothness, at_least=0)),
+            "bandwidth": number("dataset.bandwidth", bandwidth, above=0),
+            "density_points": integer("dataset.density_points", density_points, minimum=2),
+        }
+        self._real = self._real_images(root, validation_images, batch_size, workers)
+        self._store: Store | None = None
+        self._held: dict[str, dict[str, Tensor]] = {}
+
+    def _real_images(self, root: str | None, validation_images: int | None, batch_size: int, workers: int) -> Any:
+        batch_size = integer("dataset.batch_size", batch_size, minimum=1)
+        validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
+        workers = integer("dataset.workers", workers, minimum=1)
+        calibration, sample = self._counts["calibration"], self._counts["sample"]
+        if root is None:
+            return Shapes(calibration, sample, validation_images or Shapes.full_validation_images, batch_size)
+        data_set = ImageNet if self.source == "real" else ValidationImages
+        return data_set(text("dataset.root", root), calibration, sample, validation_images, batch_size, workers)
+
+    def bind(self, adapter: ModelAdapter) -> None:
+        """Take the model that images are made from.
+
+        Raises:
+            LampQError: the result cannot be measured with this model.
+        """
+        if isinstance(self._real, Shapes) and tuple(adapter.input_size) != Shapes.input_size:
+            raise LampQError(
+                f"dataset.root=null: the result would be measured on the embedded shapes, which {adapter.name} does "
+                "not know; add dataset.root=the folder of ImageNet that holds val/"
+            )
+        self._real.bind(adapter)
+        self._adapter = adapter
+        self._pixels = PixelRange(tuple(adapter.data_config["mean"]), tuple(adapter.data_config["std"]))
+        self._classes = adapter.classes
+        rate = LEARNING_RATE_SWIN if adapter.windows else LEARNING_RATE
+        self._recipe = Recipe(
+            **self._settings,
+            learning_rate=self._learning_rate or rate,
+            dropped=adapter.prefix_tokens if self.dropped_tokens == "class" else 1,
+        )
+
+    def make(self, seed: int, store: Store, folder: Path, count: int) -> None:
+        """Make the first so many images, unless they are in the store, and show them in a run's folder.
+
+        Writes for each batch its tensors and a contact sheet to ``synthetic_images/``, and what the optimisation went
+        through to ``synthesis.csv``, ``.png`` and ``.pdf``. Noise and real images are not written.
+        """
+        if self.source != "psaq":
+            return
+        from lampq.report.style import drawn
+        from lampq.report.synthesis import contact_sheet, draw_synthesis
+
+        self._store = store
+        self._held.clear()  # the cost of reading them is counted by each run's store
+        shown_in = folder / "synthetic_images"
+        shown_in.mkdir(parents=True, exist_ok=True)
+        rows: list[dict] = []
+        for batch in self._batches(count):
+            made = self._batch(seed, batch)
+            path = store.path(KIND, self._key(seed, batch))
+            sheet = path.with_suffix(".png")
+            if not sheet.is_file():
+                drawn(contact_sheet, self._colours(made["images"]), sheet)
+            for source in filter(Path.is_file, (path, sheet)):
+                _link(source, shown_in / f"batch{batch}{source.suffix}")
+            rows += self._history(batch, made)
+        drawn(draw_synthesis, rows, folder / "synthesis.png")
+
+    def needed(self, sample: bool, training: int | None) -> int:
+        """How many images a run uses: calibration images, D (if so), and so many training images."""
+        return max(self._counts["calibration"], self._counts["sample"] if sample else 0, training or 0)
+
+    def calibration(self, seed: int) -> Tensor:
+        """Calibration images, float32 ``[images, 3, height, width]``."""
+        if self.source == "real":
+            return self._real.calibration(seed)
+        return self.training(seed, self._counts["calibration"])
+
+    def training(self, seed: int, count: int) -> Tensor:
+        """The first so many images."""
+        if self.source == "real":
+            return self._real.training(seed, count)
+        return torch.cat([self._batch(seed, batch)["images"] for batch in self._batches(count)])[:count]
+
+    def sample(self, seed: int) -> tuple[Tensor, Tensor]:
+        """The sample set D: images ``[images, 3, height, width]`` and labels ``[images]``."""
+        if self.source == "real":
+            return self._real.sample(seed)
+        count = self._counts["sample"]
+        labels = torch.cat([self._batch(seed, batch)["labels"] for batch in self._batches(count)])[:count]
+        return self.training(seed, count), labels
+
+    def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Real validation batches (images, labels), from image number `start` on."""
+        return self._real.validation(start)
+
+    @property
+    def validation_count(self) -> int:
+        return self._real.validation_count
+
+    @property
+    def full_validation_images(self) -> int:
+        return self._real.full_validation_images
+
+    def listing(self, seed: int) -> dict[str, list[str]]:
+        """Names of the images that a run with this seed uses."""
+        listing = self._real.listing(seed)
+        if self.source != "real":
+            listing |= {name: self.training_listing(seed, count) for name, count in self._counts.items()}
+        return listing
+
+    def training_listing(self, seed: int, count: int) -> list[str]:
+        """Names of the first so many images."""
+        if self.source == "real":
+            return self._real.training_listing(seed, count)
+        return [f"{self.source}/seed{seed}/{index}" for index in range(count)]
+
+    def identity(self, seed: int, sets: Iterable[str] = SETS) -> dict:
+        """What identifies image sets: the model, settings and seed that images are made from; of real images, as the
+        data set that they are of."""
+        made = {} if self.source == "real" else self._counts
+        identity = self._real.identity(seed, [name for name in sets if name not in made])
+        return identity | {name: self.training_identity(seed, made[name]) for name in sets if name in made}
+
+    @property
+    def digests(self) -> Digests | None:
+        """Of the real images' files."""
+        return getattr(self._real, "digests", None)
+
+    @digests.setter
+    def digests(self, digests: Digests) -> None:
+        if not isinstance(self._real, Shapes):
+            self._real.digests = digests
+
+    def repeated(self) -> list[str]:
+        """See `lampq.datasets.imagenet.ImageNet.repeated`."""
+        return [] if isinstance(self._real, Shapes) else self._real.repeated()
+
+    @property
+    def batch_size(self) -> int:
+        return self._real.batch_size
+
+    def look_again(self) -> None:
+        """See `lampq.datasets.imagenet.ImageNet.look_again`."""
+        if not isinstance(self._real, Shapes):
+            self._real.look_again()
+
+    def training_identity(self, seed: int, count: int) -> dict:
+        """What identifies the first so many images.
+
+        Raises:
+            LampQError: there are not so many.
+        """
+        if self.source == "real":
+            return self._real.training_identity(seed, count)
+        if count > self.images:
+            raise LampQError(
+                f"base_quantizer.images={count}: dataset.images={self.images} are made; give at most as many, or make "
+                f"more by dataset.images={count}"
+            )
+        made = [fingerprint(self._key(seed, batch)) for batch in self._batches(count)]
+        return {"images": count, "source": self.source, "made": made}
+
+    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
+        """What a reader of a result should know about the images.
+
+        Args:
+            training: images that a method trains on, where it does.
+        """
+        kinds = {"psaq": "made from the model, none is real", "noise": "noise", "real": "real"}
+        notes = [f"calibration and sample images are {kinds[self.source]}"]
+        if self.source == "real":
+            notes += self._real.notes(seed, training)
+        else:
+            for name, title in (("calibration", "calibration set"), ("sample", "sample set D")):
+                count, wanted = self._counts[name], self._wanted[name]
+                if count < wanted:
+                    notes.append(f"the {title} has {count} images, all there are (dataset.images), instead of {wanted}")
+            shared, count = min(self._counts.values()), self._counts["sample"]
+            notes.append(f"the sample set D begins with the calibration images: {shared} of its {count} are shared")
+        return notes
+
+    def _batches(self, count: int) -> range:
+        """Numbers of the batches that the first so many images are in."""
+        return range(-(-count // self.images_per_batch))
+
+    def _size(self, batch: int) -> int:
+        return min(self.images_per_batch, self.images - batch * self.images_per_batch)
+
+    def _key(self, seed: int, batch: int) -> dict:
+        """Everything that a batch's images depend on."""
+        key = {
+            "model": self._adapter.name,
+            "weights": self._weights,
+            "revision": REVISION,
+            "seed": seed,
+            "batch": batch,
+            "images": self._size(batch),
+            "pixels": [self._pixels.mean, self._pixels.std],
+        }
+        return key | ({"recipe": self._recipe.to_json()} if self.source == "psaq" else {"noise": True})
+
+    @property
+    def _weights(self) -> str:
+        if "_weights_hash" not in self.__dict__:
+            self._weights_hash = self._adapter.weights_hash()
+        return self._weights_hash
+
+    def _batch(self, seed: int, batch: int) -> dict[str, Tensor]:
+        """One batch: ``images``, ``labels`` and, of synthetic images, what else `make_batch` returns."""
+        key = self._key(seed, batch)
+        name = fingerprint(key)
+        if name not in self._held:
+            if self.source == "noise":
+                self._held[name] = self._noise(seed, batch)
+            elif self._store is None:
+                self._held[name] = self._make(seed, batch, None)
+            else:
+                partial = self._store.partial(KIND, key)
+                self._held[name] = self._store.fetch(KIND, key, lambda: self._make(seed, batch, partial))
+        return self._held[name]
+
+    def _make(self, seed: int, batch: int, partial: Any) -> dict[str, Tensor]:
+        first = batch * self.images_per_batch
+        name = f"synthetic images {first + 1} to {first + self._size(batch)} of {self.images}"
+        return make_batch(self._adapter, self._recipe, self._pixels, self._draws(seed, batch), name, partial)
+
+    @torch.no_grad()
+    def _noise(self, seed: int, batch: int) -> dict[str, Tensor]:
+        images = self._pixels.clamp_(self._draws(seed, batch).images)
+        device = next(self._adapter.network.parameters()).device
+        return {"images": images, "labels": self._adapter.run(images.to(device)).argmax(1).cpu()}
+
+    def _draws(self, seed: int, batch: int) -> Draws:
+        return Draws(seed, batch, (self._size(batch), *self._adapter.input_size), self._classes)
+
+    def _colours(self, images: Tensor) -> Any:
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self._pixels.mean, self._pixels.std))
+        return ((images * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+    def _history(self, batch: int, made: dict[str, Tensor]) -> list[dict]:
+        target = made["target"].item()
+        return [
+            {"batch": batch, "step": step, "learning_rate": self._recipe.learning_rate_at(step)}
+            | dict(zip(HISTORY, values, strict=True))
+            | {"total_variation_target": target}
+            for step, values in enumerate(made["history"].tolist())
+        ]
+
+
+class ValidationImages(ImageNet):
+    """ImageNet of which only ``val/`` has to be there."""
+
+    splits = ("val",)
+
+    def _training(self, seed: int) -> tuple[list[Path], list[Path]]:
+        return [], []
+
+
+def _link(source: Path, target: Path) -> None:
+    """Put a file of the store into a run's folder, without a second copy where the file system can do so."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _several(key: str, value: Any) -> list:
+    if not isinstance(value, list | tuple) or not value:
+        raise LampQError(f"{key}={shown(value)}: must be a list with a number of pixels for each epoch, as [15,30]")
+    return list(value)
+
+
+def _two(key: str, value: Any, **bounds: float) -> list[float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise LampQError(f"{key}={shown(value)}: must be two numbers")
+    return [number(key, each, **bounds) for each in value]

@@ -1,1 +1,0 @@
-"""What detection adds: images of different sizes, instances, and the way into mmdet."""

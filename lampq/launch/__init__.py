@@ -1,0 +1,1 @@
+"""The command line: one job, or a grid of them that survives."""

@@ -1,0 +1,1 @@
+"""What a plan is: sites, bits, budget, and what binds them."""

@@ -1,0 +1,148 @@
+"""What binds the bits of the 4N layers beside the budget: pins (a layer keeps given bits) and ties (layers share bits).
+
+Both name layers by words: a layer's name with the wildcards * ? (``blocks.0.*``), a type (``fc2``), or ``block 3``.
+"""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from lampq.errors import LampQError
+from lampq.limits import choice, integer, shown, text
+from lampq.plan.sites import MODULES, Site
+
+Ties = str | tuple[tuple[str, ...], ...]
+"""One of `TIES`, or groups of words that name layers; the layers that a group's words name share their bits."""
+
+Pins = tuple[tuple[str, int], ...]
+"""Bits by words that name layers."""
+
+TIES = ("none", "modules", "blocks", "types")
+"""Named ties: none; the two layers of an MSA and of an MLP; the layers of a block; the layers of a type."""
+
+
+def checked_ties(value: Any) -> Ties:
+    """Ties as the configuration has them, for `tied`.
+
+    Raises:
+        LampQError: neither one of `TIES` nor a list of lists of words.
+    """
+    if isinstance(value, str):
+        return choice("ties", value, TIES)
+    good = isinstance(value, list) and value and all(isinstance(group, list) and group for group in value)
+    if not good or not all(isinstance(word, str) and word.strip() for group in value for word in group):
+        raise LampQError(
+            f"ties={shown(value)}: must be one of {', '.join(TIES)}, or a list of lists of layers, "
+            "for example [[blocks.0.*,blocks.1.*]]"
+        )
+    return tuple(tuple(group) for group in value)
+
+
+def checked_pins(value: Any) -> Pins:
+    """Pins as the configuration has them, for `pinned`.
+
+    Raises:
+        LampQError: no mapping of words to bits.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        raise LampQError(f"pins={shown(value)}: must be layers and their bits, for example {{blocks.0.*:8}}, or null")
+    return tuple((text("pins", str(word)), integer(f"pins.{word}", bits, 1, 16)) for word, bits in value.items())
+
+
+def pinned(layers: Sequence[Site], pins: Pins) -> dict[str, int]:
+    """Bits of the pinned layers, by name.
+
+    Raises:
+        LampQError: words that name no layer, or two pins that disagree.
+    """
+    bits: dict[str, int] = {}
+    for word, value in pins:
+        for site in _named("pins", word, layers):
+            if bits.setdefault(site.name, value) != value:
+                raise LampQError(
+                    f"pins.{word}={value}: another pin keeps {site.name} at {bits[site.name]} bits; leave one out"
+                )
+    return bits
+
+
+def tied(layers: Sequence[Site], *ties: Ties) -> list[list[Site]]:
+    """The layers in groups that share their bits, ordered by their first layers; a layer bound to none is alone.
+
+    Args:
+        layers: in the order of execution.
+        ties: layers that any of these ties, directly or through others, are in one group.
+
+    Raises:
+        LampQError: words that name no layer.
+    """
+    group = {site.name: [site] for site in layers}
+    for bound in ties:
+        for members in _groups(layers, bound):
+            merged = {id(group[site.name]): group[site.name] for site in members}
+            together = [site for part in merged.values() for site in part]
+            group.update((site.name, together) for site in together)
+    order = {site.name: index for index, site in enumerate(layers)}
+    distinct = {id(members): sorted(members, key=lambda s: order[s.name]) for members in group.values()}
+    return sorted(distinct.values(), key=lambda members: order[members[0].name])
+
+
+def check_bound(group: Sequence[Site], pins: dict[str, int]) -> None:
+    """Refuse tied layers of which a pin keeps some at other bits than the rest.
+
+    Args:
+        group: layers that share their bits.
+        pins: bits of the pinned layers, by name.
+
+    Raises:
+        LampQError: names two layers that disagree.
+    """
+    first = next((site for site in group if site.name in pins), None)
+    for site in group if first is not None else ():
+        if pins.get(site.name) != pins[first.name]:
+            other = f"pinned to {pins[site.name]}" if site.name in pins else "not pinned"
+            raise LampQError(
+                f"pins: {first.name} is pinned to {pins[first.name]} bits, but shares its bits with {site.name}, which "
+                f"is {other}; pin both alike, or choose other ties"
+            )
+
+
+def group_name(group: Sequence[Site]) -> str:
+    """How a group is called: its layer, ``block 0 MSA``, ``block 0``, its type, or its first layer and how many more.
+
+    No two groups of layers that are tied one way have the same name.
+    """
+    blocks, types = {site.block for site in group}, {site.type for site in group}
+    if len(group) == 1:
+        return group[0].name
+    if len(blocks) == 1:
+        module = next((name for name, of in MODULES.items() if types <= set(of)), None)
+        return f"block {group[0].block}" + (f" {module}" if module else "")
+    return group[0].type if len(types) == 1 else f"{group[0].name} and {len(group) - 1} more"
+
+
+def _groups(layers: Sequence[Site], ties: Ties) -> Iterable[list[Site]]:
+    if not isinstance(ties, str):
+        return [[s for word in words for s in _named("ties", word, layers)] for words in ties]
+    module_of = {type: name for name, types in MODULES.items() for type in types}
+    keys = {
+        "none": lambda site: site.name,
+        "modules": lambda site: (site.block, module_of[site.type]),
+        "blocks": lambda site: site.block,
+        "types": lambda site: site.type,
+    }
+    groups: dict[Any, list[Site]] = {}
+    for site in layers:
+        groups.setdefault(keys[ties](site), []).append(site)
+    return groups.values()
+
+
+def _named(key: str, word: str, layers: Sequence[Site]) -> list[Site]:
+    found = [s for s in layers if fnmatchcase(s.name, word) or word in (s.type, f"block {s.block}")]
+    if not found:
+        raise LampQError(
+            f"{key}: {word} names none of the {len(layers)} layers; give a name with * (as {layers[0].name}), a type "
+            f"(as {layers[0].type}), or 'block {layers[0].block}'"
+        )
+    return found

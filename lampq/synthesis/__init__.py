@@ -1,1 +1,0 @@
-"""Images made from a model alone, for quantization without data."""

@@ -1,0 +1,100 @@
+"""What a run's fingerprint covers of its budget, and that published runs keep theirs."""
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from lampq.allocation.greedy import Greedy
+from lampq.allocation.output_fisher import OutputFisher
+from lampq.allocation.uniform import Uniform
+from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.pipeline import run
+from lampq.plan.budget import Budget
+from lampq.runs.identity import identity
+from lampq.runs.preparation import Prepared
+from lampq.tasks.classification import ClassificationTask
+from tests.allocation.budgets import budget
+from tests.small_models import MadeUpImages, vit_adapter
+from tests.small_settings import small_settings
+
+FOLDER = Path(__file__).resolve().parents[2] / "results" / "published" / "runs"
+PUBLISHED = [path for path in sorted(FOLDER.glob("*/identity.json")) if json.loads(path.read_text()).get("allocator")]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return small_settings(
+        tmp_path,
+        blocks=2,
+        base_quantizer=RoundToNearest(),
+        allocator=OutputFisher(),
+        budget=budget(),
+        baseline="uniform",
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    adapter, device = vit_adapter(2), torch.device("cpu")
+    return Prepared(adapter, ClassificationTask(adapter, MadeUpImages(), 0, device), None, device)
+
+
+CHANGES = {
+    "unit": {"unit": "bops"},
+    "limit": {"unit": "packed_bytes", "limit": 10**6},
+    "ties": {"ties": "modules"},
+    "ties by words": {"ties": (("fc1", "fc2"),)},
+    "pins": {"pins": (("fc2", 4),)},
+    "inputs of their own": {"activation_rule": "independent"},
+    "their bit set": {"activation_rule": "independent", "input_candidates": (2, 3)},
+}
+
+
+def test_a_search_is_another_run_with_each_of_them_and_equal_bits_the_same(settings, prepared):
+    def of(work, **changes):
+        return json.dumps(identity(replace(settings, budget=replace(budget(), **changes)), prepared, work))
+
+    searches = {of(OutputFisher(), **changes) for changes in ({}, *CHANGES.values())}
+    assert len(searches) == 1 + len(CHANGES)
+    assert {of(Uniform(), **changes) for changes in CHANGES.values()} == {of(Uniform())}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_budgets_of_published_runs_are_named_as_ever(path, settings, prepared):
+    published = json.loads(path.read_text())
+    told = published["budget"]
+    if published["allocator"][0] == "from_plan":  # a given plan has been paid for elsewhere
+        assert told == {}
+        return
+    weight, activation = (Fraction(str(told[key])) for key in ("weight_bits", "activation_bits"))
+    searches = "candidates" in told
+    asked = Budget(
+        weight,
+        activation,
+        tuple(told.get("candidates", (2, 3))),
+        told.get("activation_rule", "fixed"),
+        tuple(told["fixed_site_bits"]),
+        told["operand_bits"],
+        image_bits=told.get("image_bits"),
+    )
+    work = Greedy() if searches else Uniform()
+    assert identity(replace(settings, budget=asked), prepared, work)["budget"] == told
+
+
+@pytest.mark.parametrize("unit", ["packed_bytes", "bops"])
+def test_what_a_run_reports_keeps_its_limit(settings, unit):
+    """The limit is what the run of equal bits beside it reports; a limit of one's own is kept as well."""
+    figures = {}
+    for limit in (None, 0.95):
+        limit = limit and int(limit * figures["equal"])
+        asked = replace(settings, budget=replace(budget(), unit=unit, limit=limit, pins=(("blocks.0.attn.qkv", 4),)))
+        equal, chosen = run(asked)
+        figures["equal"] = equal.metrics[unit]
+        assert (equal.metrics.get("budget_unit"), chosen.metrics["budget_unit"]) == (None, unit)
+        assert 0.8 * (limit or figures["equal"]) < chosen.metrics[unit] <= (limit or figures["equal"])
+        assert chosen.plan["blocks.0.attn.qkv"].bits == (4, 4) and equal.plan["blocks.0.attn.qkv"].bits == (3, 3)
+        assert equal.fingerprint != chosen.fingerprint
