@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     benchmark.add_argument("--only", nargs="*", default=None, help="names of measurements; all by default")
     benchmark.add_argument("--threads", type=int, default=None, help="PyTorch threads (default: PyTorch's choice)")
 
+    page = "print docs/configuration.md, made from the comments of the files in conf"
+    commands.add_parser("configuration", help=page, description=page)
+
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in lampq.launch.command_line
     degrade(sys.stdout, sys.stderr)
@@ -115,6 +118,10 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
         plan = _plan(options.plan, options.results, left_out)
         named = plan.parent.name if plan.name == "plan.json" else plan.stem
         print(solve(plan, options.bits, options.bit_set, options.out or options.results / "solved" / named))
+    elif options.command == "configuration":
+        from .configuration import configuration_page
+
+        print(configuration_page(), end="")
     else:
         from .benchmark import benchmark
 
