@@ -7,12 +7,12 @@ from functools import partial
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.greedy import reconstruction_screen
-from lampq.allocation.greedy_ascent import solve_greedy
 from lampq.allocation.hawq_v2 import HAWQV2
 from lampq.allocation.iterative_update import iterative_update
 from lampq.allocation.least_score import at_the_target, by_text
 from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
+from lampq.allocation.solvers.greedy_ascent import solve_greedy
 from lampq.allocation.solvers.ilp import penalized_costs, solve_ilp
 from lampq.errors import LampQError
 from lampq.limits import boolean, choice, fraction, integer, number, optional

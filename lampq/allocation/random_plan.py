@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from lampq.allocation.base import Allocator
-from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.limits import integer
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lampq.allocation.greedy_start import AllocationProblem
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan

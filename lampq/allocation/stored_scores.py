@@ -6,11 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from lampq.allocation.greedy_start import AllocationProblem, Relaxation
 from lampq.allocation.least_score import at_the_target
 from lampq.allocation.search_space import LayerScores, SearchSpace
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import optimal_plan
 from lampq.allocation.solvers.ilp import penalized_costs
+from lampq.allocation.solvers.relaxation import Relaxation
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan, SitePlan
 from lampq.plan.budget import UNITS, Budget

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.random_plan import RandomPlan, generator_of, random_choice
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from tests.allocation.budgets import budget

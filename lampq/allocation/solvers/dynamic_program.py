@@ -7,7 +7,8 @@ from fractions import Fraction
 import numpy as np
 from torch import Tensor
 
-from lampq.allocation.greedy_start import AllocationProblem, Relaxation
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
+from lampq.allocation.solvers.relaxation import Relaxation
 
 TIE = 1e-6
 """Plans whose costs differ by no more than this fraction of the optimum count as equally good."""

@@ -8,9 +8,10 @@ import numpy as np
 import pulp
 from torch import Tensor
 
-from lampq.allocation.greedy_start import AllocationProblem, Relaxation
 from lampq.allocation.solvers import cbc
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import TIE, Allocation, optimal_plan
+from lampq.allocation.solvers.relaxation import Relaxation
 from lampq.errors import LampQError
 
 SCALE = 1e6

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lampq.allocation.greedy_start import AllocationProblem, Relaxation
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
+from lampq.allocation.solvers.relaxation import Relaxation
 
 TRIAL_WIDTH = 512
 """Partial plans kept a layer in the first, inexact round, at least; it only serves to find plans to prune with."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pulp
 
-from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.solvers import cbc
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import optimal_plan
 
 log = logging.getLogger(__name__)

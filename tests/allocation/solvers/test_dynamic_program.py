@@ -12,7 +12,7 @@ import torch
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.allocation.solvers.ilp import solve_ilp
 from lampq.errors import LampQError
-from tests.allocation.instances import WORKED, brute_force, random_instance, spent, transformer_sizes
+from tests.allocation.solvers.instances import WORKED, brute_force, random_instance, spent, transformer_sizes
 
 
 @pytest.mark.parametrize(("sizes", "omega", "gamma", "bits", "average", "expected", "objective"), WORKED)

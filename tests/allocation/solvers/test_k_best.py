@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lampq.allocation.greedy_start import AllocationProblem
 from lampq.allocation.solvers import k_best
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import optimal_plan
 from lampq.allocation.solvers.k_best import k_best_plans
 

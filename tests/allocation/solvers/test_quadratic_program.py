@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lampq.allocation.solvers.quadratic_program as quadratic_program
-from lampq.allocation.greedy_start import AllocationProblem
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import optimal_plan
 from lampq.allocation.solvers.quadratic_program import (
     QuadraticProblem,

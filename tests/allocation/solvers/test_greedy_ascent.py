@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lampq.allocation.greedy_ascent import solve_greedy
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
+from lampq.allocation.solvers.greedy_ascent import solve_greedy
 from lampq.errors import LampQError
 
 BITS = (2, 3, 4, 5)

@@ -5,8 +5,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from lampq.allocation.greedy_start import AllocationProblem, Relaxation
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import Allocation, optimal_plan
+from lampq.allocation.solvers.relaxation import Relaxation
 
 
 def solve_greedy(
