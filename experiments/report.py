@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lampq.errors import LampQError
+from lampq.errors import LampQError, line
 from lampq.launch.cells import experiments_with_cells
-from lampq.launch.failures import line
 from lampq.limits import did_you_mean
 from lampq.report import page
 from lampq.report.pictures import Pictures

@@ -17,8 +17,8 @@ __version__ = "0.1.0"
 __all__ = ["BitPlan", "Budget", "LampQError", "QuantizedNetwork", "quantize"]
 
 _HOME = {
-    "BitPlan": "plan",
-    "Budget": "budgets",
+    "BitPlan": "plan.bit_plan",
+    "Budget": "plan.budget",
     "LampQError": "errors",
     "QuantizedNetwork": "quantization",
     "quantize": "quantization",

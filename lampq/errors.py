@@ -6,3 +6,8 @@ class LampQError(Exception):
 
     The entry points print the line without a traceback and exit with a non-zero status.
     """
+
+
+def line(message: object) -> str:
+    """A message without line breaks."""
+    return " ".join(str(message).split())

@@ -310,8 +310,8 @@ def _settings(typed: list[str], given: dict[str, Any]) -> Settings:
     """Checked settings, from what one would type on the command line and from objects."""
     from hydra import compose, initialize_config_dir
 
+    from lampq.configuration.composition_failures import explain_composition
     from lampq.configuration.config_folder import config_folder
-    from lampq.launch.failures import explain_composition
 
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):

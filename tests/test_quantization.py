@@ -201,3 +201,8 @@ def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "plan.json").is_file()
     assert space["logits"].shape == (4, 7)
     assert "weight bits on average" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", lampq.__all__)
+def test_the_package_gives_what_it_names(name):
+    assert getattr(lampq, name).__name__ == name

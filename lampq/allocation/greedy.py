@@ -9,10 +9,11 @@ from torch import Tensor
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import at_the_target, by_text
-from lampq.allocation.search_space import Group, LayerScores, SearchSpace
+from lampq.allocation.search_space import LayerScores, SearchSpace
 from lampq.limits import choice, integer, optional
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.plan.groups import Group
 from lampq.progress import progress
 from lampq.sensitivity.output_fisher import falling, output_fisher
 from lampq.sensitivity.reconstruction_error import reconstruction_errors

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from lampq.allocation.search_space import Group, LayerScores, SearchSpace
+from lampq.allocation.search_space import LayerScores, SearchSpace
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.plan.groups import Group
 from lampq.plan.sites import Site
 from lampq.progress import progress
 from lampq.sensitivity.expected_error import cost_of_one_bit_less, gain_of_one_bit_more

@@ -13,7 +13,7 @@ from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import UNITS, Budget, packed_bytes
-from lampq.plan.groups import Ties, check_bound, group_name, pinned, tied
+from lampq.plan.groups import Group, Ties, check_bound, group_name, pinned, tied
 from lampq.plan.sites import Site
 from lampq.workbench import Workbench
 
@@ -22,36 +22,6 @@ INPUT_BITS = "input bits"
 
 LayerScores = Mapping[str, Mapping[int, float]]
 """By layer and bits."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Layers that share their bits; where nothing is tied, one layer.
-
-    Attributes:
-        name: the layer's, or what the layers have in common.
-        layers: in the order of execution.
-        spending: what each bit-width that it may have spends above its smallest, ascending in bits.
-        pinned: whether its bits are given; then `spending` has one entry.
-    """
-
-    name: str
-    layers: tuple[Site, ...]
-    spending: dict[int, int]
-    pinned: bool
-
-    @property
-    def bits(self) -> tuple[int, ...]:
-        """The bit-widths that it may have, ascending."""
-        return tuple(self.spending)
-
-    def next_more(self, bits: int) -> int | None:
-        """The next larger bit-width, or None."""
-        return min((b for b in self.spending if b > bits), default=None)
-
-    def next_less(self, bits: int) -> int | None:
-        """The next smaller bit-width, or None."""
-        return max((b for b in self.spending if b < bits), default=None)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lampq.calibration.observation import CHUNK, Observer
+from lampq.models.sampled_labels import sample_labels
 from lampq.plan.sites import Site
-from lampq.sensitivity.fisher import sample_labels
 
 LABELS = ("sampled", "most_likely")
 """Labels that the loss is taken at, both the model's own: drawn from its predictions, or its first choice."""

@@ -5,19 +5,18 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import lampq
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def config_folder() -> Path:
     """Where the YAML files are: inside an installed package, beside it in a checkout."""
-    package = Path(lampq.__file__).resolve().parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
 def experiments_module(name: str) -> ModuleType:
     """A module of the experiments, which `lampq` itself does not depend on."""
-    if (Path(lampq.__file__).resolve().parent / "experiments").is_dir():
+    if (PACKAGE / "experiments").is_dir():
         return importlib.import_module(f"lampq.experiments.{name}")
     checkout = str(config_folder().parent)
     if checkout not in sys.path:

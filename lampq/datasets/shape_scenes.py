@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lampq.datasets.shape_drawing import OUTLINES, Placement, Uniforms, draw_shapes, mix, random_stream
+from lampq.models.embedded.detectors import SIDE
 
 REVISION = 1
 """Raised whenever any scene changes."""
@@ -19,9 +20,7 @@ TRAINING_SEED, CALIBRATION_SEED, VALIDATION_SEED = 201, 202, 203
 """Keys of the three disjoint streams: training of the embedded detector, calibration and D, validation."""
 
 SIZES = ((96, 128), (128, 96), (112, 112))
-"""Height and width in pixels of scene i: entry i modulo their number."""
-SIDE = 128
-"""Scenes are drawn on a square of this side, then cut."""
+"""Height and width in pixels of scene i: entry i modulo their number. It is cut out of a square of `SIDE` pixels."""
 
 MOST_SHAPES = 6
 RADIUS = (8.0, 24.0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from lampq.datasets.shape_drawing import OUTLINES, TEXTURES, Uniforms, draw_shapes, mix, random_stream
 from lampq.errors import LampQError
 from lampq.limits import integer
+from lampq.models.embedded.architectures import MEAN, STD
 
 REVISION = 1
 """Raised whenever any image changes."""
@@ -26,10 +27,6 @@ IMAGES_PER_RUN_SEED = 1 << 20
 
 CLASS_NAMES = tuple(f"{outline}, {texture}" for outline in OUTLINES for texture in TEXTURES)
 """Class c is outline c // 10 with texture c % 10."""
-
-MEAN = (0.47, 0.47, 0.47)
-STD = (0.21, 0.21, 0.21)
-"""Per-channel mean and standard deviation of pixels in [0, 1], for normalisation."""
 
 CLUTTER_BEHIND, CLUTTER_IN_FRONT = 7, 3
 UNIFORMS = 256

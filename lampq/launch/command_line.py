@@ -20,11 +20,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lampq.configuration import composition
+from lampq.configuration.composition_failures import TRACEBACK, explain_composition, lacking_extra
 from lampq.configuration.config_folder import config_folder
-from lampq.errors import LampQError
+from lampq.errors import LampQError, line
 from lampq.launch import isolation, sweeper
 from lampq.launch.cells import DONE, FAILED, Cell
-from lampq.launch.failures import TRACEBACK, explain_composition, explain_failure, lacking_extra, line
+from lampq.launch.failures import explain_failure
 from lampq.launch.job import Outcome, attempt, perform
 from lampq.launch.streams import degrade
 from lampq.runs.tracking.wandb_server import STARTED

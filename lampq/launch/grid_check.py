@@ -19,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lampq.configuration.accepted_targets import check_targets
 from lampq.configuration.composition import CheckedLoader
-from lampq.errors import LampQError
+from lampq.configuration.composition_failures import explain_composition
+from lampq.errors import LampQError, line
 from lampq.launch import isolation
-from lampq.launch.failures import explain_composition, line
 
 LISTED = 20
 """Jobs that are named one by one; of more, one for each mistake."""

@@ -25,10 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from lampq.configuration.config_folder import experiments_module
 from lampq.configuration.settings import check_grid
-from lampq.errors import LampQError
+from lampq.errors import LampQError, line
 from lampq.launch import isolation
 from lampq.launch.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNING, Cell, read_cell
-from lampq.launch.failures import explain_failure, line
+from lampq.launch.failures import explain_failure
 from lampq.launch.grid_check import checked
 from lampq.limits import integer, optional, shown
 from lampq.runs.tracking.wandb import log_report

@@ -4,6 +4,7 @@ Both name layers by words: a layer's name with the wildcards * ? (``blocks.0.*``
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,6 +20,36 @@ Pins = tuple[tuple[str, int], ...]
 
 TIES = ("none", "modules", "blocks", "types")
 """Named ties: none; the two layers of an MSA and of an MLP; the layers of a block; the layers of a type."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that share their bits; where nothing is tied, one layer.
+
+    Attributes:
+        name: the layer's, or what the layers have in common.
+        layers: in the order of execution.
+        spending: what each bit-width that it may have spends above its smallest, ascending in bits.
+        pinned: whether its bits are given; then `spending` has one entry.
+    """
+
+    name: str
+    layers: tuple[Site, ...]
+    spending: dict[int, int]
+    pinned: bool
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The bit-widths that it may have, ascending."""
+        return tuple(self.spending)
+
+    def next_more(self, bits: int) -> int | None:
+        """The next larger bit-width, or None."""
+        return min((b for b in self.spending if b > bits), default=None)
+
+    def next_less(self, bits: int) -> int | None:
+        """The next smaller bit-width, or None."""
+        return max((b for b in self.spending if b < bits), default=None)
 
 
 def checked_ties(value: Any) -> Ties:

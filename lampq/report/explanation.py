@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lampq.allocation.search_space import Group
 from lampq.allocation.stored_scores import StoredScores, stored_scores
 from lampq.errors import LampQError
 from lampq.limits import did_you_mean
 from lampq.plan.bit_plan import BitPlan, SitePlan
 from lampq.plan.budget import FULL_PRECISION_BITS
-from lampq.report.style import write_rows
+from lampq.plan.groups import Group
+from lampq.storage.atomic_write import write_rows
 
 WIDTH = 120
 """Columns of the text."""

@@ -1,6 +1,5 @@
 """How every figure looks: one colour-blind-safe palette, one size of text, PNG and PDF and the data as CSV."""
 
-import csv
 import io
 import logging
 import os
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lampq.storage.atomic_write import write_bytes, write_text
+from lampq.storage.atomic_write import write_bytes, write_rows
 
 log = logging.getLogger(__name__)
 
@@ -111,13 +110,3 @@ def rendered(figure: Any, form: str, **settings: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, **settings)
     return buffer.getvalue()
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as CSV, columns in the order in which they first appear."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text.getvalue())

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lampq.report.style import write_rows
-from lampq.storage.atomic_write import write_text
+from lampq.storage.atomic_write import write_rows, write_text
 
 Lines = list[str]
 """What one cell says, a line each."""

@@ -18,10 +18,9 @@ import numpy as np
 import yaml
 
 from lampq.plan.bit_plan import BitPlan
-from lampq.report.style import write_rows
 from lampq.runs.finished_run import DIGESTS, FILES, DamagedRun, read_run, seal
 from lampq.runs.kernels import kernels
-from lampq.storage.atomic_write import write_text
+from lampq.storage.atomic_write import write_rows, write_text
 from lampq.storage.fingerprint import fingerprint
 from lampq.storage.lock import hold
 

@@ -1,7 +1,7 @@
 """Labels of D that a loss is taken at: the data set's, or drawn from the model's own predictions."""
 
 from lampq.models.detection.pictures import Targets
-from lampq.sensitivity.fisher import sample_labels
+from lampq.models.sampled_labels import sample_labels
 from lampq.workbench import Workbench
 
 LABELS = ("dataset", "sampled")

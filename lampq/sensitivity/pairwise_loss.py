@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lampq.allocation.search_space import Group
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.plan.groups import Group
 from lampq.progress import progress
 from lampq.workbench import Workbench
 

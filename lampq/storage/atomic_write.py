@@ -1,8 +1,11 @@
 """Files that are there as a whole or not at all, whatever happens while they are written."""
 
+import csv
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
@@ -13,6 +16,16 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """The same for bytes."""
     write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV, columns in the order in which they first appear."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text.getvalue())
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

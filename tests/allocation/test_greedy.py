@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from lampq.allocation.greedy import Greedy, per_unit, ranked_steps, reconstruction_screen
-from lampq.allocation.search_space import Group, SearchSpace
+from lampq.allocation.search_space import SearchSpace
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.groups import Group
 from lampq.plan.sites import Site
 from lampq.sensitivity.output_fisher import falling, output_fisher
 from lampq.sensitivity.reconstruction_error import reconstruction_errors

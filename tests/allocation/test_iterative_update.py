@@ -13,8 +13,8 @@ from lampq.allocation.iterative_update import (
     iterative_update,
     ranked_swaps,
 )
-from lampq.allocation.search_space import Group
 from lampq.plan.budget import Budget
+from lampq.plan.groups import Group
 from lampq.plan.sites import Site
 from lampq.sensitivity.expected_error import (
     cost_of_one_bit_less,

@@ -11,8 +11,8 @@ from pathlib import Path
 from lampq.allocation.stored_scores import stored_scores
 from lampq.launch.cells import DONE, Cell
 from lampq.plan.bit_plan import BitPlan
-from lampq.report.style import write_rows
 from lampq.runs.finished_run import seal
+from lampq.storage.atomic_write import write_rows
 from lampq.storage.fingerprint import fingerprint
 from tests.report.plans import example_plan
 

@@ -4,8 +4,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lampq.report.sensitivity import draw_sensitivity, draw_unit
-from lampq.report.style import PALETTE, panels, write_rows
+from lampq.report.style import PALETTE, panels
 from lampq.runs.record import read_sensitivity
+from lampq.storage.atomic_write import write_rows
 from tests.experiments.results_folder import components
 
 UNITS = {"layers": ("qkv", "proj", "fc1", "fc2"), "modules": ("MSA", "MLP"), "blocks": ("block",)}

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from lampq.report.style import MARKERS, PALETTE, line, panels, save, write_rows
+from lampq.report.style import MARKERS, PALETTE, line, panels, save
+from lampq.storage.atomic_write import write_rows
 
 ROWS = [{"x": 1, "y": 2.5}, {"x": 2, "z": None}]
 

@@ -6,6 +6,9 @@ from torch import nn
 
 from lampq.errors import LampQError
 
+MEAN = (0.47, 0.47, 0.47)
+STD = (0.21, 0.21, 0.21)
+"""Of pixels in [0, 1], red, green and blue, of the images that they were trained on."""
 EMBEDDED = {
     # 8 blocks, 25 patches of 8 x 8 pixels and the class token.
     "shapes_vit": {

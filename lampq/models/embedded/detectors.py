@@ -6,6 +6,8 @@ import copy
 
 from torch import nn
 
+SIDE = 128
+"""Longest side in pixels of the scenes that it was trained on."""
 WIDTH = 48
 """Channels of the feature pyramid and of the heads."""
 

@@ -26,9 +26,8 @@ class EmbeddedClassifier:
         Raises:
             LampQError: a checkpoint is given that cannot be read or does not fit.
         """
-        from lampq.datasets.shapes import MEAN, STD
         from lampq.models.checkpoints import load_weights, read_weights
-        from lampq.models.embedded.architectures import EMBEDDED, build_embedded
+        from lampq.models.embedded.architectures import EMBEDDED, MEAN, STD, build_embedded
         from lampq.models.timm_adapters import adapt
 
         network = build_embedded(self.name)

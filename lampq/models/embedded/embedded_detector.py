@@ -28,10 +28,9 @@ class EmbeddedDetector:
         Raises:
             LampQError: a checkpoint is given that cannot be read or does not fit, or packages are missing.
         """
-        from lampq.datasets.shape_scenes import SIDE
         from lampq.models.checkpoints import load_weights, read_weights
         from lampq.models.detection.detector_adapter import SwinDetectorAdapter
-        from lampq.models.embedded.detectors import build_embedded_detector
+        from lampq.models.embedded.detectors import SIDE, build_embedded_detector
 
         path = self.checkpoint or resources.files("lampq.models.embedded") / f"{self.name}.safetensors"
         state = read_weights(str(path))
