@@ -1,78 +1,258 @@
-"""The README's commands do what it says, in the environment that is there."""
+"""What README and the pages under docs/ say: their commands and their Python run, what they name is there."""
 
-import os
+import functools
+import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType
 
+import hydra
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import lampq
+from experiments.__main__ import main
+from experiments.configuration import configuration_page
+from lampq.configuration.config_folder import config_folder
+from lampq.configuration.settings import check
+from lampq.plan.bit_plan import BitPlan
+from tests.experiments.results_folder import ResultsFolder, scored_plan
+from tests.report.plans import example_plan
+from tests.small_models import images, vision_transformer, vit_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.split("   #")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
-    for line in block.splitlines()
-    if line.startswith("python run.py")
-]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 
 
-def run(arguments: list[str], tmp_path: Path, **extra: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "LAMPQ_CACHE": str(tmp_path / "cache"), **extra}
-    command = [sys.executable, "run.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def blocks(page: str, language: str) -> list[str]:
+    """Code of a language on a page, as one would copy it."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", PAGES[page], re.S | re.M)
+    return [re.sub(rf"^{indent}", "", code, flags=re.M) for indent, code in found]
 
 
-def test_the_readme_has_commands():
-    assert len(COMMANDS) >= 6
+COMMANDS = sorted(
+    {
+        " ".join(map(shlex.quote, words))
+        for page in PAGES
+        for code in blocks(page, "bash")
+        for line in code.splitlines()
+        if (words := shlex.split(re.sub(r'^eval "\$\((.*?)\)"', r"\1", line), comments=True))
+    }
+)
+RUNS = [command for command in COMMANDS if command.startswith("python run.py")]
+AROUND_RUNS = [command for command in COMMANDS if command.startswith("python -m experiments ")]
+INLINE = sorted(
+    {
+        (page, code)
+        for page, text in PAGES.items()
+        if page != "docs/configuration.md"
+        for code in re.findall(r"`([^`\n]+)`", text)
+    }
+)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_composes(command, tmp_path):
-    arguments = shlex.split(command)[2:]
-    shows_only = any(argument in ("--help", "--cfg") for argument in arguments)
-    grid = [re.sub(r"=([^\[\],]+),.*", r"=\1", a) for a in arguments if a not in ("-m", "--multirun")]
-    answer = run(grid if shows_only else [*grid, "--cfg", "job"], tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """What stands for the names of a user's own files and folders in a command."""
+    folder = tmp_path_factory.mktemp("given")
+    for name in ("train", "val", "annotations", "train2017", "val2017"):
+        (folder / name).mkdir()
+    for split in ("train2017", "val2017"):
+        (folder / "annotations" / f"instances_{split}.json").write_text("{}")
+    example_plan(1).write(folder / "plan.json")
+    (folder / "weights.safetensors").write_bytes(b"")
+    return {
+        r"/data/\w+": folder,
+        r"(results/runs/FINGERPRINT|PLAN)/plan\.json": folder / "plan.json",
+        r"checkpoint=[\w.]+": f"checkpoint={folder}/weights.safetensors",
+    }
+
+
+@pytest.mark.parametrize("command", [command for command in RUNS if "--" not in command])
+def test_a_run_is_composed_and_checked(command, given):
+    """Of a grid, the job with the first of all values."""
+    if "mask_rcnn" in command:
+        pytest.importorskip("mmdet")
+    for written, path in given.items():
+        command = re.sub(written, str(path), command)
+    overrides = [re.sub(r"=([^\[\],]+),.*", r"=\1", a) for a in shlex.split(command)[2:] if a != "-m"]
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        check(hydra.compose("config", overrides=overrides))
+
+
+@pytest.mark.parametrize("command", [command for command in RUNS if "--cfg" in command or "--shell" in command])
+def test_what_only_shows_something_shows_it(command):
+    """The text of --help: tests/launch/test_command_line.py."""
+    words = [sys.executable, *shlex.split(command)[1:]]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    """A results folder with two cells of table 3."""
+    folder = ResultsFolder(tmp_path_factory.mktemp("plans") / "results")
+    plan = scored_plan(blocks=4)
+    return folder.path, [
+        folder.measured("table3", f"model=deit_tiny bits=3 method={method}", plan=plan)
+        for method in ("adalog", "lampq")
+    ]
+
+
+@pytest.mark.parametrize("command", AROUND_RUNS)
+def test_a_command_around_runs_does_what_it_says(command, plans, monkeypatch, capsys):
+    results, runs = plans
+    monkeypatch.chdir(results.parent)
+    arguments = iter(runs)
+    words = shlex.split(command.partition(" '>'")[0])[3:]
+    words = [next(arguments).name if word == "PLAN" else word for word in words]
+    assert main(words) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+
+
+def test_other_commands_are_there():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for command in sorted(set(COMMANDS) - set(RUNS) - set(AROUND_RUNS)):
+        program, *arguments = shlex.split(command)
+        if program == "make":
+            assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.M), command
+        elif program.endswith("pip"):
+            (extra,) = re.findall(r"\[(\w+)\]", command)
+            assert extra in extras and arguments[0] == "install", command
+        else:
+            assert program in ("wandb", "squeue"), f"{command}: not run by any test"
 
 
 @pytest.mark.slow
 def test_the_demo_ends_with_its_table_and_its_files(tmp_path):
     """`make demo` is `python run.py`: three rows, better bits than uniform ones, everything on disk."""
-    answer = run([f"paths.results={tmp_path}/results"], tmp_path)
-    assert answer.returncode == 0, answer.stderr
+
+    def demo():
+        command = [sys.executable, "run.py", f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    out = demo()
     for part in ("full precision", "adalog, uniform", "adalog, lampq", "simulated", "qkv", "fc2"):
-        assert part in answer.stdout
+        assert part in out
     folders = list((tmp_path / "results" / "runs").glob("*/metrics.json"))
     assert len(folders) == 2
     names = ("config.yaml", "environment.json", "plan.json", "log.txt", "bit_allocation.png")
     assert all((folder.parent / name).is_file() for folder in folders for name in names)
-    again = run([f"paths.results={tmp_path}/results"], tmp_path)
-    assert again.returncode == 0
-    assert again.stdout.count("finished before") == 2
+    assert demo().count("finished before") == 2
 
 
-def test_every_option_of_every_group_is_in_the_readme():
-    for group in (
-        "model",
-        "dataset",
-        "base_quantizer",
-        "allocator",
-        "bit_set",
-        "logger",
-        "method",
-        "hardware",
-        "scale",
-        "effort",
-        "experiment",
-    ):
-        for path in (ROOT / "conf" / group).glob("*.yaml"):
-            assert f"`{path.stem}`" in README, f"{group}={path.stem} is not in the README"
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAMPQ_CACHE", str(tmp_path))
+    shortened = functools.partial(lampq.quantize, overrides=["effort=smoke"])
+    monkeypatch.setattr(lampq, "quantize", shortened)
+    network, pictures = vision_transformer(1), images(vit_adapter(1), 24)
+    classes = network(pictures).argmax(1)
+    loader = DataLoader(TensorDataset(pictures, classes), batch_size=8)
+    space = {"network": network, "images": pictures[:4], "classes": classes[:4], "loader": loader}
+    (code,) = blocks("README.md", "python")
+    exec(code, space)
+    assert isinstance(space["q"].plan, BitPlan)
 
 
-def test_files_named_in_the_readme_exist():
-    for path in re.findall(r"`((?:lampq|conf|experiments)/[\w/.]+)`", README):
-        assert (ROOT / path).exists(), path
+@pytest.fixture
+def worked_method(tmp_path, monkeypatch):
+    """The method of docs/adding.md, as if its two files were in their folders: (class, folder of the YAML)."""
+    (code,), (written, _) = blocks("docs/adding.md", "python"), blocks("docs/adding.md", "yaml")
+    target = re.search(r"^_target_: (.*)\.(\w+)$", written, re.M)
+    module = ModuleType(target[1])
+    monkeypatch.setitem(sys.modules, target[1], module)
+    exec(code, vars(module))
+    file = tmp_path / "conf" / "base_quantizer" / f"{vars(module)[target[2]].name}.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(written)
+    return vars(module)[target[2]], file.parent.parent
+
+
+def test_the_worked_method_is_composed_and_refuses_a_wrong_value(worked_method, run, pipeline):
+    method, folder = worked_method
+    chosen = ("--config-dir", str(folder), f"base_quantizer={method.name}")
+    assert run(*chosen)[0] == 0
+    assert isinstance(pipeline.settings[0].base_quantizer, method)
+    status, _, (line,) = run(*chosen, "base_quantizer.quantile=2")
+    assert status == 1 and line.startswith("error: base_quantizer.quantile=2: must be a number")
+
+
+def test_the_worked_method_quantizes_better_with_more_bits(worked_method, tmp_path):
+    method, _ = worked_method
+    network, pictures = vision_transformer(1), images(vit_adapter(1), 8)
+
+    @torch.no_grad()
+    def error(bits):
+        q = lampq.quantize(
+            network, pictures, bits=bits, base_quantizer=method(), allocator="uniform", cache=tmp_path / "cache"
+        )
+        return (q.network(pictures) - network(pictures)).square().mean().item()
+
+    errors = [error(bits) for bits in (2, 4, 8)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 * errors[0]
+
+
+# What is named is there
+
+
+def test_links_lead_somewhere():
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            path, _, section = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), f"{page}: {link}"
+            if section:
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+                assert section in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], link
+
+
+def test_files_that_are_named_exist():
+    """Of a name in capitals that stands for another one, the folder."""
+    for page, code in INLINE:
+        if re.fullmatch(r"(lampq|conf|experiments|tests|docs)(/[\w.]+)*/?", code) and "/" in code:
+            path = re.sub(r"/[A-Z]+\.\w+$", "", code)
+            assert (ROOT / path).exists(), f"{page}: {code}"
+
+
+def test_python_that_is_named_exists():
+    keys = configuration_page()
+    for page, code in INLINE:
+        for name in re.findall(r"(?<![/\w])(?:lampq|experiments)(?:\.\w+)+", code):
+            parent, _, last = name.rpartition(".")
+            if f"- `{name}` = " not in keys and not is_module(name):
+                assert hasattr(importlib.import_module(parent), last), f"{page}: {code}"
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is no package
+        return False
+
+
+def test_keys_and_options_that_are_named_exist():
+    keys, groups = configuration_page(), {path.parent.name for path in config_folder().glob("*/*.yaml")}
+    for page, code in INLINE:
+        key, is_override, value = code.partition("=")
+        if key in groups and re.fullmatch(r"[a-z]\w*", value):
+            assert (config_folder() / key / f"{value}.yaml").exists(), f"{page}: {code}"
+        elif re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key) and key not in groups:
+            first, dot, _ = key.partition(".")
+            if is_override or (dot and first in groups - {"lampq"}):
+                assert f"- `{key}` = " in keys, f"{page}: {code}"
+
+
+def test_modules_that_are_run_know_their_commands(capsys):
+    for page, code in INLINE:
+        if (words := code.split())[:2] == ["python", "-m"]:
+            if words[2] == "experiments":
+                with pytest.raises(SystemExit) as ended:
+                    main([*words[3:4], "--help"])
+                assert ended.value.code == 0, f"{page}: {code}"
+            else:
+                assert importlib.util.find_spec(words[2]) is not None, f"{page}: {code}"
