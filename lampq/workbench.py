@@ -125,7 +125,7 @@ def observer_of(adapter: ModelAdapter, task: Task, base_quantizer: BaseQuantizer
     Args:
         memory: bytes for what is held (see `Observer`).
     """
-    return Observer(adapter, lambda: task.calibration_images, memory, base_quantizer.precision)
+    return Observer(adapter, lambda: task.calibration_images, memory, base_quantizer.dtype)
 
 
 def _scored_with(realisation: Realisation | None, budget: Budget) -> Realisation | BlockBank | None:

@@ -1,13 +1,15 @@
 """What every allocator answers: the bits of the 4N layers, from what lies on the workbench."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
+from lampq.parts import Part
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
 
 
-class Allocator(ABC):
+class Allocator(Part, ABC):
     """A way to choose the bits of the 4N layers.
 
     Attributes:
@@ -19,16 +21,13 @@ class Allocator(ABC):
         ties: layers that always share their bits here, whatever else is tied.
     """
 
-    name: str
-    revision: int = 1
-    searches: bool = True
-    uses_budget: bool = True
-    scores_inputs: bool = False
-    ties: str = "none"
-
-    def settings(self) -> dict:
-        """Settings that change the answer (JSON-able); part of a run's fingerprint."""
-        return {}
+    group = "allocator"
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    searches: ClassVar[bool] = True
+    uses_budget: ClassVar[bool] = True
+    scores_inputs: ClassVar[bool] = False
+    ties: ClassVar[str] = "none"
 
     @abstractmethod
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:

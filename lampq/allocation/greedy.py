@@ -10,7 +10,7 @@ from torch import Tensor
 from lampq.allocation.base import Allocator
 from lampq.allocation.least_score import at_the_target, by_text
 from lampq.allocation.search_space import LayerScores, SearchSpace
-from lampq.limits import choice, integer, optional
+from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
@@ -94,16 +94,12 @@ class Greedy(Allocator):
     name = "greedy"
     revision = 1
 
-    def __init__(self, screen: str = "output_fisher", evaluate: int = 3, max_evaluations: int | None = None) -> None:
-        self.screen = choice("allocator.screen", screen, tuple(SCREENS))
-        self.evaluate = integer("allocator.evaluate", evaluate, minimum=1)
-        self.max_evaluations = optional(integer, "max_evaluations", max_evaluations, minimum=0)
+    screen: str = setting("output_fisher", options=SCREENS)
+    evaluate: int = setting(3, minimum=1)
+    max_evaluations: int | None = setting(None, minimum=0, key="max_evaluations", identity="changed")
 
-    def settings(self) -> dict:
-        settings = {"screen": self.screen, "evaluate": self.evaluate}
-        if self.evaluate > 1 and self.max_evaluations is not None:
-            settings["max_evaluations"] = self.max_evaluations
-        return settings
+    def unused(self) -> set[str]:
+        return {"max_evaluations"} if self.evaluate == 1 else set()
 
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Descend from the most bits.

@@ -4,6 +4,7 @@ Wu et al., AdaLog: Post-Training Quantization for Vision Transformers with Adapt
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,10 @@ from lampq.calibration.candidates import (
 from lampq.calibration.finite_inputs import check_finite
 from lampq.calibration.patches import patches
 from lampq.errors import LampQError
-from lampq.limits import boolean, choice, integer
 from lampq.number_formats.adalog import AdaLogQuantizer
 from lampq.number_formats.binary import fake_quantize_binary
 from lampq.number_formats.uniform import AffineQuantizer, affine_values, fake_quantize_affine
+from lampq.parts import setting
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -59,37 +60,18 @@ class AdaLog(BaseQuantizer):
     name = "adalog"
     revision = 2
 
-    def __init__(
-        self,
-        candidates: int = 128,
-        rounds: int = 3,
-        steps: int = 6,
-        elitist: bool = False,
-        one_bit: str = "literal",
-        precision: str = "float32",
-    ) -> None:
-        candidates = integer("base_quantizer.candidates", candidates, minimum=32, maximum=1024)
-        if candidates % 16:
-            raise LampQError(f"base_quantizer.candidates={candidates}: must be a multiple of 16, for example 128")
-        rounds = integer("base_quantizer.rounds", rounds, minimum=1, maximum=100)
-        steps = integer("base_quantizer.steps", steps, minimum=1, maximum=20)
-        elitist = boolean("base_quantizer.elitist", elitist)
-        one_bit = choice("base_quantizer.one_bit", one_bit, ("literal", "symmetric"))
-        self.one_bit = one_bit
-        precision = choice("base_quantizer.precision", precision, ("float32", "float64"))
-        self.precision = torch.float64 if precision == "float64" else torch.float32
-        self.alternating_search = AlternatingSearch(candidates, rounds, steps, elitist)
+    candidates: int = setting(128, minimum=32, maximum=1024)
+    rounds: int = setting(3, minimum=1, maximum=100)
+    steps: int = setting(6, minimum=1, maximum=20)
+    elitist: bool = False
+    one_bit: Literal["literal", "symmetric"] = "literal"
+    precision: Literal["float32", "float64"] = setting("float32", identity="changed")
 
-    def settings(self) -> dict:
-        search = self.alternating_search
-        return {
-            "candidates": search.candidates,
-            "rounds": search.rounds,
-            "steps": search.steps,
-            "elitist": search.elitist,
-            "one_bit": self.one_bit,
-            **({"precision": "float64"} if self.precision == torch.float64 else {}),
-        }
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.candidates % 16:
+            raise LampQError(f"base_quantizer.candidates={self.candidates}: must be a multiple of 16, for example 128")
+        self.alternating_search = AlternatingSearch(self.candidates, self.rounds, self.steps, self.elitist)
 
     @torch.no_grad()
     def calibrate(
@@ -127,7 +109,7 @@ class AdaLog(BaseQuantizer):
 
     def _stored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state in the precision of the quantized model."""
-        return state if self.precision == torch.float32 else {name: tensor.float() for name, tensor in state.items()}
+        return state if self.precision == "float32" else {name: tensor.float() for name, tensor in state.items()}
 
     def weight_zero_points(self, bits: int) -> list[int]:
         """Zero points that are tried for the weights of linear layers."""
@@ -210,7 +192,7 @@ class AdaLog(BaseQuantizer):
         candidates = self.alternating_search.candidates
         grid = uniform_grid(ascending, bits, activation_zero_points(bits), candidates, SMALLEST_CHANNEL_SCALE)
         found = reparameterize(*self.alternating_search.on_itself(UniformFormat(bits), ascending, grid))
-        if self.precision == torch.float32:
+        if self.precision == "float32":
             return found.channel_scale, found.channel_shift
         # What is searched behind them has to be what the quantized model will be given.
         return found.channel_scale.float().double(), found.channel_shift.float().double()

@@ -1,12 +1,13 @@
 """What every base quantizer offers: calibrate one site at given bits, and build its quantized module."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lampq.errors import LampQError
+from lampq.parts import Part
 from lampq.plan.sites import Site
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ SEARCHES = ("surrogate", "block_bank", "exact")
 """What plans may be scored with where a method is sequential."""
 
 
-class BaseQuantizer(ABC):
+class BaseQuantizer(Part, ABC):
     """A post-training quantization method, seen one site at a time.
 
     Subclasses hold settings only. What they find out about a site is a dictionary of tensors (an entry of the
@@ -51,21 +52,28 @@ class BaseQuantizer(ABC):
         precision: of the inputs that `calibrate` is given, and of the forward pass that they are observed in.
     """
 
-    name: str
-    revision: int
-    minimum_bits: int = 1
-    maximum_bits: int = 16
-    sequential: bool = False
-    search: str = "surrogate"
-    training_images: int | None = None
-    starts_from_bank: bool = True
-    realisation_steps: int = 1
-    image_bits: int | None = None
-    stores_weights: bool = False
-    quantizes_tensors: bool = False
-    only_classifiers: bool = False
-    gradient_labels: str | None = None
-    precision: torch.dtype = torch.float32
+    group = "base_quantizer"
+    name: ClassVar[str]
+    revision: ClassVar[int]
+    minimum_bits: ClassVar[int] = 1
+    maximum_bits: ClassVar[int] = 16
+    sequential: ClassVar[bool] = False
+    training_images: ClassVar[int | None] = None
+    starts_from_bank: ClassVar[bool] = True
+    realisation_steps: ClassVar[int] = 1
+    stores_weights: ClassVar[bool] = False
+    quantizes_tensors: ClassVar[bool] = False
+    only_classifiers: ClassVar[bool] = False
+    gradient_labels: ClassVar[str | None] = None
+    # Settings of some methods, which declare them; not annotated, so that each is in its own place there.
+    search = "surrogate"
+    image_bits = None
+    precision = "float32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """PyTorch's type of `precision`."""
+        return getattr(torch, self.precision)
 
     @property
     def independent(self) -> "BaseQuantizer":
@@ -85,15 +93,11 @@ class BaseQuantizer(ABC):
                 f"base_quantizer={self.name}: needs class probabilities, which {adapter.name} does not give; choose "
                 "another, for example adalog, or a classifier"
             )
-        if self.precision != torch.float32:
+        if self.precision != "float32":
             raise LampQError(
                 f"base_quantizer.precision=float64: {adapter.name} cannot be run in it, its operators are float32; "
                 "take float32, or a classifier"
             )
-
-    @abstractmethod
-    def settings(self) -> dict:
-        """Settings that change the numbers (JSON-able); part of the fingerprint of a bank entry."""
 
     @abstractmethod
     def calibrate(

@@ -34,9 +34,6 @@ class PSAQViT(BaseQuantizer):
     minimum_bits = 2  # with one, every weight would be zero
     quantizes_tensors = True
 
-    def settings(self) -> dict:
-        return {}
-
     @torch.no_grad()
     def calibrate(
         self,

@@ -21,9 +21,6 @@ class RoundToNearest(BaseQuantizer):
     name = "rtn"
     revision = 1
 
-    def settings(self) -> dict:
-        return {}
-
     def calibrate(
         self,
         site: Site,

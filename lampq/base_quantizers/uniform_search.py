@@ -9,6 +9,7 @@ from lampq.base_quantizers.adalog import AdaLog, layer_state
 from lampq.calibration.bound_search import BoundSearch
 from lampq.calibration.candidate_formats import CandidateFormat
 from lampq.calibration.candidates import CandidateGrid, activation_zero_points
+from lampq.parts import fixed, setting
 from lampq.plan.sites import Site
 
 
@@ -32,15 +33,15 @@ class UniformSearch(AdaLog):
     name = "uniform_search"
     revision = 1
 
-    def __init__(self, candidates: int = 128, rounds: int = 3, rectified: bool = False) -> None:
-        super().__init__(candidates, rounds, steps=1)
-        self.rectified = rectified
-        self.bound_search = BoundSearch(self.alternating_search, candidates + 1)
+    steps: int = fixed(1)
+    elitist: bool = fixed(False)
+    one_bit: str = fixed("literal")
+    precision: str = fixed("float32")
+    rectified: bool = setting(False, identity="changed")
 
-    def settings(self) -> dict:
-        search = self.alternating_search
-        rectified = {"rectified": True} if self.rectified else {}
-        return {"candidates": search.candidates, "rounds": search.rounds, **rectified}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.bound_search = BoundSearch(self.alternating_search, self.candidates + 1)
 
     def weight_zero_points(self, bits: int) -> list[int]:
         return activation_zero_points(bits)

@@ -63,7 +63,7 @@ def _shared(settings: Settings, device: torch.device) -> Prepared:
     if settings.bank == "fresh" or None in named:
         return _prepare(settings, device)
     method = settings.base_quantizer
-    alike = [settings.seed, str(device), method.quantizes_tensors, str(method.precision)]
+    alike = [settings.seed, str(device), method.quantizes_tensors, method.precision]
     key = fingerprint([*named, _checkpoint(settings), *alike])
     if key not in _prepared or not _prepared[key].task.still_current():
         _prepared.clear()
