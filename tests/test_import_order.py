@@ -15,7 +15,7 @@ ROOMS = [
     *("allocation", "sensitivity", "workbench", "tasks"),
     *("bank", "base_quantizers", "reconstruction", "calibration", "datasets", "models"),
     *("configuration", "quantized_modules", "number_formats", "reparameterization"),
-    *("plan", "storage", "limits", "workers", "progress", "errors"),
+    *("plan", "storage", "workers", "progress", "parts", "limits", "errors"),
 ]
 """From the top down: files of a room import from that room and from those below it."""
 
