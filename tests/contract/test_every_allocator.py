@@ -4,8 +4,11 @@ import copy
 import functools
 import json
 import math
+import tempfile
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
@@ -80,6 +83,26 @@ def model(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One store: what is tested with it does not depend on what is computed again."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@functools.cache
+def allocated(name, model):
+    """A plan made in an empty store, and the model as it was before."""
+    setup = Setup(name, model, Path(tempfile.mkdtemp(dir=_folder.name)))
+    adapter = setup.search.adapter
+    pictures = images(adapter, 2)
+    before = adapter.weights_hash(), pictures, adapter.run(pictures), list(adapter.network.modules())
+    plan = setup.allocate()
+    return SimpleNamespace(setup=setup, plan=plan, before=before, reads=dict(setup.search.task.dataset.reads))
+
+
+_folder = tempfile.TemporaryDirectory(prefix="lampq-allocated-")
+
+
 def test_it_says_what_it_is(name, tmp_path):
     allocator = Setup(name, "vit", tmp_path).allocator
     assert isinstance(allocator, Allocator) and allocator.name == name
@@ -89,9 +112,9 @@ def test_it_says_what_it_is(name, tmp_path):
     assert Setup(name, "vit", tmp_path).allocator.settings() == allocator.settings()
 
 
-def test_the_plan_fits_the_model_and_keeps_the_budget_and_its_rules(name, model, tmp_path):
-    setup = Setup(name, model, tmp_path)
-    plan, sites = setup.allocate(), setup.search.adapter.sites
+def test_the_plan_fits_the_model_and_keeps_the_budget_and_its_rules(name, model):
+    setup, plan = allocated(name, model).setup, allocated(name, model).plan
+    sites = setup.search.adapter.sites
     plan.check_fits(sites)
     setup.budget.check_feasible(sites, plan)
     assert set(plan.layer_bits().values()) <= set(setup.budget.candidates)
@@ -101,20 +124,16 @@ def test_the_plan_fits_the_model_and_keeps_the_budget_and_its_rules(name, model,
     assert BitPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-@pytest.mark.parametrize(
-    "target",
-    [budget(4, 8), budget(4, 8, "follow"), budget(3, operands="follow_qkv")],
-    ids=["W4A8 fixed", "W4A8 follow", "operands follow qkv"],
-)
-def test_other_rules_are_kept_too(name, target, tmp_path):
-    setup = Setup(name, "vit", tmp_path, target)
-    plan = setup.allocate()
-    assert plan.key() == target.plan(setup.search.adapter.sites, plan.layer_bits()).key()
-    target.check_feasible(setup.search.adapter.sites, plan)
+def test_other_rules_are_kept_too(name, shared):
+    for target in (budget(4, 8), budget(4, 8, "follow"), budget(3, operands="follow_qkv")):
+        setup = Setup(name, "vit", shared, target)
+        plan = setup.allocate()
+        assert plan.key() == target.plan(setup.search.adapter.sites, plan.layer_bits()).key(), target
+        target.check_feasible(setup.search.adapter.sites, plan)
 
 
-def test_a_fractional_budget_is_kept_or_refused(name, tmp_path):
-    setup = Setup(name, "vit", tmp_path, budget("3.5"))
+def test_a_fractional_budget_is_kept_or_refused(name, shared):
+    setup = Setup(name, "vit", shared, budget("3.5"))
     try:
         plan = setup.allocate()
     except LampQError as error:
@@ -135,12 +154,6 @@ BOUND = {
 """Limits, ties and pins."""
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """One store: what is tested with it does not depend on what is computed again."""
-    return tmp_path_factory.mktemp("shared")
-
-
 def spent(search, plan, unit):
     """By the figures that a run reports."""
     if unit == "bops":
@@ -154,45 +167,48 @@ def spent(search, plan, unit):
 
 @pytest.mark.parametrize("name", SEARCHING)
 @pytest.mark.parametrize("target", BOUND.values(), ids=BOUND)
-def test_limits_ties_and_pins_are_kept(name, model, target, shared):
-    setup = Setup(name, model, shared, target)
-    search, plan = setup.search, setup.allocate()
-    bits, low = plan.layer_bits(), math.floor(target.weight_bits)
-    equal = [
-        spent(search, target.plan(search.adapter.sites, dict.fromkeys(bits, b)), target.unit) for b in (low, low + 1)
-    ]
-    limit = math.floor(equal[0] + (target.weight_bits - low) * (equal[1] - equal[0]))
-    assert spent(search, plan, target.unit) <= limit
-    pinned = {s.name: b for s in search.layers for b in (6, 3) if bits[s.name] == b and b not in target.candidates}
-    free = {bits[s.name] for s in search.layers if s.name not in pinned}
-    if target.unit == "bops":
-        assert set(pinned) == {s.name for s in search.layers if s.block == 0} and set(pinned.values()) == {6}
-    elif target.ties == "modules":
-        assert pinned == {}
-        for types in MODULES.values():
-            modules = [(s.block, bits[s.name]) for s in search.layers if s.type in types]
-            assert len(set(modules)) == search.adapter.blocks
-    else:
-        assert set(pinned) == {s.name for s in search.layers if ".1.attn." in s.name} and set(pinned.values()) == {3}
-        together = [s.name for s in search.layers if s.name.endswith(("blocks.0.mlp.fc2", "blocks.1.mlp.fc2"))]
-        assert len({bits[member] for member in together}) == 1 < len(together)
-    assert free <= set(target.candidates) and max(free) > min(target.candidates)
-    assert plan.key() == target.plan(search.adapter.sites, bits).key() and plan.budget == target.to_json()
+def test_limits_ties_and_pins_are_kept(name, target, shared):
+    for model in MODELS:
+        setup = Setup(name, model, shared, target)
+        search, plan = setup.search, setup.allocate()
+        bits, low = plan.layer_bits(), math.floor(target.weight_bits)
+        equal = [
+            spent(search, target.plan(search.adapter.sites, dict.fromkeys(bits, b)), target.unit)
+            for b in (low, low + 1)
+        ]
+        limit = math.floor(equal[0] + (target.weight_bits - low) * (equal[1] - equal[0]))
+        assert spent(search, plan, target.unit) <= limit
+        pinned = {s.name: b for s in search.layers for b in (6, 3) if bits[s.name] == b and b not in target.candidates}
+        free = {bits[s.name] for s in search.layers if s.name not in pinned}
+        if target.unit == "bops":
+            assert set(pinned) == {s.name for s in search.layers if s.block == 0} and set(pinned.values()) == {6}
+        elif target.ties == "modules":
+            assert pinned == {}
+            for types in MODULES.values():
+                modules = [(s.block, bits[s.name]) for s in search.layers if s.type in types]
+                assert len(set(modules)) == search.adapter.blocks
+        else:
+            assert set(pinned) == {s.name for s in search.layers if ".1.attn." in s.name}
+            assert set(pinned.values()) == {3}
+            together = [s.name for s in search.layers if s.name.endswith(("blocks.0.mlp.fc2", "blocks.1.mlp.fc2"))]
+            assert len({bits[member] for member in together}) == 1 < len(together)
+        assert free <= set(target.candidates) and max(free) > min(target.candidates)
+        assert plan.key() == target.plan(search.adapter.sites, bits).key() and plan.budget == target.to_json()
 
 
-@pytest.mark.parametrize("unit", ["average_bits", "packed_bytes", "bops"])
-def test_pins_above_the_budget_are_one_line(name, unit, shared):
-    target = replace(budget(), unit=unit, pins=(("blocks.[01].*", 8),))
-    setup = Setup(name, "vit", shared, target)
-    if not setup.allocator.searches:
-        plan = setup.allocate()
-        assert set(plan.layer_bits().values()) == {3}, "equal bits and plans from files are not bound"
-        return
-    with pytest.raises(
-        LampQError, match=r"with pins=\{blocks\.\[01\]\.\*:8\}; .*pin fewer layers or raise bits"
-    ) as caught:
-        setup.allocate()
-    assert "\n" not in str(caught.value)
+def test_pins_above_the_budget_are_one_line(name, shared):
+    for unit in ("average_bits", "packed_bytes", "bops"):
+        target = replace(budget(), unit=unit, pins=(("blocks.[01].*", 8),))
+        setup = Setup(name, "vit", shared, target)
+        if not setup.allocator.searches:
+            plan = setup.allocate()
+            assert set(plan.layer_bits().values()) == {3}, "equal bits and plans from files are not bound"
+            continue
+        with pytest.raises(
+            LampQError, match=r"with pins=\{blocks\.\[01\]\.\*:8\}; .*pin fewer layers or raise bits"
+        ) as caught:
+            setup.allocate()
+        assert "\n" not in str(caught.value), unit
 
 
 @pytest.mark.parametrize("name", [name for name, part in CLASSES.items() if part.scores_inputs])
@@ -210,38 +226,31 @@ def test_inputs_of_their_own_keep_their_own_target(name, model, shared):
 
 
 def test_the_same_again_in_another_store_and_from_the_same_store(name, model, tmp_path):
-    first = Setup(name, model, tmp_path / "one").allocate()
-    assert Setup(name, model, tmp_path / "other").allocate().to_json() == first.to_json()
-    again = Setup(name, model, tmp_path / "one")
-    assert again.allocate().to_json() == first.to_json()
+    first = allocated(name, model)
+    assert Setup(name, model, tmp_path).allocate().to_json() == first.plan.to_json()
+    again = Setup(name, model, first.setup.search.store.root)
+    assert again.allocate().to_json() == first.plan.to_json()
     assert not again.search.store.seconds_computed and again.search.evaluator.evaluations == 0
 
 
-def test_validation_images_are_never_looked_at_and_d_only_in_a_search(name, model, tmp_path):
-    setup = Setup(name, model, tmp_path)
-    setup.allocate()
-    reads = setup.search.task.dataset.reads
-    assert reads["validation"] == 0
-    assert (reads["sample"] > 0) == setup.allocator.searches
+def test_validation_images_are_never_looked_at_and_d_only_in_a_search(name, model):
+    first = allocated(name, model)
+    assert first.reads["validation"] == 0
+    assert (first.reads["sample"] > 0) == first.setup.allocator.searches
 
 
-def test_the_full_precision_model_is_left_as_it_was(name, model, tmp_path):
-    setup = Setup(name, model, tmp_path)
-    adapter = setup.search.adapter
-    pictures, before = images(adapter, 2), adapter.weights_hash()
-    logits = adapter.run(pictures)
-    modules = list(adapter.network.modules())
-    setup.allocate()
-    assert adapter.weights_hash() == before and torch.equal(adapter.run(pictures), logits)
+def test_the_full_precision_model_is_left_as_it_was(name, model):
+    weights, pictures, logits, modules = allocated(name, model).before
+    adapter = allocated(name, model).setup.search.adapter
+    assert adapter.weights_hash() == weights and torch.equal(adapter.run(pictures), logits)
     assert all(a is b for a, b in zip(modules, adapter.network.modules(), strict=True))
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
     assert not any(p.requires_grad or p.grad is not None for p in adapter.network.parameters())
 
 
-def test_a_search_ends_no_worse_on_d_than_it_says(name, tmp_path):
+def test_a_search_ends_no_worse_on_d_than_it_says(name):
     """The accuracy of the plan that is handed over is the one the search has seen last."""
-    setup = Setup(name, "vit", tmp_path)
-    plan = setup.allocate()
+    setup, plan = allocated(name, "vit").setup, allocated(name, "vit").plan
     accepted = [swap for swap in plan.origin.get("swaps", []) if swap["accepted"]]
     if accepted:
         assert setup.search.evaluator.score(plan).accuracy == accepted[-1]["accuracy"]
