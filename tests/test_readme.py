@@ -161,23 +161,26 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def worked_method(tmp_path, monkeypatch):
-    """The method of docs/adding.md, as if its two files were in their folders: (class, folder of the YAML)."""
-    (code,), (written, _) = blocks("docs/adding.md", "python"), blocks("docs/adding.md", "yaml")
+    """The method and the model of docs/adding.md, as if their files were in their folders: (class, folder of the YAML)."""
+    (code,), (written, model) = blocks("docs/adding.md", "python"), blocks("docs/adding.md", "yaml")
     target = re.search(r"^_target_: (.*)\.(\w+)$", written, re.M)
     module = ModuleType(target[1])
     monkeypatch.setitem(sys.modules, target[1], module)
     exec(code, vars(module))
-    file = tmp_path / "conf" / "base_quantizer" / f"{vars(module)[target[2]].name}.yaml"
-    file.parent.mkdir(parents=True)
-    file.write_text(written)
-    return vars(module)[target[2]], file.parent.parent
+    method = vars(module)[target[2]]
+    for name, text in ((f"base_quantizer/{method.name}", written), ("model/mine", model)):
+        file = tmp_path / "conf" / f"{name}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    return method, tmp_path / "conf"
 
 
 def test_the_worked_method_is_composed_and_refuses_a_wrong_value(worked_method, run, pipeline):
     method, folder = worked_method
-    chosen = ("--config-dir", str(folder), f"base_quantizer={method.name}")
+    chosen = ("--config-dir", str(folder), f"base_quantizer={method.name}", "model=mine")
     assert run(*chosen)[0] == 0
-    assert isinstance(pipeline.settings[0].base_quantizer, method)
+    (settings,) = pipeline.settings
+    assert isinstance(settings.base_quantizer, method) and settings.model.name.startswith("deit3")
     status, _, (line,) = run(*chosen, "base_quantizer.quantile=2")
     assert status == 1 and line.startswith("error: base_quantizer.quantile=2: must be a number")
 
