@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import inspect
 import re
 import shlex
 import subprocess
@@ -13,7 +14,6 @@ from types import ModuleType
 
 import hydra
 import pytest
-import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import lampq
@@ -161,7 +161,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def worked_method(tmp_path, monkeypatch):
-    """The method and the model of docs/adding.md, as if their files were in their folders: (class, folder of the YAML)."""
+    """Method and model of docs/adding.md, as if their files were in their folders: (class, folder of the YAML)."""
     (code,), (written, model) = blocks("docs/adding.md", "python"), blocks("docs/adding.md", "yaml")
     target = re.search(r"^_target_: (.*)\.(\w+)$", written, re.M)
     module = ModuleType(target[1])
@@ -185,19 +185,16 @@ def test_the_worked_method_is_composed_and_refuses_a_wrong_value(worked_method, 
     assert status == 1 and line.startswith("error: base_quantizer.quantile=2: must be a number")
 
 
-def test_the_worked_method_quantizes_better_with_more_bits(worked_method, tmp_path):
+def test_the_worked_method_keeps_the_contract(worked_method, monkeypatch):
+    from tests.contract import test_every_base_quantizer as contract
+
     method, _ = worked_method
-    network, pictures = vision_transformer(1), images(vit_adapter(1), 8)
-
-    @torch.no_grad()
-    def error(bits):
-        q = lampq.quantize(
-            network, pictures, bits=bits, base_quantizer=method(), allocator="uniform", cache=tmp_path / "cache"
-        )
-        return (q.network(pictures) - network(pictures)).square().mean().item()
-
-    errors = [error(bits) for bits in (2, 4, 8)]
-    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 * errors[0]
+    monkeypatch.setattr(contract, "quantizer", lambda name, *effort: method())
+    tests = [test for name, test in vars(contract).items() if name.startswith("test_")]
+    of_a_name = [t for t in tests if list(inspect.signature(t).parameters) in (["name"], ["any_name"])]
+    assert len(of_a_name) > 5
+    for test in of_a_name:
+        test(method.name)
 
 
 # What is named is there
