@@ -17,8 +17,8 @@ and `Part.settings`, which the fingerprint of a run covers.
 - The annotation chooses the check (`lampq.limits`): ``int``, ``float``, ``bool``, ``str``, ``Literal[...]``; with
   ``| None`` null is allowed too. What it cannot say is given to `setting`: limits, ``options=`` of a ``str``, or
   another ``check=``.
-- A setting without a default has to be given. A subclass has its parents' settings first; it gives one another default
-  by declaring it again, and does not offer one that it declares `fixed`.
+- A setting without a default has to be given. A subclass has its parents' settings first; it changes one by declaring
+  it again, and does not offer one that it declares `fixed`. What is handed on to another part is declared the `same`.
 - What concerns several settings is checked in ``__post_init__``, after ``super().__post_init__()``; it may also prepare
   further attributes there.
 - Settings that change nothing as the others are: `Part.unused`.
@@ -63,7 +63,13 @@ def fixed(value: Any, identity: Literal["always", "never"] = "never") -> Any:
     return field(default=value, init=False, metadata={"identity": identity})
 
 
-@dataclass_transform(eq_default=False, field_specifiers=(setting, fixed))
+def same(part: type["Part"], name: str, **default: Any) -> Any:
+    """Declare a setting as another part does, with its default or another one (``default=``)."""
+    (declared,) = (declared for declared in fields(part) if declared.name == name)
+    return field(**{"default": declared.default, **default}, metadata=declared.metadata)
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(setting, fixed, same))
 class Part:
     """A class whose settings are declared once.
 

@@ -3,10 +3,12 @@
 Wu et al., AdaLog, ECCV 2024 (the code's ``--optimize``).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Literal
 
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.block_reconstruction import BlockReconstruction
+from lampq.parts import same
 from lampq.reconstruction.block import Recipe
 from lampq.reconstruction.losses.mse import SquaredError
 
@@ -14,7 +16,6 @@ PUBLISHED_DIVISOR = 10.0
 """What the squared error is divided by."""
 
 
-@dataclass(eq=False)
 class AdaLogReconstruction(BlockReconstruction):
     """From AdaLog's states on, every block is trained by squared error on *full-precision* inputs, nothing dropped.
 
@@ -24,11 +25,11 @@ class AdaLogReconstruction(BlockReconstruction):
     and as `BlockReconstruction`.
     """
 
-    candidates: int = 128
-    rounds: int = 3
-    steps: int = 6
-    elitist: bool = False
-    one_bit: str = "literal"
+    candidates: int = same(AdaLog, "candidates")
+    rounds: int = same(AdaLog, "rounds")
+    steps: int = same(AdaLog, "steps")
+    elitist: bool = same(AdaLog, "elitist")
+    one_bit: Literal["literal", "symmetric"] = same(AdaLog, "one_bit")
 
     name = "adalog_recon"
     revision = 1

@@ -4,8 +4,6 @@ Wu et al., APHQ-ViT: Post-Training Quantization with Average Perturbation Hessia
 Transformers, CVPR 2025.
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from lampq.bank.realisation import Segment, States
@@ -13,8 +11,8 @@ from lampq.base_quantizers.adalog import transformed_layer
 from lampq.base_quantizers.qdrop import QDrop
 from lampq.base_quantizers.uniform_search import UniformSearch
 from lampq.errors import LampQError
-from lampq.limits import boolean, integer, number
 from lampq.models.adapter import ModelAdapter
+from lampq.parts import setting
 from lampq.plan.sites import Site
 from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.average_hessian import AveragePerturbation, average_perturbation
@@ -22,7 +20,6 @@ from lampq.reconstruction.mlp import Mlp, MlpRecipe, published_percentile, recon
 from lampq.workers import Workers
 
 
-@dataclass(eq=False)
 class APHQViT(QDrop):
     """QDrop with output errors weighed by the average perturbation Hessian, from MLPs with ReLU on.
 
@@ -40,21 +37,14 @@ class APHQViT(QDrop):
     and as `QDrop`.
     """
 
-    temperature: float = 20.0
-    hessian_images: int = 256
+    temperature: float = setting(20.0, above=0)
+    hessian_images: int = setting(256, minimum=1)
     mlp_reconstruction: bool = True
-    mlp_rate: float = 4e-5
+    mlp_rate: float = setting(4e-5, above=0)
 
     name = "aphq_vit"
     only_classifiers = True
     revision = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.temperature = number("base_quantizer.temperature", self.temperature, above=0)
-        self.hessian_images = integer("base_quantizer.hessian_images", self.hessian_images, minimum=1)
-        self.mlp_reconstruction = boolean("base_quantizer.mlp_reconstruction", self.mlp_reconstruction)
-        self.mlp_rate = number("base_quantizer.mlp_rate", self.mlp_rate, above=0)
 
     @property
     def realisation_steps(self) -> int:

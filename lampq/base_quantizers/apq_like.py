@@ -5,6 +5,8 @@ bottom-elimination blockwise calibration and its Matthew-effect preserving quant
 reading here is ours, so this is not APQ-ViT, and its numbers are not compared with published ones.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +15,9 @@ from lampq.base_quantizers.base import SEARCHES
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.calibration.parameter_search import Searched
 from lampq.calibration.weighted_output_error import WeightedOutputError
-from lampq.limits import choice, fraction, integer
+from lampq.limits import fraction
 from lampq.number_formats.uniform import AffineQuantizer, affine_from_range, fake_quantize_affine
+from lampq.parts import fixed, setting
 from lampq.plan.sites import Site
 from lampq.quantized_modules.matmul import QuantizedMatMul
 
@@ -52,28 +55,11 @@ class APQLike(PTQ4ViT):
     sequential = True
     probability_entry = "a_scale"
 
-    def __init__(
-        self,
-        rho: float = 0.9,
-        block_rounds: int = 1,
-        probabilities: str = "searched",
-        search: str = "surrogate",
-        metric: str = "hessian",
-        labels: str = "sampled",
-        candidates: int = 100,
-        rounds: int = 3,
-        alpha: float = 0.01,
-        beta: float = 1.2,
-    ) -> None:
-        super().__init__(metric, labels, candidates, rounds, alpha, beta)
-        self.rho = fraction("base_quantizer.rho", rho, of="the error's terms")
-        self.block_rounds = integer("base_quantizer.block_rounds", block_rounds, minimum=1, maximum=100)
-        self.probabilities = choice("base_quantizer.probabilities", probabilities, ("searched", "largest"))
-        self.search = choice("base_quantizer.search", search, SEARCHES)
-
-    def settings(self) -> dict:
-        own = {"rho": self.rho, "block_rounds": self.block_rounds, "probabilities": self.probabilities}
-        return {**super().settings(), **own}
+    literal: bool = fixed(False, identity="always")
+    rho: float = setting(0.9, check=fraction, of="the error's terms")
+    block_rounds: int = setting(1, minimum=1, maximum=100)
+    probabilities: Literal["searched", "largest"] = "searched"
+    search: str = setting("surrogate", options=SEARCHES, identity="never")
 
     @torch.no_grad()
     def calibrate(

@@ -1,14 +1,13 @@
 """What all methods share that train block after block to keep its output."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
 
 from lampq.bank.realisation import Segment, States
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
-from lampq.limits import choice, integer, number
+from lampq.parts import setting
 from lampq.plan.sites import Site
 from lampq.reconstruction.block import Block, Recipe
 from lampq.reconstruction.losses.base import BlockLoss
@@ -16,7 +15,6 @@ from lampq.reconstruction.losses.divergence import Divergence
 from lampq.workers import Workers
 
 
-@dataclass(eq=False)
 class BlockReconstruction(BaseQuantizer):
     """Stem, blocks and tail are trained in turn, each on what the quantized ones before it give.
 
@@ -38,28 +36,20 @@ class BlockReconstruction(BaseQuantizer):
         LampQError: a value out of its range.
     """
 
-    iterations: int = 20_000
-    images: int = 1024
-    batch_size: int = 32
-    rounding_rate: float = 1e-3
-    scale_rate: float = 4e-5
-    regularization: float = 0.01
-    warmup: float = 0.2
-    search: str = "surrogate"
+    iterations: int = setting(20_000, minimum=1)
+    images: int = setting(1024, minimum=1)
+    batch_size: int = setting(32, minimum=1)
+    rounding_rate: float = setting(1e-3, above=0)
+    scale_rate: float = setting(4e-5, at_least=0)
+    regularization: float = setting(0.01, at_least=0)
+    warmup: float = setting(0.2, at_least=0, at_most=1)
+    search: str = setting("surrogate", options=SEARCHES, identity="never")
 
     sequential = True
     stores_weights = True
 
     def __post_init__(self) -> None:
-        prefix = "base_quantizer."
-        self.iterations = integer(f"{prefix}iterations", self.iterations, minimum=1)
-        self.images = integer(f"{prefix}images", self.images, minimum=1)
-        self.batch_size = integer(f"{prefix}batch_size", self.batch_size, minimum=1)
-        self.rounding_rate = number(f"{prefix}rounding_rate", self.rounding_rate, above=0)
-        self.scale_rate = number(f"{prefix}scale_rate", self.scale_rate, at_least=0)
-        self.regularization = number(f"{prefix}regularization", self.regularization, at_least=0)
-        self.warmup = number(f"{prefix}warmup", self.warmup, at_least=0, at_most=1)
-        self.search = choice(f"{prefix}search", self.search, SEARCHES)
+        super().__post_init__()
         self.calibration = self.calibrated_by()
 
     @abstractmethod
@@ -87,11 +77,6 @@ class BlockReconstruction(BaseQuantizer):
     @property
     def realisation_steps(self) -> int:
         return self.iterations
-
-    def settings(self) -> dict:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values.pop("search")
-        return values
 
     def calibrate(
         self,

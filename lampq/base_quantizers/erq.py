@@ -13,7 +13,7 @@ from lampq.calibration.candidates import sorted_quantiles
 from lampq.calibration.percentile_clipping import affine_between, clipped_range
 from lampq.calibration.rounding_refinement import refined_codes
 from lampq.calibration.row_output_error import gram
-from lampq.limits import boolean, integer, number
+from lampq.parts import same, setting
 from lampq.plan.sites import Site
 
 FRACTIONS = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
@@ -53,24 +53,10 @@ class ERQ(RepQActivations):
     stores_weights = True
     weights_on_full_precision = True
 
-    def __init__(
-        self,
-        inputs: str = "quantized",
-        search: str = "surrogate",
-        literal: bool = False,
-        image_bits: int | None = None,
-        channel_bound: str | float | None = None,
-        coe: float = 10_000,
-        two_scales: bool = True,
-        turns: int = 100,
-    ) -> None:
-        super().__init__(inputs, search, literal, image_bits, channel_bound)
-        self.coe = number("base_quantizer.coe", coe, above=0)
-        self.two_scales = boolean("base_quantizer.two_scales", two_scales)
-        self.turns = integer("base_quantizer.turns", turns, minimum=0)
-
-    def settings(self) -> dict:
-        return super().settings() | {"coe": self.coe, "two_scales": self.two_scales, "turns": self.turns}
+    image_bits: int | None = same(RepQActivations, "image_bits", default=None)
+    coe: float = setting(10_000, above=0)
+    two_scales: bool = True
+    turns: int = setting(100, minimum=0)
 
     def reparameterizes(self, site: Site) -> bool:
         return site.after_layernorm and site.allocated

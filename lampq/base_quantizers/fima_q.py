@@ -4,14 +4,11 @@ Wu et al., FIMA-Q: Post-Training Quantization for Vision Transformers by Fisher 
 2025.
 """
 
-from dataclasses import dataclass
-
 from lampq.base_quantizers.qdrop import QDrop
-from lampq.limits import integer, number
+from lampq.parts import setting
 from lampq.reconstruction.losses.fisher import FisherApproximation
 
 
-@dataclass(eq=False)
 class FimaQ(QDrop):
     """QDrop with the errors of a block's output weighed by gradients of the prediction's divergence.
 
@@ -25,19 +22,13 @@ class FimaQ(QDrop):
     and as `QDrop`.
     """
 
-    temperature: float = 20.0
-    rank: int = 5
-    gradient_images: int = 256
+    temperature: float = setting(20.0, above=0)
+    rank: int = setting(5, minimum=1)
+    gradient_images: int = setting(256, minimum=1)
 
     name = "fima_q"
     only_classifiers = True
     revision = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.temperature = number("base_quantizer.temperature", self.temperature, above=0)
-        self.rank = integer("base_quantizer.rank", self.rank, minimum=1)
-        self.gradient_images = integer("base_quantizer.gradient_images", self.gradient_images, minimum=1)
 
     def loss(self) -> FisherApproximation:
         return FisherApproximation(self.temperature, self.rank, self.iterations, self.gradient_images)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lampq.base_quantizers.repq_activations import LinearProblem, RepQActivations
 from lampq.calibration.row_output_error import gram
-from lampq.limits import boolean, integer, number
 from lampq.number_formats.uniform import affine_codes, affine_from_range
+from lampq.parts import setting
 
 
 class OPTQ(RepQActivations):
@@ -35,24 +35,9 @@ class OPTQ(RepQActivations):
     revision = 1
     stores_weights = True
 
-    def __init__(
-        self,
-        inputs: str = "quantized",
-        search: str = "surrogate",
-        literal: bool = False,
-        image_bits: int | None = 8,
-        channel_bound: str | float | None = None,
-        damping: float = 0.01,
-        block_size: int = 128,
-        act_order: bool = False,
-    ) -> None:
-        super().__init__(inputs, search, literal, image_bits, channel_bound)
-        self.damping = number("base_quantizer.damping", damping, above=0, at_most=1)
-        self.block_size = integer("base_quantizer.block_size", block_size, minimum=1)
-        self.act_order = boolean("base_quantizer.act_order", act_order)
-
-    def settings(self) -> dict:
-        return super().settings() | {"damping": self.damping, "act_order": self.act_order}
+    damping: float = setting(0.01, above=0, at_most=1)
+    block_size: int = setting(128, minimum=1, identity="never")
+    act_order: bool = False
 
     def calibrate_weight(self, problem: LinearProblem, bits: int) -> dict[str, Tensor]:
         """Entries: ``weight_codes`` ``[out channels, in channels]``, ``weight_scale``, ``weight_zero_point``

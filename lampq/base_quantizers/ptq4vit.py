@@ -4,6 +4,7 @@ Yuan et al., PTQ4ViT: Post-Training Quantization for Vision Transformers with Tw
 """
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from lampq.calibration.output_gradients import LABELS
 from lampq.calibration.parameter_search import Searched, search_layer, search_matmul, search_rows
 from lampq.calibration.patches import patches
 from lampq.errors import LampQError
-from lampq.limits import boolean, choice, integer, number
 from lampq.number_formats.twin_uniform import (
     PostGELUQuantizer,
     ProbabilityQuantizer,
@@ -23,6 +23,7 @@ from lampq.number_formats.twin_uniform import (
     fake_quantize_probabilities,
 )
 from lampq.number_formats.uniform import SymmetricQuantizer, fake_quantize_symmetric
+from lampq.parts import setting
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -64,40 +65,25 @@ class PTQ4ViT(BaseQuantizer):
     minimum_bits = 2  # a twin format has two regions
     probability_entry = "a_split"  # of a state: what is searched for attention probabilities
 
-    def __init__(
-        self,
-        metric: str = "hessian",
-        labels: str = "sampled",
-        candidates: int = 100,
-        rounds: int = 3,
-        alpha: float = 0.01,
-        beta: float = 1.2,
-        literal: bool = False,
-    ) -> None:
-        self.metric = choice("base_quantizer.metric", metric, ("hessian", "mse"))
-        self.labels = choice("base_quantizer.labels", labels, LABELS)
-        self.candidates = integer("base_quantizer.candidates", candidates, minimum=2, maximum=10_000)
-        self.rounds = integer("base_quantizer.rounds", rounds, minimum=1, maximum=100)
-        self.alpha = number("base_quantizer.alpha", alpha, above=0)
-        self.beta = number("base_quantizer.beta", beta, above=0)
-        self.literal = boolean("base_quantizer.literal", literal)
+    metric: Literal["hessian", "mse"] = "hessian"
+    labels: str = setting("sampled", options=LABELS)
+    candidates: int = setting(100, minimum=2, maximum=10_000)
+    rounds: int = setting(3, minimum=1, maximum=100)
+    alpha: float = setting(0.01, above=0)
+    beta: float = setting(1.2, above=0)
+    literal: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.alpha >= self.beta:
-            raise LampQError(f"base_quantizer.alpha={alpha}: must be below base_quantizer.beta={beta}")
+            raise LampQError(f"base_quantizer.alpha={self.alpha}: must be below base_quantizer.beta={self.beta}")
 
     @property
     def gradient_labels(self) -> str | None:
         return self.labels if self.metric == "hessian" else None
 
     def settings(self) -> dict:
-        return {
-            "metric": self.metric,
-            "labels": self.gradient_labels,
-            "candidates": self.candidates,
-            "rounds": self.rounds,
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "literal": self.literal,
-        }
+        return super().settings() | {"labels": self.gradient_labels}
 
     @torch.no_grad()
     def calibrate(

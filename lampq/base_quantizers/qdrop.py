@@ -4,17 +4,16 @@ Wei et al., QDrop: Randomly Dropping Quantization for Extremely Low-bit Post-Tra
 run on Vision Transformers by Wu et al., APHQ-ViT, CVPR 2025: uniform formats with reparameterized LayerNorms.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from lampq.base_quantizers.block_reconstruction import BlockReconstruction
 from lampq.base_quantizers.uniform_search import UniformSearch
-from lampq.limits import number
+from lampq.parts import same, setting
 from lampq.reconstruction.block import Recipe
 from lampq.reconstruction.losses.base import BlockLoss
 from lampq.reconstruction.losses.mse import SquaredError
 
 
-@dataclass(eq=False)
 class QDrop(BlockReconstruction):
     """From uniform states on, every block is trained by squared error.
 
@@ -30,17 +29,12 @@ class QDrop(BlockReconstruction):
     and as `BlockReconstruction`.
     """
 
-    quantized_probability: float = 0.5
-    candidates: int = 128
-    rounds: int = 3
+    quantized_probability: float = setting(0.5, at_least=0, at_most=1)
+    candidates: int = same(UniformSearch, "candidates")
+    rounds: int = same(UniformSearch, "rounds")
 
     name = "qdrop"
     revision = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        key = "base_quantizer.quantized_probability"
-        self.quantized_probability = number(key, self.quantized_probability, at_least=0, at_most=1)
 
     def calibrated_by(self) -> UniformSearch:
         return UniformSearch(self.candidates, self.rounds)

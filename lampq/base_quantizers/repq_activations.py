@@ -3,10 +3,9 @@
 Li et al., RepQ-ViT: Scale Reparameterization for Post-Training Quantization of Vision Transformers, ICCV 2023.
 """
 
-import copy
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,10 @@ from lampq.calibration.finite_inputs import check_finite
 from lampq.calibration.patches import patches
 from lampq.calibration.percentile_clipping import affine_between, clipped_log_scale, clipped_range
 from lampq.errors import LampQError
-from lampq.limits import boolean, choice, integer, number, optional, shown
+from lampq.limits import choice, number, shown
 from lampq.number_formats.log_sqrt2 import LogSqrt2Quantizer
 from lampq.number_formats.uniform import AffineQuantizer
+from lampq.parts import setting
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -28,6 +28,21 @@ from lampq.reparameterization.layernorm import reparameterize, transform_input, 
 
 if TYPE_CHECKING:
     from lampq.bank.realisation import Segment
+
+
+def channel_bound(key: str, value: str | float) -> str | float:
+    """``iqr``, or a fraction of the channels (`lampq.calibration.channel_range`).
+
+    Raises:
+        LampQError: it is neither.
+    """
+    if isinstance(value, str):
+        return choice(key, value, ("iqr",))
+    try:
+        return number(key, value, above=0.5, at_most=1)
+    except LampQError:
+        message = f"{key}={shown(value)}: must be iqr or a fraction of the channels above 0.5, for example 0.99"
+        raise LampQError(message) from None
 
 
 @dataclass(frozen=True)
@@ -93,15 +108,11 @@ class RepQActivations(BaseQuantizer):
     weights_on_full_precision = False
     """Whether weights are fitted to inputs of the full-precision network, whatever activations are observed on."""
 
-    def __init__(
-        self, inputs: str, search: str, literal: bool, image_bits: int | None, channel_bound: str | float | None
-    ) -> None:
-        self.inputs = choice("base_quantizer.inputs", inputs, ("quantized", "full_precision"))
-        self.search = choice("base_quantizer.search", search, SEARCHES)
-        self.literal = boolean("base_quantizer.literal", literal)
-        limits = {"minimum": self.minimum_bits, "maximum": self.maximum_bits}
-        self.image_bits = optional(integer, "base_quantizer.image_bits", image_bits, **limits)
-        self.channel_bound = _channel_bound(channel_bound)
+    inputs: Literal["quantized", "full_precision"] = "quantized"
+    search: str = setting("surrogate", options=SEARCHES, identity="never")
+    literal: bool = False
+    image_bits: int | None = setting(8, minimum=minimum_bits, maximum=maximum_bits, identity="never")
+    channel_bound: str | float | None = setting(None, check=channel_bound)
 
     @property
     def sequential(self) -> bool:
@@ -112,12 +123,7 @@ class RepQActivations(BaseQuantizer):
         """The same method on full-precision inputs."""
         if not self.sequential:
             return self
-        twin = copy.copy(self)
-        twin.inputs = "full_precision"
-        return twin
-
-    def settings(self) -> dict:
-        return {"inputs": self.inputs, "literal": self.literal, "channel_bound": self.channel_bound}
+        return replace(self, inputs="full_precision")
 
     def reparameterizes(self, site: Site) -> bool:
         """Whether the input of a layer after a LayerNorm is reparameterized."""
@@ -264,14 +270,3 @@ def _affine(state: dict[str, Tensor], name: str, bits: int) -> AffineQuantizer |
     if f"{name}_zero_point" not in state:
         return None
     return AffineQuantizer(state[f"{name}_scale"], state[f"{name}_zero_point"], bits)
-
-
-def _channel_bound(value: str | float | None) -> str | float | None:
-    key = "base_quantizer.channel_bound"
-    if value is None or isinstance(value, str):
-        return optional(choice, key, value, ("iqr",))
-    try:
-        return number(key, value, above=0.5, at_most=1)
-    except LampQError:
-        message = f"{key}={shown(value)}: must be null, iqr or a fraction of the channels above 0.5, for example 0.99"
-        raise LampQError(message) from None

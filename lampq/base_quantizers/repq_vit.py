@@ -18,16 +18,6 @@ class RepQViT(RepQActivations):
     name = "repq_vit"
     revision = 1
 
-    def __init__(
-        self,
-        inputs: str = "quantized",
-        search: str = "surrogate",
-        literal: bool = False,
-        image_bits: int | None = 8,
-        channel_bound: str | float | None = None,
-    ) -> None:
-        super().__init__(inputs, search, literal, image_bits, channel_bound)
-
     def calibrate_weight(self, problem: LinearProblem, bits: int) -> dict[str, Tensor]:
         """Entries: ``weight_scale``, ``weight_zero_point`` ``[out channels]``."""
         scale, zero_point = _clipped(problem.weight, bits)
