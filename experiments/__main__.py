@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     publish.add_argument("names", nargs="+", help="experiments, for example table3")
 
     plan = "a plan.json, a run's folder, or a run's fingerprint"
+    command("frame", "write everything measured as one table, frame.csv and frame.parquet, for a notebook of your own")
+
     explain = command("explain", "say for each layer why it got its bits: its score, and what a bit less or more costs")
     explain.add_argument("plan", help=plan)
     explain.add_argument("--csv", type=Path, default=None, help="write the numbers to this file as well")
@@ -101,6 +103,10 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
         from .publish import publish
 
         print(*publish(options.names, _existing(options.results), left_out), sep="\n")
+    elif options.command == "frame":
+        from .frame import write
+
+        print(*write(_existing(options.results), left_out), sep="\n")
     elif options.command == "explain":
         from lampq.plan.bit_plan import BitPlan
         from lampq.report.explanation import explanation

@@ -1,9 +1,10 @@
 """Tables 2 and 9, computed, beside what the paper prints: where it contradicts itself, the table says so."""
 
-from lampq.report.table import Table
+from lampq.report.table import NOTHING, Table
 from lampq.sensitivity.expected_error import error_moments, expected_error, expected_ratios
 
 from . import paper
+from .frame import tidy
 
 
 def follows(bits: int, printed_ratio: str) -> bool:
@@ -38,16 +39,9 @@ def table2() -> Table:
         printed_relative, printed_ratio = row["L_recon relative to 1 bit"], row["ratio L(B-1)/L(B)"]
         relative_agrees = _same_digits(relative, printed_relative)
         ratio_agrees = ratio is None or follows(bits, printed_ratio)
-        body.append(
-            [
-                [str(bits)],
-                [f"{relative:.3E}"],
-                [printed_relative],
-                ["–" if ratio is None else f"{ratio:.3f}"],
-                [printed_ratio or "–"],
-                ["yes" if ratio_agrees else "no"],
-            ]
-        )
+        shown = NOTHING if ratio is None else f"{ratio:.3f}"
+        agrees = "yes" if ratio_agrees else "no"
+        body.append([str(bits), f"{relative:.3E}", printed_relative, shown, printed_ratio or NOTHING, agrees])
         records.append(
             {
                 "bits": bits,
@@ -69,7 +63,7 @@ def table2() -> Table:
     ]
     header = ["bits B", "relative error", "paper", "ratio ρ_B", "paper", "follows from Table 9"]
     title = "Table 2: expected reconstruction error relative to 1 bit, and ρ_B = E L(B−1) / E L(B)"
-    return Table("table2", title, header, body, [], remarks, [], records)
+    return Table("table2", title, header, body, tidy(records), remarks=remarks)
 
 
 def table9() -> Table:
@@ -80,8 +74,8 @@ def table9() -> Table:
         product, square = error_moments(bits)
         printed = row["E[X dX]"], row["E[dX^2]"]
         same = [_same_digits(c, p) for c, p in zip((product, square), printed, strict=True)]
-        body.append([[str(bits)], ["1"], [f"{product:.4E}"], [printed[0]], [f"{square:.4E}"], [printed[1]]])
-        body[-1].append(["yes" if all(same) else f"no: {'E[X ΔX]' if not same[0] else 'E[ΔX²]'} in its last digit"])
+        agrees = "yes" if all(same) else f"no: {'E[X ΔX]' if not same[0] else 'E[ΔX²]'} in its last digit"
+        body.append([str(bits), "1", f"{product:.4E}", printed[0], f"{square:.4E}", printed[1], agrees])
         records.append(
             {"bits": bits, "product": product, "paper_product": printed[0], "product_agrees": same[0]}
             | {"square": square, "paper_square": printed[1], "square_agrees": same[1]}
@@ -93,7 +87,7 @@ def table9() -> Table:
     ]
     header = ["bits B", "E[X²]", "E[X ΔX]", "paper", "E[ΔX²]", "paper", "agrees"]
     title = "Table 9: expected values for a standard normal on the min-max grid over ±3 standard deviations"
-    return Table("table9", title, header, body, [], remarks, [], records)
+    return Table("table9", title, header, body, tidy(records), remarks=remarks)
 
 
 def _same_digits(computed: float, printed: str) -> bool:

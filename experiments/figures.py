@@ -1,10 +1,12 @@
 """Figures, drawn from runs: the paper's 1, 5, 6, 7 and 8 in its arrangement, and our own."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from lampq.launch.cells import NOT_AVAILABLE
 from lampq.plan.sites import LAYER_TYPES
@@ -14,10 +16,12 @@ from lampq.report.style import PALETTE, line, panels, save
 from lampq.runs.record import read_sensitivity
 
 from . import methods, metrics, paper
-from .accuracy_table import against_uniform, bits_of, footnote, overlap, record_of, state_of, uniform_runs
-from .measured import Row, latest, measured, widest
+from .accuracy_table import AccuracyLayout
+from .footnotes import footnote, overlap
+from .frame import first, latest, plain, widest, with_gain
+from .method_table import COST, SECONDS, WHERE, state_of
 
-Rows = list[dict[str, Any]]
+Numbers = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,22 +32,22 @@ class Drawing:
         name, title: of the figure.
         path: the PNG; None where nothing was measured.
         remarks: what the reader should know.
-        rows: the numbers in it.
+        numbers: the numbers in it.
     """
 
     name: str
     title: str
     path: Path | None
     remarks: list[str]
-    rows: Rows
+    numbers: Numbers
 
 
-def figure1(results: Path, folder: Path) -> Drawing:
+def figure1(rows: pd.DataFrame, folder: Path) -> Drawing:
     """Accuracy with a single block, module or layer at 1 bit."""
     title = "Figure 1: accuracy when a single component has 1 bit, the rest in full precision"
-    row = latest(results, "figure1")
+    row = latest(rows)
     if row is None:
-        return _nothing(results, "figure1", title)
+        return _nothing(rows, "figure1", title)
     measurements = read_sensitivity(row.run.folder)
     figure, axes = panels(3, share_y=True)
     for each, unit, letter in zip(axes, ("blocks", "modules", "layers"), "aab", strict=True):
@@ -53,20 +57,17 @@ def figure1(results: Path, folder: Path) -> Drawing:
     return _saved(figure, folder, "figure1", title, [row], _labelled(row, measurements))
 
 
-def figure6(results: Path, folder: Path) -> Drawing:
+def figure6(rows: pd.DataFrame, folder: Path) -> Drawing:
     """Accuracy drop of single layers at 1 bit, with and without a 2-bit first block."""
     title = "Figure 6: accuracy drop by 1-bit quantization of single qkv or fc1 layers"
-    rows = [row for row in measured(results, "figure6") if row.run is not None]
-    if not rows:
-        return _nothing(results, "figure6", title)
-    model = latest(results, "figure6").model
-    by_context = {}
-    for row in rows:
-        if row.model == model:
-            by_context.setdefault(row.cell.overrides["sensitivity.first_block_bits"], []).append(row)
-    chosen = {context: widest(group)[0] for context, group in sorted(by_context.items(), reverse=True)}
+    newest = latest(rows)
+    if newest is None:
+        return _nothing(rows, "figure6", title)
+    done = rows[rows.run.notna() & (rows.model == newest.model)]
+    done = done.assign(context=[asked["sensitivity.first_block_bits"] for asked in done.asked])
+    chosen = {context: first(widest(group)) for context, group in reversed(list(done.groupby("context")))}
     figure, axes = panels(2, share_y=True)
-    numbers: Rows = []
+    numbers: Numbers = []
     for index, (context, row) in enumerate(chosen.items()):
         measurements = read_sensitivity(row.run.folder)
         label = "full precision (32 bits)" if context == "null" else f"first block at {context} bits"
@@ -83,18 +84,14 @@ def figure6(results: Path, folder: Path) -> Drawing:
     return _saved(figure, folder, "figure6", title, list(chosen.values()), numbers)
 
 
-def figure8(results: Path, folder: Path) -> Drawing:
+def figure8(rows: pd.DataFrame, folder: Path) -> Drawing:
     """Accuracy with a single layer at 1 bit, a panel a model."""
     title = "Figure 8: accuracy when a single layer has 1 bit, the rest in full precision"
-    by_model: dict[str, list[Row]] = {}
-    for row in measured(results, "figure8"):
-        if row.run is not None:
-            by_model.setdefault(row.model, []).append(row)
-    if not by_model:
-        return _nothing(results, "figure8", title)
-    chosen = [widest(group)[0] for group in by_model.values()]
+    chosen = [first(widest(group)) for _, group in rows[rows.run.notna()].groupby("model", sort=False)]
+    if not chosen:
+        return _nothing(rows, "figure8", title)
     figure, axes = panels(len(chosen))
-    numbers: Rows = []
+    numbers: Numbers = []
     for each, letter, row in zip(axes, "abcdefgh", chosen, strict=False):
         measurements = read_sensitivity(row.run.folder)
         draw_unit(each, measurements, "layers")
@@ -104,13 +101,12 @@ def figure8(results: Path, folder: Path) -> Drawing:
     return _saved(figure, folder, "figure8", title, chosen, numbers)
 
 
-def figure5(results: Path, folder: Path) -> Drawing:
+def figure5(rows: pd.DataFrame, folder: Path) -> Drawing:
     """The metric of every layer: VT-PTQ's where it was run, the Fisher trace before and after type scaling."""
     title = "Figure 5: values of the metric by VT-PTQ and by LampQ"
-    rows = measured(results, "figure5")
-    lampq = latest(results, "figure5", "lampq")
+    lampq = latest(rows, "lampq")
     if lampq is None:
-        return _nothing(results, "figure5", title)
+        return _nothing(rows, "figure5", title)
     plan = lampq.run.plan
     layers = [site for site in plan.sites if site.allocated]
     traces = plan.origin["fisher_traces"]
@@ -118,12 +114,12 @@ def figure5(results: Path, folder: Path) -> Drawing:
         ("LampQ without type scaling: tr(F)", {s.name: traces[s.name] for s in layers}),
         ("(b) LampQ: Ω = α tr(F)", {s.name: s.score for s in layers}),
     ]
-    vt_ptq = latest(results, "figure5", "vt_ptq")
+    vt_ptq = latest(rows, "vt_ptq")
     if vt_ptq is not None:
         scores = {s.name: s.score for s in vt_ptq.run.plan.sites if s.score is not None}
         shown.insert(0, ("(a) VT-PTQ", scores))
     figure, axes = panels(len(shown))
-    numbers: Rows = []
+    numbers: Numbers = []
     for each, (name, values) in zip(axes, shown, strict=True):
         # The layers of a module share VT-PTQ's value: one line for both.
         by_module = {"qkv": "MSA", "fc1": "MLP"} if "VT-PTQ" in name else {t: t for t in LAYER_TYPES}
@@ -137,20 +133,18 @@ def figure5(results: Path, folder: Path) -> Drawing:
         each.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("metric (logarithmic)", fontsize=9)
     missing = [] if vt_ptq is not None else [f"Panel (a), VT-PTQ: {_state(rows, 'vt_ptq')}."]
-    drawing = _saved(figure, folder, "figure5", title, [lampq], numbers)
-    return Drawing(drawing.name, drawing.title, drawing.path, missing + drawing.remarks, drawing.rows)
+    return _saved(figure, folder, "figure5", title, [lampq], numbers, missing)
 
 
-def figure7(results: Path, folder: Path) -> Drawing:
+def figure7(rows: pd.DataFrame, folder: Path) -> Drawing:
     """Bits of every layer, a panel a method."""
     title = "Figure 7: bits of each layer at 3 bits on average"
-    rows = measured(results, "figure7")
-    found = {m: row for m in ("vt_ptq", "lampq") if (row := latest(results, "figure7", m)) is not None}
+    found = {m: row for m in ("vt_ptq", "lampq") if (row := latest(rows, m)) is not None}
     if not found:
-        return _nothing(results, "figure7", title)
+        return _nothing(rows, "figure7", title)
     depth = max(len({s.block for s in row.run.plan.sites if s.allocated}) for row in found.values())
     figure, axes = panels(len(found), width=1.1 + 0.36 * depth, height=2.3)
-    numbers: Rows = []
+    numbers: Numbers = []
     colours: dict = {}
     for each, (method, row) in zip(axes, found.items(), strict=True):
         each.grid(False)
@@ -165,79 +159,62 @@ def figure7(results: Path, folder: Path) -> Drawing:
             if s.allocated
         ]
     missing = [f"{paper.METHODS[m]}: {_state(rows, m)}." for m in ("vt_ptq", "lampq") if m not in found]
-    drawing = _saved(figure, folder, "figure7", title, list(found.values()), numbers)
-    return Drawing(drawing.name, drawing.title, drawing.path, missing + drawing.remarks, drawing.rows)
+    return _saved(figure, folder, "figure7", title, list(found.values()), numbers, missing)
 
 
-def pareto(results: Path, folder: Path) -> Drawing:
+def pareto(rows: pd.DataFrame, folder: Path) -> Drawing:
     """Accuracy against average weight bits, a line an allocator: on validation images, and on D."""
     title = "Accuracy against average weight bits, a line an allocator"
-    rows = [row for row in measured(results, "pareto") if row.method]
-    chosen = latest(results, "pareto")
+    chosen = latest(rows)
     if chosen is None:
-        return _nothing(results, "pareto", title)
-    mine = [row for row in rows if row.model == chosen.model]
-    points: dict[str, list[Row]] = {}
-    for method in methods.in_order({row.method for row in mine}):
-        of_method = [row for row in mine if row.method == method]
-        at = {bits: widest(r for r in of_method if bits_of(r) == bits)[0] for bits in map(bits_of, of_method)}
-        points[method] = sorted(
-            (row for row in at.values() if row.run is not None and "top1" in row.run.metrics),
-            key=lambda row: row.run.metrics["average_weight_bits"],
-        )
-    drawn = [row for group in points.values() for row in group]
-    if not drawn:
-        return _nothing(results, "pareto", title)
+        return _nothing(rows, "pareto", title)
+    mine = with_gain(rows[rows.method.notna() & (rows.model == chosen.model)])
+    drawn = widest(mine, ["method", "bits"]).drop_duplicates(["method", "bits"])
+    drawn = drawn[drawn.top1.notna()].sort_values("average_weight_bits", kind="stable")
+    if drawn.empty:
+        return _nothing(rows, "pareto", title)
+    drawn = pd.concat([drawn[drawn.method == method] for method in methods.in_order(set(drawn.method))])
     figure, axes = panels(2, width=4.8, height=3.6)
-    for index, (method, group) in enumerate(points.items()):
-        runs = [row.run for row in group]
-        if runs:
-            bits = [run.metrics["average_weight_bits"] for run in runs]
-            top1, error = ([run.metrics[name] for run in runs] for name in ("top1", "top1_standard_error"))
-            line(axes[0], bits, top1, methods.label(method), index, error)
-        searched = [run for run in runs if "sample_top1" in run.metrics and run.metrics["allocator"] != "uniform"]
-        if searched:
-            bits, top1 = ([run.metrics[n] for run in searched] for n in ("average_weight_bits", "sample_top1"))
-            error = [run.sample_top1_standard_error for run in searched]
-            line(axes[1], bits, top1, methods.label(method), index, error)
-    full = widest(drawn)[0].run.metrics["top1_full_precision"]
+    for index, (method, group) in enumerate(drawn.groupby("method", sort=False)):
+        searched = group[group.sample_top1.notna() & (group.allocator != "uniform")]
+        for each, points, name in ((axes[0], group, "top1"), (axes[1], searched, "sample_top1")):
+            if len(points):
+                columns = ("average_weight_bits", name, f"{name}_standard_error")
+                bits, top1, error = (points[column].astype(float) for column in columns)
+                line(each, bits, top1, methods.label(method), index, error)
+    full = first(widest(drawn)).top1_full_precision
     axes[0].axhline(full, color="0.5", linestyle="--", linewidth=1, label="full precision")
     for each, letter, where in zip(axes, "ab", ("validation images", "D, which the searches saw"), strict=True):
         each.set_title(f"({letter}) {where}", fontsize=10)
         each.set_xlabel("average weight bits of the 4N layers", fontsize=9)
     axes[0].set_ylabel("top-1 (%)", fontsize=9)
     axes[0].legend(frameon=False, fontsize=7)
-    uniform = uniform_runs(mine)
-    numbers = [
-        {"method": methods.label(row.method), "w/a": bits_of(row), **record_of(row.run)}
-        | against_uniform(row.run, uniform)
-        | {"model": paper.MODELS.get(row.model, row.model)}
-        for row in drawn
-    ]
-    absent = {row.method: row.cell.reason for row in mine if row.state == NOT_AVAILABLE}
-    lacking = [f"{methods.label(method)}: not available ({reason})." for method, reason in absent.items()]
+    named = drawn.assign(method=[methods.label(method) for method in drawn.method], **{"w/a": drawn.bits})
+    named["model"] = [paper.MODELS.get(model, model) for model in drawn.model]
+    columns = ["method", "w/a", "model", "state", *AccuracyLayout.figures, *COST, *SECONDS, *WHERE]
+    numbers = plain(named[[column for column in columns if column in named]])
+    absent = mine[mine.state == NOT_AVAILABLE].drop_duplicates("method")
+    lacking = [f"{methods.label(row.method)}: not available ({row.reason})." for row in absent.itertuples()]
     lacking += [
-        f"{methods.label(row.method)} at {bits_of(row)} bits: {state_of([row])}."
-        for row in mine
-        if row.run is None and row.state != NOT_AVAILABLE
+        f"{methods.label(row.method)} at {row.bits} bits: {row.state}."
+        for row in mine[mine.run.isna() & (mine.state != NOT_AVAILABLE)].itertuples()
     ]
     remarks = [
         "Error bars: standard errors over images; what two lines share the same images for compares more closely "
         "(pareto.csv has differences to equal bits, paired by image). Full precision is measured on the same images."
     ]
-    drawing = _saved(figure, folder, "pareto", title, drawn, numbers)
-    return Drawing(drawing.name, drawing.title, drawing.path, remarks + lacking + drawing.remarks, drawing.rows)
+    return _saved(figure, folder, "pareto", title, drawn.itertuples(), numbers, remarks + lacking)
 
 
-def metrics_figure(results: Path, folder: Path) -> Drawing:
+def metrics_figure(rows: pd.DataFrame, folder: Path) -> Drawing:
     """Every allocator's metric of each layer, and what each layer costs alone: a panel each, a line a layer type."""
     title = "Metrics of each layer, and what each costs alone"
-    found = metrics.gathered(results)
+    found = metrics.gathered(rows)
     if found is None:
-        return _nothing(results, "metrics", title)
+        return _nothing(rows, "metrics", title)
     shown = [*found.metrics, *found.costs]
     figure, axes = panels(len(shown), width=3.2, height=2.5, columns=4)
-    numbers: Rows = []
+    numbers: Numbers = []
     for each, metric in zip(axes, shown, strict=True):
         for index, layer_type in enumerate(LAYER_TYPES):
             mine = [s for s in found.layers if s.type == layer_type and s.name in metric.values]
@@ -262,12 +239,11 @@ def metrics_figure(results: Path, folder: Path) -> Drawing:
         each.set_title(metric.name, fontsize=9)
         each.set_xlabel("block", fontsize=8)
     axes[0].legend(frameon=False, fontsize=7)
-    drawing = _saved(figure, folder, "metrics", title, found.rows, numbers)
     remarks = ["Metrics are on logarithmic axes, on which values not above zero are not shown."]
-    return Drawing(drawing.name, drawing.title, drawing.path, remarks + drawing.remarks, drawing.rows)
+    return _saved(figure, folder, "metrics", title, found.rows, numbers, remarks)
 
 
-FIGURES: dict[str, Callable[[Path, Path], Drawing]] = {
+FIGURES: dict[str, Callable[[pd.DataFrame, Path], Drawing]] = {
     "figure1": figure1,
     "figure5": figure5,
     "figure6": figure6,
@@ -276,36 +252,35 @@ FIGURES: dict[str, Callable[[Path, Path], Drawing]] = {
     "pareto": pareto,
     "metrics": metrics_figure,
 }
-"""Name of the experiment -> what draws it from a results folder into a folder."""
+"""Name of the experiment -> what draws it from the frame's rows of it into a folder."""
 
 
-def _labelled(row: Row, measurements: Rows) -> Rows:
+def _labelled(row: Any, measurements: Numbers) -> Numbers:
     return [{"model": paper.MODELS.get(row.model, row.model), **m} for m in measurements]
 
 
-def _saved(figure: Any, folder: Path, name: str, title: str, rows: list[Row], numbers: Rows) -> Drawing:
-    path = folder / f"{name}.png"
+def _saved(
+    figure: Any, folder: Path, name: str, title: str, rows: Iterable[Any], numbers: Numbers, told: Sequence[str] = ()
+) -> Drawing:
+    """Write a figure; what is `told` comes before a line on each run that is in it."""
+    path, rows = folder / f"{name}.png", list(rows)
     models = dict.fromkeys(paper.MODELS.get(row.model, row.model) for row in rows)
     figure.suptitle(", ".join(models), fontsize=10, x=0.01, ha="left", color=PALETTE[-1])
     save(figure, path, numbers)
-    remarks = []
+    remarks = list(told)
     for row in rows:
-        where, metrics = row.run.environment, row.run.metrics
-        of_d = (
-            [f"D of {metrics['sample_images']} training images", *overlap(row.run)] if "images" not in metrics else []
-        )
+        of_d = [f"D of {row.sample_images} training images", *overlap(row.run)] if pd.isna(row.images) else []
         text = "; ".join(of_d) or footnote(row.run)
         remarks.append(
-            f"`{row.run.fingerprint}`: {text + '; ' if text else ''}`{where['command']}`; commit {where['commit']}, "
-            f"{where['device']}, {where['started']}"
+            f"`{row.fingerprint}`: {text + '; ' if text else ''}`{row.command}`; commit {row.commit}, {row.device}, "
+            f"{row.started}"
         )
     return Drawing(name, title, path, remarks, numbers)
 
 
-def _nothing(results: Path, name: str, title: str) -> Drawing:
-    rows = measured(results, name)
-    return Drawing(name, title, None, [f"Nothing is measured yet: {state_of(rows)}."], [])
+def _nothing(rows: pd.DataFrame, name: str, title: str) -> Drawing:
+    return Drawing(name, title, None, [f"Nothing is measured yet: {state_of(rows.state)}."], [])
 
 
-def _state(rows: list[Row], method: str) -> str:
-    return state_of([row for row in rows if row.method == method])
+def _state(rows: pd.DataFrame, method: str) -> str:
+    return state_of(rows.state[rows.method == method])

@@ -1,6 +1,13 @@
-"""How the rows of our own comparisons are called, and in which order they stand."""
+"""How methods and their variants are called, and in which order they stand."""
+
+import re
 
 from . import paper
+from .measured import Run
+
+PLACE = ("model", "bits", "weight_bits", "activation_bits", "scale", "seed", "method")
+NOT_A_VARIATION = (*PLACE, "dataset", "dataset.root", "model.checkpoint", "bank")
+"""Overrides that place a cell in a table; any other makes a row of its own."""
 
 LABELS = {
     "adalog": "equal bits",
@@ -21,6 +28,11 @@ LABELS = {
     "lampq_resolve": "LampQ, solved again",
     "lampq": "LampQ",
     "lampq_plus": "LampQ+",
+    "adalog_recon": "AdaLog, blocks trained",
+    "lampq_adalog_recon": "LampQ, blocks trained",
+    "aphq_vit": "APHQ-ViT",
+    "fima_q": "FIMA-Q",
+    "apq_like": "APQ-like",
 }
 """``method=NAME`` -> what it is called beside the others."""
 
@@ -33,3 +45,58 @@ def label(method: str) -> str:
 def in_order(found: set[str]) -> list[str]:
     """Methods in the order of `LABELS`, others after them by name."""
     return [m for m in LABELS if m in found] + sorted(found - set(LABELS))
+
+
+VARIANTS = {
+    "allocator=from_plan": "given plan",
+    "allocator.try_next_pairs=0": "literal update",
+    "dataset.source=noise": "noise images",
+    "dataset.source=real": "real images",
+    "dataset.calibration_images": "{} images",
+    "dataset.sample_images": "D of {}",
+    "evaluation_images": "{} images",
+}
+"""What an override, or one of this key whatever its value, is called in a table."""
+
+TOLD_BELOW = (
+    *("allocator.plan", "base_quantizer.images", "dataset.sample_images", "effort", "effort.synthetic_images"),
+    *("evaluation_images", "max_evaluations"),
+)
+"""Overrides that a footnote tells; a variant is named by them where it has no others."""
+
+
+def variation(asked: dict[str, str], common: tuple[str, ...] = ()) -> str:
+    """Overrides that place a cell in no row of the paper, for example ``lampq.gamma=2``.
+
+    Args:
+        asked: all of its overrides.
+        common: those that all rows of a table have: they are no variation, and one without is.
+    """
+    rest = [f"{key}={value}" for key, value in asked.items() if key not in (*NOT_A_VARIATION, *common)]
+    return " ".join(rest + [f"without {key}" for key in common if key not in asked])
+
+
+def in_words(variants: dict[str, list[Run]]) -> dict[str, str]:
+    """What differs in each variant of a method, in a word or two, no two of them alike.
+
+    Args:
+        variants: runs by variation.
+    """
+    words: dict[str, str] = {}
+    for told, runs in sorted(variants.items(), key=lambda item: (len(item[0]), item[0])):
+        brief = _words(told, runs)
+        words[told] = brief if brief and brief not in words.values() else _words(told, runs, below=True)
+    return words
+
+
+def _words(told: str, runs: list[Run], below: bool = False) -> str:
+    steps = runs[0].identity["base_quantizer"][2].get("iterations") if runs else None
+    found = []
+    for override in re.split(r" (?=\S+=|without )", told):
+        key, _, value = override.partition("=")
+        if key == "effort" and steps is not None:
+            found.append(f"{steps:,} steps")
+        elif below or override in VARIANTS or key not in TOLD_BELOW:
+            otherwise = f"{key.rpartition('.')[2]} {{}}".replace("_", " ") if value else override
+            found.append(VARIANTS.get(override, VARIANTS.get(key, otherwise)).format(value))
+    return ", ".join(found)

@@ -2,24 +2,27 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from lampq.allocation.stored_scores import stored_scores
 from lampq.errors import LampQError
 from lampq.launch.cells import NOT_AVAILABLE
 from lampq.plan.bit_plan import BitPlan, SitePlan
 from lampq.plan.sites import LAYER_TYPES
-from lampq.report.table import Lines, Table
+from lampq.report.table import NOTHING, Table
 from lampq.runs.record import read_sensitivity
 
 from . import paper
-from .accuracy_table import run_lines
-from .measured import Row, latest, measured, widest
+from .frame import first, latest, tidy, widest
+from .measured import Run
+from .method_table import source
 from .methods import in_order, label
 from .rank_correlation import spearman
 
 NAME = "metrics"
+FILES = ("plan.json", "sensitivity.csv")
 USUAL_BITS = 2
 """Bits at which scores by bits are shown where no single layer was measured."""
 
@@ -50,38 +53,35 @@ class Gathered:
         layers: the 4N layers, in the order of execution.
         metrics: what allocators go by.
         costs: what single layers were measured to cost: increase of the mean loss on D, in nats.
-        rows: the cells it comes from.
+        rows: the frame's rows that it comes from.
     """
 
     layers: list[SitePlan]
     metrics: list[Metric]
     costs: list[Metric]
-    rows: list[Row]
+    rows: list[Any]
 
 
-def gathered(results: Path) -> Gathered | None:
+def gathered(rows: pd.DataFrame) -> Gathered | None:
     """The metrics in the plans of the experiment's runs; None where no plan is there."""
-    rows = [row for row in measured(results, NAME) if row.run is not None]
-    model = getattr(latest(results, NAME), "model", None)
-    mine = [row for row in rows if row.model == model]
-    plans = [row for row in mine if (row.run.folder / "plan.json").is_file() and row.method]
-    if not plans:
+    mine = rows[rows.run.notna() & (rows.model == getattr(latest(rows), "model", None))]
+    has = {name: pd.Series([(run.folder / name).is_file() for run in mine.run], mine.index, bool) for name in FILES}
+    plans = mine[has["plan.json"] & mine.method.notna()]
+    if plans.empty:
         return None
-    by_bits: dict[int, list[Row]] = {}
-    for row in mine:
-        if (row.run.folder / "sensitivity.csv").is_file():
-            by_bits.setdefault(int(_single_layers(row)[0]["bits"]), []).append(row)
-    chosen = [widest(group)[0] for _, group in sorted(by_bits.items())]
+    alone = mine[has["sensitivity.csv"]]
+    alone = alone.assign(measured_bits=[int(_single_layers(run)[0]["bits"]) for run in alone.run])
+    chosen = {bits: first(widest(group)) for bits, group in alone.groupby("measured_bits")}
     found, used = [], []
-    for method in in_order({row.method for row in plans}):
-        row = widest(r for r in plans if r.method == method)[0]
+    for method in in_order(set(plans.method)):
+        row = first(widest(plans[plans.method == method]))
         # What an allocator makes of its scores, after the comma, is no matter here.
-        of_row = metrics_of(row.run.plan, label(method).partition(",")[0], sorted(by_bits) or [USUAL_BITS])
+        of_row = metrics_of(row.run.plan, label(method).partition(",")[0], sorted(chosen) or [USUAL_BITS])
         found += [metric for metric in of_row if metric.name not in {m.name for m in found}]
         used.append(row)
     layers = [site for site in used[0].run.plan.sites if site.allocated]
-    costs = [_cost(row, layers) for row in chosen]
-    return Gathered(layers, found, costs, used + chosen)
+    costs = [_cost(row.run, layers) for row in chosen.values()]
+    return Gathered(layers, found, costs, [*used, *chosen.values()])
 
 
 def metrics_of(plan: BitPlan, named: str, bits: list[int]) -> list[Metric]:
@@ -107,14 +107,14 @@ def metrics_of(plan: BitPlan, named: str, bits: list[int]) -> list[Metric]:
     return found
 
 
-def _single_layers(row: Row) -> list[dict[str, Any]]:
-    return [r for r in read_sensitivity(row.run.folder) if r["unit"] == "layers"]
+def _single_layers(run: Run) -> list[dict[str, Any]]:
+    return [r for r in read_sensitivity(run.folder) if r["unit"] == "layers"]
 
 
-def _cost(row: Row, layers: list[SitePlan]) -> Metric:
+def _cost(run: Run, layers: list[SitePlan]) -> Metric:
     """Increase of the mean loss on D, in nats, by each single layer at few bits."""
     names = {(s.type, s.block): s.name for s in layers}
-    place = [(names[r["type"], int(r["block"])], r) for r in _single_layers(row)]
+    place = [(names[r["type"], int(r["block"])], r) for r in _single_layers(run)]
     return Metric(
         f"loss increase at {place[0][1]['bits']:g} bits",
         {name: r["loss_increase"] for name, r in place},
@@ -122,11 +122,10 @@ def _cost(row: Row, layers: list[SitePlan]) -> Metric:
     )
 
 
-def tables(results: Path) -> list[Table]:
+def tables(rows: pd.DataFrame) -> list[Table]:
     """Rank correlations: of each metric with what layers cost alone, and of the metrics with each other."""
-    rows = [row for row in measured(results, NAME) if row.method]
-    found = gathered(results) or Gathered([], [], [], [])
-    missing = sorted({f"`{row.cell.reason}`" for row in rows if row.state == NOT_AVAILABLE})
+    found = gathered(rows) or Gathered([], [], [], [])
+    missing = sorted({f"`{reason}`" for reason in rows.reason[rows.state == NOT_AVAILABLE]})
     model = paper.MODELS.get(found.rows[0].model, found.rows[0].model) if found.rows else "nothing is measured"
     remarks = [f"Not available: {', '.join(missing)}."] if missing else []
     return [_with_costs(found, model, remarks), _with_each_other(found, model, remarks)]
@@ -136,11 +135,10 @@ def _with_costs(found: Gathered, model: str, remarks: list[str]) -> Table:
     """A row a metric, a column for all layers and for each type."""
     counts = {kind: len(names) for kind, names in _kinds(found).items()}
     header = ["metric", "measured", *(f"{kind} ({count})" for kind, count in counts.items())]
-    body: list[list[Lines]] = []
-    records: list[dict[str, Any]] = []
+    body, records = [], []
     for cost in found.costs:
         for metric in found.metrics:
-            body.append([[metric.name], [cost.name], *([_text(_rho(metric, cost, n))] for n in _kinds(found).values())])
+            body.append([metric.name, cost.name, *(_text(_rho(metric, cost, n)) for n in _kinds(found).values())])
             records += _records(metric, cost, found)
     told = [
         "Spearman's rank correlation of each metric with what a layer costs when it alone has few bits, the others in "
@@ -159,16 +157,8 @@ def _with_costs(found: Gathered, model: str, remarks: list[str]) -> Table:
         )
     if not found.costs:
         told.append("What single layers cost is not measured: run `method=single_layers` under this experiment.")
-    return Table(
-        NAME,
-        f"Metrics against what layers cost alone: {model}",
-        header,
-        body,
-        [],
-        told + remarks,
-        run_lines(found.rows),
-        records,
-    )
+    title, sources = f"Metrics against what layers cost alone: {model}", [source(row, row.method) for row in found.rows]
+    return Table(NAME, title, header, body, tidy(records), remarks=told + remarks, sources=sources)
 
 
 def _with_each_other(found: Gathered, model: str, remarks: list[str]) -> Table:
@@ -176,13 +166,12 @@ def _with_each_other(found: Gathered, model: str, remarks: list[str]) -> Table:
     names = list(_kinds(found).values())
     every = names[0] if names else []
     header = ["metric", *(metric.name for metric in found.metrics)]
-    body: list[list[Lines]] = [
-        [[one.name], *([_text(_rho(one, other, every))] for other in found.metrics)] for one in found.metrics
-    ]
+    body = [[one.name, *(_text(_rho(one, other, every)) for other in found.metrics)] for one in found.metrics]
     pairs = [(a, b) for i, a in enumerate(found.metrics) for b in found.metrics[i + 1 :]]
     records = [record for one, other in pairs for record in _records(one, other, found)]
     told = ["Spearman's rank correlation over all layers; the CSV has them within each layer type as well."]
-    return Table(f"{NAME}_pairs", f"Metrics against each other: {model}", header, body, [], told + remarks, [], records)
+    title = f"Metrics against each other: {model}"
+    return Table(f"{NAME}_pairs", title, header, body, tidy(records), remarks=told + remarks)
 
 
 def _kinds(found: Gathered) -> dict[str, list[str]]:
@@ -204,4 +193,4 @@ def _records(one: Metric, other: Metric, found: Gathered) -> list[dict[str, Any]
 
 
 def _text(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
+    return NOTHING if math.isnan(value) else f"{value:+.2f}".replace("-", "−")

@@ -19,8 +19,9 @@ from lampq.runs.finished_run import DIGESTS, FILES, DamagedRun, present, read_pl
 from lampq.storage.atomic_write import write_bytes, write_text
 
 from . import grid
-from .measured import Run, measured
-from .measured import left_out as damage
+from .frame import frame
+from .frame import left_out as damage
+from .measured import Run
 from .report import COMPUTED, check_name, report
 
 log = logging.getLogger(__name__)
@@ -50,15 +51,14 @@ def publish(chosen: list[str], results: Path, left_out: list[str] | None = None)
     for folder in ("runs", "experiments", "tables", "figures", "presets/lampq", "synthetic_images", ".pictures"):
         _inside(target, *folder.split("/"))
     for name in map(check_name, chosen):
-        if name == grid.NAME:
-            _publish_grid(results, target)
-            lines += damage(results, [name])
-            continue
-        rows = measured(results, name)
-        if not rows and name not in COMPUTED:
+        rows = frame(results, [name])
+        if rows.empty and name not in COMPUTED:
             raise LampQError(f"{name}: no cells under {results / 'experiments'}; run python run.py experiment={name}")
-        lines += damage(results, [name])
-        for row in rows:
+        lines += damage(results, rows, [name])
+        if name == grid.NAME:
+            _publish_grid(grid.searches(rows), target)
+            continue
+        for row in rows.itertuples():
             if row.run is not None:
                 try:
                     _copy(row.run, _inside(target, "runs", row.run.fingerprint), lines)
@@ -69,7 +69,7 @@ def publish(chosen: list[str], results: Path, left_out: list[str] | None = None)
             elif row.state != NOT_AVAILABLE:
                 continue
             command = row.cell.command and without_machine(row.cell.command)
-            overrides = {key: without_machine(value) for key, value in row.cell.overrides.items()}
+            overrides = {key: without_machine(value) for key, value in row.asked.items()}
             _inside(target, "experiments", name)
             replace(row.cell, overrides=overrides, command=command, host=None, traceback=None).write(target)
     for line in lines if left_out is None else ():
@@ -79,16 +79,15 @@ def publish(chosen: list[str], results: Path, left_out: list[str] | None = None)
     return report(target, left_out=left_out)
 
 
-def _publish_grid(results: Path, target: Path) -> None:
+def _publish_grid(searches: list[grid.Search], target: Path) -> None:
     """The tables of all points, the presets and the winners' runs: hundreds of runs are too much for a repository."""
-    searches = grid.searches(results)
     if not searches:
-        raise LampQError(f"grid: no cells under {results / 'experiments'}; run python run.py experiment=grid")
+        raise LampQError("grid: no point of it is measured; run python run.py experiment=grid")
     tables = target / "tables"
     for search in searches:
         grid.grid_table(search).write(tables)
         grid.write_preset(search, target)
-        best = search.rows[0].run
+        best = search.best.run
         _copy(best, _inside(target, "runs", best.fingerprint), [])
     for path in tables.glob("grid_*"):
         write_text(path, without_machine(path.read_text(encoding="utf-8")))

@@ -1,19 +1,17 @@
 """How the cells of experiments stand: `python -m experiments status [NAME]`."""
 
-from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from lampq.errors import LampQError
-from lampq.launch.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, PLANNED, RUNNING, experiments_with_cells
+from lampq.launch.cells import DONE, FAILED, INTERRUPTED, NOT_AVAILABLE, RUNNING, experiments_with_cells
 from lampq.limits import did_you_mean
 
-from .measured import DAMAGED, measured
-from .measured import left_out as damage
+from .frame import DAMAGED, MISSING, frame
+from .frame import left_out as damage
 
-MISSING = "missing"
 ORDER = (DONE, RUNNING, FAILED, INTERRUPTED, DAMAGED, MISSING, NOT_AVAILABLE)
 STYLES = {DONE: "green", RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow", DAMAGED: "yellow"}
 
@@ -39,26 +37,25 @@ def status(
         raise LampQError(f"{name}: no cells under {results / 'experiments'}{near}")
     if not known:
         raise LampQError(f"{results / 'experiments'}: no cells; run an experiment first: python run.py experiment=NAME")
-    complete = True
+    chosen = [name] if name else known
+    rows = frame(results, chosen)
     if left_out is not None:
-        left_out += damage(results, [name] if name else known)
-    for experiment in [name] if name else known:
-        rows = [(MISSING if row.state == PLANNED else row.state, row) for row in measured(results, experiment)]
-        counts = Counter(state for state, _ in rows)
-        complete &= not any(counts[state] for state in (RUNNING, FAILED, INTERRUPTED, DAMAGED, MISSING))
-        told = ", ".join(f"[{STYLES.get(s, 'dim')}]{counts[s]} {s}[/]" for s in ORDER if counts[s])
+        left_out += damage(results, rows, chosen)
+    for experiment, mine in rows.groupby("experiment"):
+        counts = mine.state.value_counts()
+        told = ", ".join(f"[{STYLES.get(s, 'dim')}]{counts[s]} {s}[/]" for s in ORDER if s in counts)
         console.print(f"[bold]{experiment}[/]: {told}")
-        for state, row in rows if name else ():
-            what = ", ".join(f"{key}={value}" for key, value in row.cell.overrides.items())
+        for row in mine.itertuples() if name else ():
+            what = ", ".join(f"{key}={value}" for key, value in row.asked.items())
             why = {
-                DONE: f" {row.run.folder}" if row.run else "",
-                FAILED: f": {row.cell.reason}",
-                NOT_AVAILABLE: f": {row.cell.reason}",
+                DONE: f" {row.run and row.run.folder}",
+                FAILED: f": {row.reason}",
+                NOT_AVAILABLE: f": {row.reason}",
                 DAMAGED: f": {row.damage}",
                 RUNNING: f" since {row.cell.started} on {row.cell.host}",
                 INTERRUPTED: f" (began {row.cell.started}); run the same command again to resume",
-            }.get(state, "")
-            console.print(f"  [{STYLES.get(state, 'dim')}]{state}[/] {escape(what + why)}", soft_wrap=True)
-            if state == FAILED and row.cell.traceback:
+            }.get(row.state, "")
+            console.print(f"  [{STYLES.get(row.state, 'dim')}]{row.state}[/] {escape(what + why)}", soft_wrap=True)
+            if row.state == FAILED and row.cell.traceback:
                 console.print(escape(row.cell.traceback), style="dim", soft_wrap=True)
-    return complete
+    return bool(rows.state.isin([DONE, NOT_AVAILABLE]).all())

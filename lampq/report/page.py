@@ -14,8 +14,7 @@ nav a { margin-right: 1em } a { color: var(--accent) }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3em .7em; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left }
-td small { display: block; color: var(--soft); white-space: nowrap }
+th:first-child, td:first-child { text-align: left } td { white-space: nowrap } tbody th { padding-top: 1em }
 p, .note { overflow-wrap: anywhere } .note { color: var(--soft); margin: .2em 0 }
 img { max-width: 100%; background: #fff }
 details { margin: .5em 0 } pre { overflow-x: auto; padding: .6em; border: 1px solid var(--line) }

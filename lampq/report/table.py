@@ -4,12 +4,15 @@ import html
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lampq.storage.atomic_write import write_rows, write_text
+from lampq.storage.atomic_write import write_text
 
-Lines = list[str]
-"""What one cell says, a line each."""
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOTHING = "–"
+"""A cell that has no figure."""
 
 
 @dataclass(frozen=True)
@@ -20,27 +23,27 @@ class Table:
         name: of the files.
         title: what is measured, in which unit.
         header: of the columns.
-        body: rows of cells; a cell is a list of lines.
+        body: rows of cells; a row of one cell is a heading of those that follow.
+        records: the numbers behind it, in long form: a row a measurement.
         notes: footnotes, marked a, b, ... where the cells refer to them.
         remarks: what else the reader should know, a paragraph each.
         sources: the runs that the numbers come from, a line each.
-        records: the numbers behind it, in long form: a row a measurement.
     """
 
     name: str
     title: str
     header: list[str]
-    body: list[list[Lines]]
+    body: list[list[str]]
+    records: "pd.DataFrame"
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, folder: Path) -> list[Path]:
         """Write NAME.csv (the records), NAME.md and NAME.tex."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.name}.{ending}" for ending in ("csv", "md", "tex")]
-        write_rows(paths[0], self.records)
+        write_text(paths[0], self.records.to_csv(index=False))
         write_text(paths[1], self.markdown())
         write_text(paths[2], self.latex())
         return paths
@@ -48,7 +51,7 @@ class Table:
     def markdown(self) -> str:
         """The table in GitHub's Markdown."""
         rows = [self.header, ["---"] * len(self.header)]
-        rows += [["<br>".join(cell) for cell in row] for row in self.body]
+        rows += [row if len(row) > 1 else [f"**{row[0]}**", *[""] * (len(self.header) - 1)] for row in self.body]
         rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
         lines = [f"# {self.title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
         lines += [f"<sup>{mark(i)}</sup> {note}  " for i, note in enumerate(self.notes)]
@@ -59,10 +62,10 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def latex(self) -> str:
-        """The table as a LaTeX `table` (packages booktabs and makecell)."""
+        """The table as a LaTeX `table` (package booktabs)."""
         columns = "l" + "r" * (len(self.header) - 1)
         lines = [
-            "% needs \\usepackage{booktabs,makecell}",
+            "% needs \\usepackage{booktabs}",
             "\\begin{table}",
             f"\\caption{{{latex_text(self.title)}}}",
             f"\\begin{{tabular}}{{{columns}}}",
@@ -71,8 +74,10 @@ class Table:
             "\\midrule",
         ]
         for row in self.body:
-            cells = [" \\\\ ".join(latex_text(text) for text in cell) for cell in row]
-            cells = [f"\\makecell[tr]{{{c}}}" if len(cell) > 1 else c for c, cell in zip(cells, row, strict=True)]
+            cells = [latex_text(text) for text in row]
+            if len(cells) == 1:
+                lines.append("\\midrule")
+                cells = [f"\\multicolumn{{{len(self.header)}}}{{l}}{{\\textbf{{{cells[0]}}}}}"]
             lines.append(" & ".join(cells) + " \\\\")
         lines += ["\\bottomrule", "\\end{tabular}"]
         lines += [f"\\par\\textsuperscript{{{mark(i)}}} {latex_text(note)}" for i, note in enumerate(self.notes)]
@@ -80,14 +85,13 @@ class Table:
         return "\n".join([*lines, "\\end{table}", *(f"% {source}" for source in self.sources)]) + "\n"
 
     def html(self) -> str:
-        """The table as an HTML fragment; further lines of a cell are in small print."""
-
-        def cell(tag: str, lines: Lines) -> str:
-            first, *rest = [html_text(line) for line in lines] or [""]
-            return f"<{tag}>{first}{''.join(f'<small>{line}</small>' for line in rest)}</{tag}>"
-
-        head = "".join(cell("th", [name]) for name in self.header)
-        rows = "".join(f"<tr>{''.join(cell('td', c) for c in row)}</tr>" for row in self.body)
+        """The table as an HTML fragment."""
+        head = "".join(f"<th>{html_text(name)}</th>" for name in self.header)
+        rows = ""
+        for row in self.body:
+            cells = "".join(f"<td>{html_text(text)}</td>" for text in row)
+            heading = f"<th colspan={len(self.header)}>{html_text(row[0])}</th>"
+            rows += f"<tr>{cells if len(row) > 1 else heading}</tr>"
         notes = "".join(f"<p class=note><sup>{mark(i)}</sup> {html_text(n)}</p>" for i, n in enumerate(self.notes))
         remarks = "".join(f"<p>{html_text(remark)}</p>" for remark in self.remarks)
         if self.sources:

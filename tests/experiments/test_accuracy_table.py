@@ -5,43 +5,45 @@ import shutil
 
 import pytest
 
-from experiments.accuracy_table import accuracy_table, footnote
+from experiments.footnotes import footnote
+from experiments.frame import frame, plain
 from experiments.measured import Run, paired_difference
-from experiments.report import LAYOUTS
+from experiments.report import TABLES
 from lampq.launch.cells import FAILED, NOT_AVAILABLE, PLANNED, RUNNING
 from lampq.runs.finished_run import read_run
 from tests.experiments.results_folder import searched_plan
+from tests.experiments.rows_of import rows_of
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"
 LAMPQ = "model=deit_tiny bits=3 method=lampq"
 
 
 def table_of(results, name="table3"):
-    return accuracy_table(results.path, LAYOUTS[name])
+    (table,) = TABLES[name](frame(results.path, [name]))
+    return table
 
 
-def place(table, method, bits="3/3", column="DeiT-T"):
-    """Lines of the one cell in the row of a method at given bits."""
-    (row,) = [row for row in table.body if row[0] == [method] and row[1] == [bits]]
-    return row[table.header.index(column)]
+def place(table, method, bits="3/3", model="DeiT-T"):
+    """Cells of the row of a method at given bits, by column; a column that no row needs is left out."""
+    return rows_of(table)[f"{model}, W{bits.replace('/', 'A')}", method]
 
 
-def record(table, method, bits="3/3"):
-    (found,) = [r for r in table.records if (r["method"], r["w/a"]) == (method, bits)]
+def records(table):
+    return plain(table.records)
+
+
+def record(table, method, bits="3/3", variant=""):
+    (found,) = [r for r in records(table) if (r["method"], r["w/a"], r["variant"]) == (method, bits, variant)]
     return found
 
 
-def test_our_number_has_its_error_the_papers_number_and_the_difference(results):
+def test_each_figure_has_a_column_of_its_own(results):
     results.measured("table3", ADALOG)  # 44 of 100 right, 80 in full precision: 40 kept, 4 gained
     table = table_of(results)
-    assert table.header == ["method", "W/A", "DeiT-T"]
-    assert table.body[0] == [["Full precision"], ["32/32"], ["80.00 ± 4.02", "paper 72.13"]]
-    assert place(table, "AdaLog") == [
-        "44.00 ± 4.99<sup>a</sup>",
-        "paper 31.56 (+12.44)",
-        "drop −36.00 ± 5.60, paper −40.57",
-        "reweighted 41.64",
-    ]
+    assert table.header == ["method", "top-1", "reweighted", "paper", "drop", "paper: drop", "cost (s)"]
+    assert table.body[0] == ["DeiT-T, full precision", "80.00 ± 4.02", "–", "72.13", "–", "–", "–"]
+    shown = ["AdaLog", "44.00 ± 4.99<sup>a</sup>", "41.64", "31.56", "−36.00 ± 5.60", "−40.57", "250"]
+    assert list(place(table, "AdaLog").values()) == shown
     found = record(table, "AdaLog")
     assert found["top1"] == 44 and found["paper_top1"] == 31.56 and found["paper_full_precision"] == 72.13
     assert found["difference_to_paper"] == pytest.approx(12.44) and found["paper_drop"] == pytest.approx(-40.57)
@@ -66,28 +68,28 @@ def test_an_easy_subset_without_any_wrong_image_can_be_weighed_as_well(results):
 def test_what_is_not_measured_is_named_and_never_takes_the_papers_number(results, state, words):
     results.cell("table3", ADALOG, state, reason="no card")
     table = table_of(results)
-    assert place(table, "AdaLog") == [words, "paper 31.56"]
-    assert place(table, "QDrop") == ["missing", "paper 30.73"], "there is no cell at all"
-    assert place(table, "Full precision", "32/32") == ["–", "paper 72.13"]
+    for method, state, printed in (("AdaLog", words, "31.56"), ("QDrop", "missing", "30.73")):
+        assert (place(table, method)["top-1"], place(table, method)["paper"]) == (state, printed)
+    assert table.body[0][:3] == ["DeiT-T, full precision", "–", "72.13"]
     assert record(table, "AdaLog")["state"] == words
-    assert all(r.get("top1") is None and r["state"] != "done" for r in table.records)
+    assert all(r.get("top1") is None and r["state"] != "done" for r in records(table))
 
 
 def test_a_cell_whose_job_is_at_work_is_running(results):
     cell = results.cell("table3", ADALOG, PLANNED)
     with cell.running(results.path):
-        assert place(table_of(results), "AdaLog")[0] == "running"
-    assert place(table_of(results), "AdaLog")[0] == "interrupted"
+        assert place(table_of(results), "AdaLog")["top-1"] == "running"
+    assert place(table_of(results), "AdaLog")["top-1"] == "interrupted"
 
 
 def test_a_cell_whose_run_has_gone_is_missing(results):
     shutil.rmtree(results.measured("table3", ADALOG))
-    assert place(table_of(results), "AdaLog") == ["missing", "paper 31.56"]
+    assert place(table_of(results), "AdaLog")["top-1"] == "missing"
 
 
 def test_a_run_that_was_not_validated_is_missing(results):
     results.measured("table3", ADALOG, outcomes=None)
-    assert place(table_of(results), "AdaLog")[0] == "missing"
+    assert place(table_of(results), "AdaLog")["top-1"] == "missing"
 
 
 def test_why_cells_are_not_available_stands_below(results):
@@ -98,8 +100,8 @@ def test_why_cells_are_not_available_stands_below(results):
 def test_all_validation_images_need_no_footnote_and_no_weights(results):
     results.measured("table3", ADALOG, full_validation_images=100)
     table = table_of(results)
-    assert place(table, "AdaLog")[0] == "44.00 ± 4.99" and table.notes == []
-    assert not any("reweighted" in line for line in place(table, "AdaLog"))
+    assert place(table, "AdaLog")["top-1"] == "44.00 ± 4.99" and table.notes == []
+    assert "reweighted" not in table.header
 
 
 def test_footnotes_say_what_was_less_than_the_papers_setting_and_are_shared(results):
@@ -113,26 +115,25 @@ def test_footnotes_say_what_was_less_than_the_papers_setting_and_are_shared(resu
         "100 of 50,000 validation images; D of 64 images; at most 3 further plans scored in the search; shortened "
         "search of the base quantizer",
     ]
-    marks = [place(table, m, b)[0][-len("<sup>a</sup>") :] for m, b in (("AdaLog", "3/3"), ("LampQ", "3MP/3MP"))]
-    assert marks == ["<sup>a</sup>", "<sup>b</sup>"]
-    assert place(table, "VT-PTQ", "3MP/3MP")[0].endswith("<sup>a</sup>")
+    marks = [place(table, method)["top-1"][-len("<sup>a</sup>") :] for method in ("AdaLog", "LampQ", "VT-PTQ")]
+    assert marks == ["<sup>a</sup>", "<sup>b</sup>", "<sup>a</sup>"]
 
 
 def test_a_set_of_images_of_unknown_size_counts_as_a_part(results):
     results.measured("table3", ADALOG, full_validation_images=None)
     table = table_of(results)
     assert table.notes == ["100 of the validation images"]
-    assert any(line.startswith("reweighted") for line in place(table, "AdaLog"))
+    assert place(table, "AdaLog")["reweighted"] == "41.64"
 
 
 def test_several_seeds_give_mean_and_standard_deviation(results):
     for seed, outcomes in enumerate([(40, 40, 0, 20), (40, 40, 4, 16), (44, 36, 4, 16)]):
         results.measured("table3", f"{ADALOG} seed={seed}", outcomes=outcomes)
     table = table_of(results)
-    lines = place(table, "AdaLog")
-    assert lines[0] == "44.00 ± 4.00 (3 seeds)<sup>a</sup>", "of 40, 44 and 48"
-    assert lines[1:3] == ["paper 31.56 (+12.44)", "drop −36.00, paper −40.57"]
-    assert [r["seed"] for r in table.records if r["state"] == "done"] == [0, 1, 2]
+    shown = place(table, "AdaLog")
+    assert shown["top-1"] == "44.00 ± 4.00<sup>a</sup><sup>b</sup>", "of 40, 44 and 48"
+    assert table.notes[1] == "3 seeds: mean and standard deviation" and shown["drop"] == "−36.00 ± 4.00"
+    assert [r["seed"] for r in records(table) if r["state"] == "done"] == [0, 1, 2]
 
 
 def test_a_run_that_two_cells_led_to_counts_once(results):
@@ -140,30 +141,52 @@ def test_a_run_that_two_cells_led_to_counts_once(results):
     results.cell("table3", f"{ADALOG} seed=0", run=run.name)
     results.cell("table3", f"{ADALOG} scale=subset dataset.root=/data", run=run.name)
     table = table_of(results)
-    assert "seeds" not in place(table, "AdaLog")[0]
-    assert len(table.sources) == 1 and len([r for r in table.records if r["state"] == "done"]) == 1
+    assert not any("seeds" in note for note in table.notes)
+    assert len(table.sources) == 1 and len([r for r in records(table) if r["state"] == "done"]) == 1
 
 
-def test_another_override_is_a_row_of_its_own(results):
+def test_a_variant_stands_directly_under_its_method_with_the_full_override_below(results):
     results.measured("table3", f"{LAMPQ} lampq.gamma=2 scale=subset")
+    for overrides in (LAMPQ, ADALOG, ADALOG.replace("adalog", "aphq_vit")):
+        results.measured("table3", overrides)
     table = table_of(results)
-    assert place(table, "LampQ", "3MP/3MP")[0] == "missing"
-    assert place(table, "LampQ, lampq.gamma=2", "3MP/3MP")[0].startswith("44.00")
-    assert record(table, "LampQ, lampq.gamma=2")["top1"] == 44
+    order = [row[0] for row in table.body]
+    assert order[order.index("DeiT-T, W3A3") :][-5:] == ["AdaLog", "VT-PTQ", "LampQ", "LampQ, gamma 2", "APHQ-ViT"]
+    found = record(table, "LampQ", variant="gamma 2")
+    assert (found["top1"], found["overrides"], found["paper_top1"]) == (44, "lampq.gamma=2", 37.54)
+    assert any(line.startswith("LampQ, gamma 2 (`lampq.gamma=2`), DeiT-T W3A3: `") for line in table.sources)
+
+
+def test_what_is_measured_as_a_variant_alone_is_not_missing(results):
+    shortened = {"search": {"iterations": 250, "images": 512}}
+    results.measured("table3", "model=deit_tiny bits=3 method=qdrop effort=cpu base_quantizer.images=512", **shortened)
+    table = table_of(results)
+    assert place(table, "QDrop, 250 steps")["paper"] == "30.73"
+    assert ("DeiT-T, W3A3", "QDrop") not in rows_of(table)
+    results.cell("table3", "model=deit_tiny bits=3 method=qdrop", FAILED, reason="no card")
+    assert place(table_of(results), "QDrop")["top-1"] == "failed; see 250 steps"
+
+
+def test_variants_of_one_method_have_different_words(results):
+    for more in ("dataset.sample_images=100", "dataset.sample_images=100 lampq.gamma=2", "lampq.gamma=2", "effort=cpu"):
+        results.measured("table3", f"{LAMPQ} {more}")
+    found = [row[0] for row in table_of(results).body if row[0].startswith("LampQ")]
+    assert found == ["LampQ", "LampQ, effort cpu", "LampQ, gamma 2", "LampQ, D of 100", "LampQ, D of 100, gamma 2"]
 
 
 def test_a_single_run_under_the_experiments_name_stands_in_no_row(results):
     results.measured("table3", "bits=3")
     table = table_of(results)
-    assert all(row[0][0] for row in table.body) and table.sources == []
+    assert table.body == [] and table.sources == []
 
 
 def test_bits_that_the_paper_does_not_have_are_a_row_of_their_own(results):
     results.measured("table3", "model=deit_tiny bits=6 method=adalog", weight_bits=6.0, activation_bits=6.0)
     results.cell("table3", "model=deit_tiny bits=2 method=adalog", PLANNED)
     table = table_of(results)
-    assert place(table, "adalog", "6/6")[0].startswith("44.00") and place(table, "adalog", "2/2") == ["missing"]
-    assert not any("paper" in line for line in place(table, "adalog", "6/6"))
+    assert place(table, "AdaLog", "6/6")["top-1"].startswith("44.00")
+    assert place(table, "AdaLog", "2/2")["top-1"] == "missing"
+    assert place(table, "AdaLog", "6/6")["paper"] == "–"
 
 
 @pytest.mark.parametrize("order", [("smoke", "subset", "full"), ("full", "subset", "smoke")])
@@ -173,24 +196,28 @@ def test_of_several_scales_the_one_with_the_most_images_wins(results, order):
         results.measured("table3", f"{ADALOG} scale={scale}", outcomes=outcomes[scale])
     results.cell("table3", f"{ADALOG} scale=other", FAILED, reason="no card")
     table = table_of(results)
-    assert place(table, "AdaLog")[0].startswith("30.00") and record(table, "AdaLog")["images"] == 100
-    assert place(table, "Full precision", "32/32")[0].startswith("80.00"), "on the same images"
+    assert place(table, "AdaLog")["top-1"].startswith("30.00") and record(table, "AdaLog")["images"] == 100
+    assert table.body[0][1].startswith("80.00"), "on the same images"
 
 
 def test_of_as_many_images_the_search_on_the_larger_d_wins(results):
     results.measured("table3", f"{LAMPQ} scale=full", sample_images=1024, outcomes=(50, 30, 0, 20))
     results.measured("table3", f"{LAMPQ} scale=subset", sample_images=500, outcomes=(60, 20, 0, 20))
-    assert place(table_of(results), "LampQ", "3MP/3MP")[0].startswith("50.00")
+    assert place(table_of(results), "LampQ")["top-1"].startswith("50.00")
 
 
-def test_an_embedded_model_has_a_column_without_the_papers_numbers(results):
+def test_an_embedded_model_has_rows_without_the_papers_numbers(results):
     results.measured("table3", "model=shapes_vit bits=3 method=adalog")
     results.measured("table3", ADALOG)
     table = table_of(results)
-    assert table.header == ["method", "W/A", "DeiT-T", "shapes_vit"]
-    column = [row[3] for row in table.body]
-    assert not any("paper" in line or "reweighted" in line for lines in column for line in lines)
-    assert place(table, "AdaLog", column="shapes_vit")[0].startswith("44.00")
+    order = [row[0] for row in table.body]
+    assert order[0] == "DeiT-T, full precision" and order[-3:] == [
+        "shapes_vit, full precision",
+        "shapes_vit, W3A3",
+        "AdaLog",
+    ]
+    shown = place(table, "AdaLog", model="shapes_vit")
+    assert shown["top-1"].startswith("44.00") and {shown["paper"], shown["paper: drop"], shown["reweighted"]} == {"–"}
 
 
 @pytest.mark.parametrize(
@@ -205,24 +232,25 @@ def test_not_reproduced_is_said_of_weighed_numbers_more_than_three_points_below_
     results, outcomes, top1, reweighted, reproduced
 ):
     results.measured("table3", ADALOG, outcomes=outcomes)
-    lines = place(table_of(results), "AdaLog")
-    assert lines[0].startswith(top1) and f"reweighted {reweighted}" in lines
-    assert ("not reproduced" in lines) != reproduced
+    table = table_of(results)
+    shown = place(table, "AdaLog")
+    assert shown["top-1"].startswith(top1) and shown["reweighted"] == reweighted
+    assert ("not reproduced" in table.notes) != reproduced
 
 
 def test_table_6_shows_what_the_paper_prints_for_deit_s_beside_another_model(results):
     for model in ("deit_tiny", "deit_small", "shapes_vit"):
         results.measured("table6", f"model={model} bits=3 method=lampq", full_validation_images=100)
     table = table_of(results, "table6")
-    cost = "search: 30 plans scored on 1,024 images"
-    lines = ["44.00 ± 4.99", "drop −36.00 ± 5.60", "paper, DeiT-S: 45.38, drop −34.45", cost]
-    assert place(table, "LampQ") == lines
-    direct = place(table, "LampQ", column="DeiT-S")
-    assert direct == ["44.00 ± 4.99", "paper 45.38 (−1.38)", "drop −36.00 ± 5.60, paper −34.45", cost]
-    assert place(table, "LampQ", column="shapes_vit") == ["44.00 ± 4.99", "drop −36.00 ± 5.60", cost]
-    by_model = {r["model"]: r["paper_top1"] for r in table.records if r["state"] == "done"}
+    printed = ("paper, DeiT-S", "paper, DeiT-S: drop")
+    for model, paper in (("DeiT-T", ("45.38", "−34.45")), ("DeiT-S", ("45.38", "−34.45")), ("shapes_vit", ("–", "–"))):
+        shown = place(table, "LampQ", model=model)
+        assert (shown["top-1"], shown["drop"], shown["plans"]) == ("44.00 ± 4.99", "−36.00 ± 5.60", "30")
+        assert tuple(shown[name] for name in printed) == paper
+    by_model = {r["model"]: r["paper_top1"] for r in records(table) if r["state"] == "done"}
     assert by_model == {"DeiT-T": None, "DeiT-S": 45.38, "shapes_vit": None}
-    assert place(table, "Base: AdaLog") == ["missing", "paper, DeiT-S: 24.47, drop −55.36"]
+    missing = place(table, "Base: AdaLog")
+    assert (missing["top-1"], *(missing[name] for name in printed)) == ("missing", "24.47", "−55.36")
     assert any("DeiT-S alone" in remark for remark in table.remarks)
     assert not any("alone" in remark for remark in table_of(results).remarks), "of table 6 only"
 
@@ -231,15 +259,15 @@ def test_table_6_has_a_row_for_both_readings_of_i3_without_i2(results):
     results.cell("table6", "model=deit_small bits=3 method=lampq", PLANNED)
     table = table_of(results, "table6")
     for label in ("Base + I1 + I3 (alpha = 1)", "Base + I1 + I3 (uniform start)"):
-        assert place(table, label, column="DeiT-S") == ["missing", "paper 27.87"]
+        assert place(table, label, model="DeiT-S")["paper, DeiT-S"] == "27.87"
 
 
 def test_weights_and_activations_of_table_5_have_bits_of_their_own(results):
     overrides = "model=deit_tiny method=psaq_vit weight_bits=4 activation_bits=8"
     results.measured("table5", overrides, full_validation_images=100)
     table = table_of(results, "table5")
-    assert place(table, "PSAQ-ViT", "4/8")[1] == "paper 65.57 (−21.57)"
-    assert place(table, "PSAQ-ViT", "8/8") == ["missing", "paper 71.56"]
+    assert [place(table, "PSAQ-ViT", bits)["paper"] for bits in ("4/8", "8/8")] == ["65.57", "71.56"]
+    assert record(table, "PSAQ-ViT", "4/8")["difference_to_paper"] == pytest.approx(-21.57)
 
 
 def test_what_was_shortened_is_measured_by_the_methods_own_publication(results):
@@ -262,9 +290,9 @@ def test_a_control_has_no_number_of_the_paper_beside_it(results):
     results.measured("table5", overrides, full_validation_images=100)
     results.measured("table5", f"{overrides} dataset.source=noise", full_validation_images=100)
     table = table_of(results, "table5")
-    assert any("paper" in line for line in place(table, "PSAQ-ViT", "4/8"))
-    control = place(table, "PSAQ-ViT, dataset.source=noise", "4/8")
-    assert not any("paper" in line or "reproduced" in line for line in control)
+    assert place(table, "PSAQ-ViT", "4/8")["paper"] == "65.57"
+    control = place(table, "PSAQ-ViT, noise images", "4/8")
+    assert control["paper"] == "–" and control["top-1"] == "44.00 ± 4.99", "no footnote either"
 
 
 def test_every_number_names_its_run(results):
@@ -305,11 +333,11 @@ def test_a_search_stands_against_equal_bits_paired_by_image(results):
     results.measured("table3", ADALOG, allocator="uniform")  # 44 of 100 right
     results.measured("table3", LAMPQ, allocator="lampq", outcomes=(60, 20, 4, 16))  # 20 more of them
     table = table_of(results)
-    assert place(table, "LampQ", "3MP/3MP")[1].startswith("against equal bits +20.00 ± ")
-    found = record(table, "LampQ", "3/3")
+    assert place(table, "LampQ")["gain"].startswith("+20.00 ± ")
+    found = record(table, "LampQ")
     assert found["uniform_difference"] == pytest.approx(20)
     assert 3 < found["uniform_difference_standard_error"] < 5  # of single shares of 44 and 64 % it would be 7
-    assert "uniform_difference" not in record(table, "AdaLog")
+    assert record(table, "AdaLog")["uniform_difference"] is None and place(table, "AdaLog")["gain"] == "–"
 
 
 def test_equal_bits_calibrated_on_other_images_are_no_pair(results):
@@ -317,18 +345,17 @@ def test_equal_bits_calibrated_on_other_images_are_no_pair(results):
         kind = "uniform" if method == ADALOG else "lampq"
         images = {"calibration": {"source": calibration}}
         results.measured("table3", method, allocator=kind, outcomes=outcomes, image_sets=images)
-    assert "uniform_difference" not in record(table_of(results), "LampQ", "3/3")
+    assert "gain" not in table_of(results).header
 
 
-def test_the_cost_of_a_search_stands_in_its_cell_and_that_it_saw_part_of_d_below(results):
+def test_the_cost_of_a_search_has_columns_and_that_it_saw_part_of_d_stands_below(results):
     results.measured("table3", ADALOG)
     results.measured("table3", f"{LAMPQ} seed=0", evaluations=13, evaluation_images=250, full_validation_images=100)
     results.measured("table3", f"{LAMPQ} seed=1", evaluations=18, evaluation_images=250, full_validation_images=100)
     table = table_of(results)
-    assert place(table, "LampQ", "3MP/3MP")[-1] == "search: 13 to 18 plans scored on 250 images"
-    assert not any("search" in line for line in place(table, "AdaLog"))
+    assert (place(table, "LampQ")["plans"], place(table, "AdaLog")["plans"]) == ("13 to 18", "–")
     assert "plans scored on the first 250 of them in the search" in table.notes
-    assert [r["evaluation_images"] for r in table.records if r.get("evaluations") in (13, 18)] == [250, 250]
+    assert [r["evaluation_images"] for r in records(table) if r.get("evaluations") in (13, 18)] == [250, 250]
 
 
 @pytest.mark.parametrize(("rule", "marked"), [({}, True), ({"drawn": "disjoint"}, False)])
@@ -342,7 +369,7 @@ def test_other_images_another_seed_or_other_bits_are_no_pair(results):
     results.measured("table3", ADALOG, allocator="uniform", validation="others")
     results.measured("table3", ADALOG.replace("bits=3", "bits=4"), allocator="uniform")
     results.measured("table3", LAMPQ, allocator="lampq")
-    assert not any("against" in line for line in place(table_of(results), "LampQ", "3MP/3MP"))
+    assert "gain" not in table_of(results).header
 
 
 LIST = "dataset.calibration_list=/data/list.txt"
@@ -353,14 +380,13 @@ def test_beside_the_authors_code_a_difference_either_way_is_one_of_mathematics(r
     outcomes = (right - 4, 80 - (right - 4), 4, 16)
     results.measured("authors_code", f"model=deit_tiny bits=4 method=repq_vit {LIST}", outcomes=outcomes)
     table = table_of(results, "authors_code")
-    lines = place(table, "RepQ-ViT", "4/4")
-    assert lines[1].startswith("code 70.10 (") and not any("paper" in line for line in lines)
-    assert [line for line in lines if line == "not reproduced"] == words
-    assert place(table, "ERQ", "4/4") == ["missing", "code 73.1"]
+    shown = place(table, "RepQ-ViT", "4/4")
+    assert shown["code"] == "70.10" and shown["ours − code"] == f"{right - 70.1:+.2f}".replace("-", "−")
+    assert [note for note in table.notes if note == "not reproduced"] == words and "paper" not in table.header
+    assert (place(table, "ERQ", "4/4")["top-1"], place(table, "ERQ", "4/4")["code"]) == ("missing", "73.10")
 
 
 def test_beside_the_authors_code_other_calibration_images_are_a_row_of_their_own(results):
     results.measured("authors_code", "model=deit_tiny bits=4 method=repq_vit")
     table = table_of(results, "authors_code")
-    assert place(table, "RepQ-ViT", "4/4")[0] == "missing"
-    assert place(table, "RepQ-ViT, without dataset.calibration_list", "4/4")[0].startswith("44.00")
+    assert place(table, "RepQ-ViT, without dataset.calibration_list", "4/4")["top-1"].startswith("44.00")

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from experiments.frame import frame
 from experiments.grid import grid_table, searches, write_preset
 from lampq.launch.cells import FAILED
 from lampq.launch.command_line import config_folder
@@ -22,7 +23,7 @@ def point(results, overrides="", model="deit_tiny", bits="bits=3", **changes):
 
 
 def only_search(results):
-    (search,) = searches(results.path)
+    (search,) = searches(frame(results.path, ["grid"]))
     return search
 
 
@@ -32,11 +33,11 @@ def test_points_are_ranked_by_accuracy_on_d_and_then_by_loss(results):
     point(results, "lampq.gamma=6", sample_top1=61.0, sample_loss=1.8)
     point(results, "lampq.gamma=8", sample_top1=59.0, sample_loss=1.0)
     search = only_search(results)
-    assert [row.cell.overrides["lampq.gamma"] for row in search.rows] == ["6", "4", "2", "8"]
+    assert search.rows["lampq.gamma"].tolist() == ["6", "4", "2", "8"]
     table = grid_table(search)
-    assert [row[3] for row in table.body] == [["6"], ["4"], ["2"], ["8"]]
-    assert [row[0] for row in table.body] == [["1"], ["2"], ["3"], ["4"]]
-    assert table.body[0][5:7] == [["61.00"], ["1.8000"]]
+    assert [row[3] for row in table.body] == ["6", "4", "2", "8"]
+    assert [row[0] for row in table.body] == ["1", "2", "3", "4"]
+    assert table.body[0][5:7] == ["61.00", "1.8000"]
 
 
 def test_validation_accuracy_does_not_matter(results):
@@ -44,14 +45,14 @@ def test_validation_accuracy_does_not_matter(results):
         folder = results.run(sample_top1=sample_top1, top1=top1)
         overrides = f"model=deit_tiny bits=3 lampq.mu=1 bit_set=b2345 lampq.beta=2 lampq.gamma={gamma}"
         results.cell("grid", overrides, run=folder.name)
-    assert only_search(results).rows[0].cell.overrides["lampq.gamma"] == "4"
+    assert only_search(results).best.asked["lampq.gamma"] == "4"
 
 
 def test_readers_see_ten_points_and_programs_all(results):
     for gamma in range(12):
         point(results, f"lampq.gamma={gamma}", sample_top1=50.0 + gamma)
     table = grid_table(only_search(results))
-    assert [row[3][0] for row in table.body] == [str(gamma) for gamma in range(11, 1, -1)]
+    assert [row[3] for row in table.body] == [str(gamma) for gamma in range(11, 1, -1)]
     table.write(results.path)
     rows = list(csv.DictReader((results.path / "grid_deit_tiny_w3.csv").open()))
     assert [row["lampq.gamma"] for row in rows] == [str(gamma) for gamma in range(11, -1, -1)]
@@ -62,13 +63,13 @@ def test_only_the_largest_sample_set_counts(results):
     point(results, "lampq.gamma=4 scale=full", sample_images=1024, sample_top1=60.0)
     point(results, "lampq.gamma=6 scale=full", sample_images=1024, sample_top1=61.0)
     table = grid_table(only_search(results))
-    assert [row[3] for row in table.body] == [["6"], ["4"]]
+    assert [row[3] for row in table.body] == ["6", "4"]
     assert table.title.endswith("D of 1024 images")
 
 
 def test_what_failed_or_did_not_search_is_no_point(results):
     results.cell("grid", "model=deit_tiny bits=3 lampq.gamma=2", FAILED, reason="no card")
-    assert searches(results.path) == []
+    assert searches(frame(results.path, ["grid"])) == []
 
 
 def test_a_run_that_two_cells_led_to_is_one_point(results):
@@ -82,7 +83,7 @@ def test_a_run_that_two_cells_led_to_is_one_point(results):
 
 def test_a_single_run_under_the_experiments_name_is_no_point(results):
     results.measured("grid", "model=deit_tiny bits=3 lampq.gamma=2", outcomes=None)
-    assert searches(results.path) == []
+    assert searches(frame(results.path, ["grid"])) == []
 
 
 def test_models_and_targets_are_searches_of_their_own(results):
@@ -90,7 +91,7 @@ def test_models_and_targets_are_searches_of_their_own(results):
     point(results, model="deit_small")
     point(results, bits="bits=4")
     point(results, bits="weight_bits=4 activation_bits=8")
-    found = {search.name for search in searches(results.path)}
+    found = {search.name for search in searches(frame(results.path, ["grid"]))}
     assert found == {"deit_tiny_w3", "deit_small_w3", "deit_tiny_w4", "deit_tiny_w4a8"}
 
 

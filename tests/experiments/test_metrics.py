@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.frame import frame
 from experiments.metrics import gathered, metrics_of, tables
 from lampq.launch.cells import NOT_AVAILABLE
 from tests.experiments.results_folder import components, scored_plan
@@ -62,19 +63,19 @@ def test_the_scores_of_a_module_are_its_layers(results):
 
 
 def test_metrics_are_ranked_against_what_layers_cost_alone(measured_layers):
-    against_costs, each_other = tables(measured_layers.path)
+    against_costs, each_other = tables(frame(measured_layers.path, ["metrics"]))
     assert against_costs.header == ["metric", "measured", "all layers (8)", "qkv (2)", "proj (2)", "fc1 (2)", "fc2 (2)"]
-    rows = {row[0][0]: [cell[0] for cell in row[1:]] for row in against_costs.body}
+    rows = {row[0]: row[1:] for row in against_costs.body}
     assert rows["output Fisher at 2 bits"] == ["loss increase at 2 bits", *["+1.00"] * 5]
     assert rows["LampQ: Ω"] == ["loss increase at 2 bits", *["−1.00"] * 5]
-    pairs = {row[0][0]: dict(zip(each_other.header[1:], row[1:], strict=True)) for row in each_other.body}
-    assert pairs["Fisher trace"]["LampQ: Ω"] == ["+1.00"] and pairs["LampQ: Ω"]["output Fisher at 2 bits"] == ["−1.00"]
+    pairs = {row[0]: dict(zip(each_other.header[1:], row[1:], strict=True)) for row in each_other.body}
+    assert pairs["Fisher trace"]["LampQ: Ω"] == "+1.00" and pairs["LampQ: Ω"]["output Fisher at 2 bits"] == "−1.00"
     assert any("2 of 8 layers are within two standard errors of zero" in remark for remark in against_costs.remarks)
     assert all(run in "".join(against_costs.sources) for run in ("number=1", "number=2", "number=3"))
 
 
 def test_correlations_within_each_type_are_in_the_csv(measured_layers):
-    for table in tables(measured_layers.path):
+    for table in tables(frame(measured_layers.path, ["metrics"])):
         table.write(measured_layers.path)
     rows = list(csv.DictReader((measured_layers.path / "metrics_pairs.csv").open()))
     assert len(rows) == 3 * 5, "three pairs, all layers and four types"
@@ -84,7 +85,7 @@ def test_correlations_within_each_type_are_in_the_csv(measured_layers):
 def test_without_single_layers_there_are_metrics_and_a_word(results):
     results.measured("metrics", f"{BASE} method=lampq", plan=scored_plan())
     results.cell("metrics", f"{BASE} method=mix_qvit", NOT_AVAILABLE, reason="method=mix_qvit does not exist")
-    against_costs, each_other = tables(results.path)
+    against_costs, each_other = tables(frame(results.path, ["metrics"]))
     assert against_costs.body == [] and len(each_other.body) == 2
     assert any("not measured" in remark for remark in against_costs.remarks)
     assert "Not available: `method=mix_qvit does not exist`." in each_other.remarks
@@ -92,21 +93,21 @@ def test_without_single_layers_there_are_metrics_and_a_word(results):
 
 def test_what_holds_the_measurement_itself_is_named(measured_layers):
     circular = "Mix-QViT's scores contain this very measurement"
-    assert not any(circular in remark for remark in tables(measured_layers.path)[0].remarks)
+    assert not any(circular in remark for remark in tables(frame(measured_layers.path, ["metrics"]))[0].remarks)
     plan = by_bits(scored_plan(), "mix_qvit", order())
     measured_layers.measured("metrics", f"{BASE} method=mix_qvit", plan=plan)
-    assert any(circular in remark for remark in tables(measured_layers.path)[0].remarks)
+    assert any(circular in remark for remark in tables(frame(measured_layers.path, ["metrics"]))[0].remarks)
 
 
 def test_nothing_at_all_is_no_obstacle(results):
-    assert gathered(results.path) is None
-    assert all(table.body == [] for table in tables(results.path))
+    assert gathered(frame(results.path, ["metrics"])) is None
+    assert all(table.body == [] for table in tables(frame(results.path, ["metrics"])))
 
 
 def test_a_measurement_at_other_bits_is_a_row_more_and_scores_are_taken_there(measured_layers):
     rows = components(LAYERS, bits=4)
     overrides = f"{BASE} method=single_layers sensitivity.bits=4"
     measured_layers.sensitivity("metrics", overrides, rows, allocator="single_components")
-    against_costs, _ = tables(measured_layers.path)
-    assert {row[1][0] for row in against_costs.body} == {"loss increase at 2 bits", "loss increase at 4 bits"}
-    assert "output Fisher at 4 bits" in {row[0][0] for row in against_costs.body}
+    against_costs, _ = tables(frame(measured_layers.path, ["metrics"]))
+    assert {row[1] for row in against_costs.body} == {"loss increase at 2 bits", "loss increase at 4 bits"}
+    assert "output Fisher at 4 bits" in {row[0] for row in against_costs.body}

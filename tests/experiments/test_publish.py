@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.__main__ import main
-from experiments.measured import measured
+from experiments.frame import frame
 from experiments.publish import publish, without_machine
 from lampq.errors import LampQError
 from lampq.launch.cells import FAILED, NOT_AVAILABLE, read_cells
@@ -22,7 +22,7 @@ def texts(folder):
 
 
 def states(results, name="table3"):
-    return {row.method: row.state for row in measured(results.path / "published", name)}
+    return dict(frame(results.path / "published", [name])[["method", "state"]].to_numpy())
 
 
 def test_cells_and_runs_are_copied_and_tables_rebuilt_there(results):

@@ -6,10 +6,12 @@ from html.parser import HTMLParser
 import pytest
 
 from experiments.__main__ import main
+from experiments.frame import frame
 from experiments.report import build, names, report
 from lampq.errors import LampQError
 from lampq.launch.cells import FAILED, NOT_AVAILABLE
 from tests.experiments.results_folder import components, scored_plan
+from tests.experiments.rows_of import rows_of
 
 ADALOG = "model=deit_tiny bits=3 method=adalog"
 
@@ -72,7 +74,7 @@ def test_tables_figures_and_the_page_are_written(results):
     assert written(results) == expected
     assert all((results.path / name).stat().st_size for name in expected)
     sections = [a["id"] for tag, a in page_of(results).tags if tag == "section"]
-    assert sections == ["table2", "table3", "table9", "grid", "figure1"]
+    assert sections == ["table2", "table9", "table3", "grid", "figure1"]
 
 
 def test_only_what_is_asked_for_is_named_but_the_page_has_everything(results):
@@ -80,7 +82,7 @@ def test_only_what_is_asked_for_is_named_but_the_page_has_everything(results):
     results.measured("table10", ADALOG, outcomes=None)
     assert written(results, ["table3"]) == ["report.html", *(f"tables/table3.{e}" for e in ("csv", "md", "tex"))]
     sections = [a["id"] for tag, a in page_of(results).tags if tag == "section"]
-    assert sections == ["table2", "table3", "table9", "table10"]
+    assert sections == ["table2", "table9", "table3", "table10"]
 
 
 def test_the_page_needs_no_other_file_and_no_network(results):
@@ -145,9 +147,9 @@ def test_what_cannot_be_read_is_passed_over(results):
     ):
         (folder / f"{name}.json").write_text(text)
     (folder / "bytes.json").write_bytes(b"\xff\xfe")
-    table = build("table3", results.path).tables[0]
-    first_lines = {row[0][0]: row[2][0] for row in table.body if row[1][0].startswith("3")}
-    assert first_lines["AdaLog"].startswith("44.00") and first_lines["LampQ"] == "missing"
+    rows = rows_of(build("table3", results.path, frame(results.path, ["table3"])).tables[0])
+    top1 = {method: cells["top-1"] for (heading, method), cells in rows.items() if heading.endswith("W3A3")}
+    assert top1["AdaLog"].startswith("44.00") and top1["LampQ"] == "missing"
     assert report(results.path)[-1].is_file()
 
 
@@ -156,11 +158,11 @@ def test_an_experiment_of_the_users_own_is_no_obstacle(results):
     assert written(results) == ["report.html", *COMPUTED]
 
 
-@pytest.mark.parametrize(("name", "hint"), [("tabel3", "did you mean table3?"), ("zzz", "there are table2, table3")])
+@pytest.mark.parametrize(("name", "hint"), [("tabel3", "did you mean table3?"), ("zzz", "there are table2, table9")])
 def test_an_unknown_name_is_one_line(results, capsys, name, hint):
     results.path.mkdir()
     with pytest.raises(LampQError, match=re.escape(hint)):
-        build(name, results.path)
+        build(name, results.path, frame(results.path, []))
     assert main(["report", name, "--results", str(results.path)]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: {name}: no such experiment; ") and hint in err and err.count("\n") == 1

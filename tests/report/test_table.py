@@ -7,26 +7,28 @@ from html.parser import HTMLParser
 import pytest
 
 from experiments.expected_errors import table2, table9
+from experiments.frame import tidy
 from lampq.report.table import Table, latex_text, mark, marked
 
 TABLE = Table(
     "example",
     "Top-1 (%) of R&D",
-    ["method", "W/A", "DeiT-T"],
+    ["method", "top-1", "drop"],
     [
-        [["Full precision"], ["32/32"], ["80.00 ± 4.02", "paper 72.13"]],
-        [["LampQ, lampq.gamma=2"], ["3MP/3MP"], [f"44.00{marked(0)}", "drop −36.00", "<b>"]],
-        [["a_b"], ["4/4"], ["missing"]],
+        ["full precision", "80.00 ± 4.02", "72.13"],
+        ["DeiT-T, W3_A3"],
+        ["LampQ, <b>", f"44.00{marked(0)}", "−36.00"],
+        ["a_b", "missing", "–"],
     ],
+    tidy([{"method": "a", "top1": 44.0}, {"method": "b", "state": "missing, of course"}]),
     notes=["100 of 50,000 images", "D of 64 images & less"],
     remarks=["First `a_b`.", "Second."],
     sources=["`f00`: `run.py bits=3`"],
-    records=[{"method": "a", "top1": 44.0}, {"method": "b", "state": "missing, of course"}],
 )
 
 
 class Rows(HTMLParser):
-    """Cells of an HTML table: the first line and the small print, by row."""
+    """Cells of an HTML table, by row."""
 
     def __init__(self, html):
         super().__init__()
@@ -38,13 +40,11 @@ class Rows(HTMLParser):
         if tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th"):
-            self.rows[-1].append([""])
-        elif tag == "small":
-            self.rows[-1][-1].append("")
+            self.rows[-1].append("")
 
     def handle_data(self, data):
-        if self.rows and self.tags[-1] in ("td", "th", "small", "sup"):
-            self.rows[-1][-1][-1] += data
+        if self.rows and self.tags[-1] in ("td", "th", "sup"):
+            self.rows[-1][-1] += data
 
 
 def test_footnotes_are_lettered_like_columns_of_a_sheet():
@@ -56,12 +56,13 @@ def test_footnotes_are_lettered_like_columns_of_a_sheet():
 def test_markdown_has_one_line_a_row_footnotes_remarks_and_runs():
     lines = TABLE.markdown().splitlines()
     assert lines[0] == "# Top-1 (%) of R&D"
-    assert lines[2:7] == [
-        "| method | W/A | DeiT-T |",
+    assert lines[2:8] == [
+        "| method | top-1 | drop |",
         "| --- | --- | --- |",
-        "| Full precision | 32/32 | 80.00 ± 4.02<br>paper 72.13 |",
-        "| LampQ, lampq.gamma=2 | 3MP/3MP | 44.00<sup>a</sup><br>drop −36.00<br><b> |",
-        "| a_b | 4/4 | missing |",
+        "| full precision | 80.00 ± 4.02 | 72.13 |",
+        "| **DeiT-T, W3_A3** |  |  |",
+        "| LampQ, <b> | 44.00<sup>a</sup> | −36.00 |",
+        "| a_b | missing | – |",
     ]
     assert "<sup>a</sup> 100 of 50,000 images  " in lines and "<sup>b</sup> D of 64 images & less  " in lines
     assert lines.index("First `a_b`.") + 2 == lines.index("Second.")
@@ -69,7 +70,7 @@ def test_markdown_has_one_line_a_row_footnotes_remarks_and_runs():
 
 
 def test_a_bar_in_a_cell_does_not_begin_another_in_markdown():
-    table = Table("x", "x", ["a|b", "c"], [[["LampQ, note=a|b"], ["1", "2|3"]]])
+    table = Table("x", "x", ["a|b", "c"], [["LampQ, note=a|b", "2|3"]], tidy([]))
     header, _, row = table.markdown().splitlines()[2:5]
     for line in (header, row):
         assert len(re.findall(r"(?<!\\)\|", line)) == 3, line
@@ -81,11 +82,11 @@ def test_latex_has_the_same_rows_with_what_is_special_escaped():
     assert "\\caption{Top-1 (\\%) of R\\&D}" in text and "\\begin{tabular}{lrr}" in text
     rows = [line for line in text.splitlines() if line.endswith(" \\\\")]
     assert rows == [
-        "method & W/A & DeiT-T \\\\",
-        "Full precision & 32/32 & \\makecell[tr]{80.00 $\\pm$ 4.02 \\\\ paper 72.13} \\\\",
-        "LampQ, lampq.gamma=2 & 3MP/3MP & "
-        "\\makecell[tr]{44.00\\textsuperscript{a} \\\\ drop $-$36.00 \\\\ $<$b$>$} \\\\",
-        "a\\_b & 4/4 & missing \\\\",
+        "method & top-1 & drop \\\\",
+        "full precision & 80.00 $\\pm$ 4.02 & 72.13 \\\\",
+        "\\multicolumn{3}{l}{\\textbf{DeiT-T, W3\\_A3}} \\\\",
+        "LampQ, $<$b$>$ & 44.00\\textsuperscript{a} & $-$36.00 \\\\",
+        "a\\_b & missing & -- \\\\",
     ]
     assert "\\par\\textsuperscript{a} 100 of 50,000 images" in text and "64 images \\& less" in text
     assert "\\par First a\\_b." in text and "% `f00`: `run.py bits=3`" in text
@@ -116,21 +117,22 @@ def test_greek_letters_do_not_stop_latex(table):
     assert text.count("$") % 2 == 0
 
 
-def test_html_has_further_lines_in_small_print_and_escapes_text():
+def test_html_has_the_same_rows_and_escapes_text():
     found = Rows(TABLE.html())
-    assert found.rows[:3] == [
-        [["method"], ["W/A"], ["DeiT-T"]],
-        [["Full precision"], ["32/32"], ["80.00 ± 4.02", "paper 72.13"]],
-        [["LampQ, lampq.gamma=2"], ["3MP/3MP"], ["44.00a", "drop −36.00", "<b>"]],
+    assert found.rows[:4] == [
+        ["method", "top-1", "drop"],
+        ["full precision", "80.00 ± 4.02", "72.13"],
+        ["DeiT-T, W3_A3"],
+        ["LampQ, <b>", "44.00a", "−36.00"],
     ]
-    assert "b" not in found.tags and found.tags.count("sup") == 3 and found.tags.count("tr") == 4
+    assert "b" not in found.tags and found.tags.count("sup") == 3 and found.tags.count("tr") == 5
     assert "D of 64 images &amp; less" in TABLE.html() and "<code>a_b</code>" in TABLE.html()
     assert "<li><code>f00</code>: <code>run.py bits=3</code></li>" in TABLE.html()
 
 
 def test_an_empty_cell_is_empty_everywhere():
-    table = Table("x", "x", ["a", "b"], [[["1"], []]])
-    assert Rows(table.html()).rows[1] == [["1"], [""]]
+    table = Table("x", "x", ["a", "b"], [["1", ""]], tidy([]))
+    assert Rows(table.html()).rows[1] == ["1", ""]
     assert "| 1 |  |" in table.markdown() and "1 &  \\\\" in table.latex()
 
 
