@@ -16,8 +16,10 @@ from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import realised_costs
 from lampq.report.accuracies import ACCURACIES, accuracies_in
 from lampq.report.bit_allocation import draw_bit_allocation
+from lampq.report.detections import draw_detections
 from lampq.report.sensitivity import draw_sensitivity
 from lampq.report.style import drawn
+from lampq.report.synthesis import show_synthesis
 from lampq.runs.finished_run import ended
 from lampq.runs.identity import identity, labels
 from lampq.runs.preparation import Prepared, prepare, store_of, workbench_of
@@ -127,9 +129,11 @@ def measure(settings: Settings, measurement: SingleComponents, workbench: Workbe
         Accuracy and loss on D of the model that they are components of, and the time taken.
     """
     started = time.perf_counter()
-    workbench.task.make_images(workbench.store, record.folder, True, settings.base_quantizer.training_images)
+    show_synthesis(
+        workbench.task.make_images(workbench.store, True, settings.base_quantizer.training_images), record.folder
+    )
     rows = measurement.measure(workbench, settings.budget)
-    record.write_sensitivity(rows)
+    record.write_rows("sensitivity.csv", rows)
     seconds = time.perf_counter() - started
     return {
         "sample_top1": rows[0]["top1"],
@@ -156,7 +160,7 @@ def execute(
     """
     started = time.perf_counter()
     adapter, task, bank, store = workbench.adapter, workbench.task, workbench.bank, workbench.store
-    task.make_images(store, record.folder, allocator.searches, settings.base_quantizer.training_images)
+    show_synthesis(task.make_images(store, allocator.searches, settings.base_quantizer.training_images), record.folder)
 
     if workbench.realisation is not None and allocator.searches:
         log.info(SEARCHED_WITH[settings.base_quantizer.search], settings.base_quantizer.name)
@@ -183,7 +187,9 @@ def execute(
         metrics |= task.metrics(results, full_precision)
         first = {name: metrics[name] for name in task.accuracies}
         tracker.log_stage("evaluate", {"seconds": seconds_evaluate, **first})
-        task.write_outcomes(record, results, full_precision)
+        record.write_rows(task.outcomes_file, task.outcomes(results, full_precision))
+        if (shown := task.side_by_side(results, full_precision)) is not None:
+            drawn(draw_detections, shown, record.folder / "detections.png")
         check_gate(adapter, task, metrics)
         metrics["full_validation_images"] = task.full_validation_images
     metrics |= realised_costs(adapter.sites, plan)
@@ -193,7 +199,8 @@ def execute(
         if score.correct is not None:
             metrics[f"sample_{task.judged}"] = 100 * score.accuracy
             if task.judged == "top1":
-                record.write_sample_outcomes(score.correct.int().tolist())
+                rows = [{"image": image, "top1": int(right)} for image, right in enumerate(score.correct.tolist())]
+                record.write_rows("sample_outcomes.csv", rows)
         metrics["sample_loss"] = score.mean_loss
         metrics |= {"sample_images": len(score.loss), "evaluation_images": workbench.evaluator.images}
         metrics["evaluations"] = workbench.evaluator.scored

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lampq.datasets.base import ImageSets
 from lampq.datasets.coco_annotations import Annotations, read_annotations
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Images, Instances
@@ -18,7 +19,7 @@ from tests.small_detectors import CLASSES, detector_images, instances_in
 from tests.small_models import search_with
 
 
-class MadeUpScenes:
+class MadeUpScenes(ImageSets):
     """Images of two sizes and instances in them; validation annotations are written in COCO's layout.
 
     Args:
@@ -43,12 +44,6 @@ class MadeUpScenes:
     def training(self, seed: int, count: int) -> Images:
         return detector_images(count, seed=10 + seed)
 
-    def training_listing(self, seed: int, count: int) -> list[str]:
-        return [f"{seed}/{i}" for i in range(count)]
-
-    def training_identity(self, seed: int, count: int) -> dict:
-        return {"images": count, "list": fingerprint(self.training_listing(seed, count))}
-
     def sample(self, seed: int) -> tuple[Images, list[Instances]]:
         images = detector_images(self.counts["sample"], seed=20 + seed)
         return images, instances_in(images)
@@ -69,15 +64,12 @@ class MadeUpScenes:
     def validation_count(self) -> int:
         return self.counts["validation"]
 
-    def listing(self, seed: int) -> dict[str, list[str]]:
-        return {name: [f"{name}/{seed}/{i}" for i in range(n)] for name, n in self.counts.items()}
+    def names(self, which: str, seed: int, count: int | None = None) -> list[str]:
+        return [f"{which}/{seed}/{i}" for i in range(self.counts.get(which, count))]
 
-    def identity(self, seed: int, sets=("calibration", "sample", "validation")) -> dict:
-        listing = self.listing(seed)
-        return {name: {"images": len(listing[name]), "list": fingerprint(listing[name])} for name in sets}
-
-    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
-        return []
+    def identity(self, which: str, seed: int, count: int | None = None) -> dict:
+        names = self.names(which, seed, count)
+        return {"images": len(names), "list": fingerprint(names)}
 
     def _write(self, scenes: tuple[Images, list[Instances]]) -> None:
         from pycocotools import mask as run_lengths

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.datasets.base import ImageSets
 from lampq.models.adapter import ModelAdapter
 from lampq.models.timm_adapters import adapt
 from lampq.plan.budget import Budget
@@ -80,7 +81,7 @@ def _shaken(network: nn.Module, seed: int) -> nn.Module:
     return network.eval()
 
 
-class MadeUpImages:
+class MadeUpImages(ImageSets):
     """Random images, labelled by the full-precision model itself; some labels are wrong.
 
     Args:
@@ -115,12 +116,6 @@ class MadeUpImages:
     def training(self, seed: int, count: int) -> Tensor:
         return self._training(seed, count)
 
-    def training_listing(self, seed: int, count: int) -> list[str]:
-        return [f"{seed}/{i}" for i in range(count)]
-
-    def training_identity(self, seed: int, count: int) -> dict:
-        return {"images": count, "list": fingerprint(self.training_listing(seed, count))}
-
     def sample(self, seed: int) -> tuple[Tensor, Tensor]:
         self.reads["sample"] += 1
         pictures = self._training(seed, self.counts["sample"])
@@ -136,17 +131,12 @@ class MadeUpImages:
     def validation_count(self) -> int:
         return self.counts["validation"]
 
-    def listing(self, seed: int) -> dict[str, list[str]]:
-        return {
-            name: [f"{seed if name != 'validation' else 'v'}/{i}" for i in range(n)] for name, n in self.counts.items()
-        }
+    def names(self, which: str, seed: int, count: int | None = None) -> list[str]:
+        return [f"{seed if which != 'validation' else 'v'}/{i}" for i in range(self.counts.get(which, count))]
 
-    def identity(self, seed: int, sets=("calibration", "sample", "validation")) -> dict:
-        listing = self.listing(seed)
-        return {name: {"images": len(listing[name]), "list": fingerprint(listing[name])} for name in sets}
-
-    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
-        return []
+    def identity(self, which: str, seed: int, count: int | None = None) -> dict:
+        names = self.names(which, seed, count)
+        return {"images": len(names), "list": fingerprint(names)}
 
     def _training(self, seed: int, count: int) -> Tensor:
         most = max(self.counts["calibration"], self.counts["sample"], count)

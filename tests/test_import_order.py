@@ -27,9 +27,6 @@ KNOWN = {
     ("reconstruction/block.py", "bank/realisation.py"),
     ("reconstruction/block.py", "base_quantizers/adalog.py"),
     ("reconstruction/losses/base.py", "reconstruction/block.py"),
-    *((f"tasks/{name}.py", "runs/record.py") for name in ("task", "classification", "detection")),
-    *(("tasks/detection.py", f"report/{name}.py") for name in ("detections", "style")),
-    *(("datasets/psaq/psaq.py", f"report/{name}.py") for name in ("synthesis", "style")),
 }
 """Imports that run up or round."""
 

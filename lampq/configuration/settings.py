@@ -208,12 +208,11 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
     checkpoint = values["model"].get("checkpoint")
     if checkpoint != "random":
         optional(file, "model.checkpoint", checkpoint)
-    if hasattr(parts["model"], "check"):
-        parts["model"].check()
+    parts["model"].check()
     if values["sensitivity"] is not None:
         parts["sensitivity"] = construct("sensitivity", _mapping("sensitivity", values))
     base_quantizer = parts["base_quantizer"]
-    _labels(parts["allocator"], getattr(parts["dataset"], "task", "classification"))
+    _labels(parts["allocator"], parts["dataset"].task)
     rule = choice("activation_rule", values["activation_rule"], ("fixed", "follow", "independent"))
     candidates = _candidates(values["bit_set"]["bits"])
     own_input_set = rule == "independent" and candidates is None and weight_bits != activation_bits

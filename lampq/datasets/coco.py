@@ -1,6 +1,5 @@
 """COCO (2017) on disk, whole or in part: images of their own sizes, and the instances that are to be found in them."""
 
-from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,33 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from lampq.datasets.coco_annotations import Annotations, ListedImage, drawn_outlines, instances_in, read_annotations
-from lampq.datasets.decoding import decode, look, opened, sixteen_bits
-from lampq.datasets.disjoint import DRAWN, DisjointSets
+from lampq.datasets.decoding import decode, opened, sixteen_bits
+from lampq.datasets.image_files import ImageFiles, permuted
 from lampq.datasets.memory import tensor_bytes
-from lampq.datasets.read_ahead import read_ahead
 from lampq.errors import LampQError
 from lampq.limits import choice, integer, optional, shown, text
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Images, ImageState, Instances
 from lampq.progress import progress
-from lampq.storage.digests import Digests
 from lampq.storage.fingerprint import fingerprint
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of red, green and blue, of pixels from 0 to 255, as in the configurations of mmdet."""
-SETS = ("calibration", "sample", "validation")
 PADDED_TO = 32
 """Height and width are filled up with zeros to multiples of so many pixels."""
 
 
-class Coco:
-    """Training images for calibration and for the sample set D, validation images for the last number only.
+class Coco(ImageFiles[ListedImage]):
+    """Images that have an instance, as mmdet trains on these only, and validation images.
 
-    Both come from one seeded permutation of the training images that have an instance (as mmdet trains on these only),
-    as do the images that block-wise methods train on; none is in two of the three sets, where there are enough (see
-    `lampq.datasets.disjoint`). An image is known by its path and by what is in the file. Pixels are those of mmdet's
-    test pipeline: decoded by OpenCV (turned as the camera notes, unlike those of ImageNet), resized to fit
-    `image_scale`, normalised, padded each by itself.
+    Pixels are those of mmdet's test pipeline: decoded by OpenCV (turned as the camera notes, unlike those of ImageNet),
+    resized to fit `image_scale`, normalised, padded each by itself.
 
     Args:
         root: folder with ``train2017/*.jpg``, ``val2017/*.jpg`` and ``annotations/``.
@@ -56,12 +49,6 @@ class Coco:
     task = "detection"
     folders = {"train": "train2017", "val": "val2017"}  # noqa: RUF012
     full_validation_images = 5000
-    drawn = DRAWN
-    """How D was drawn, for the identity."""
-    apart = True
-    """Whether block-wise methods train on other images than the calibration images."""
-    digests: Digests
-    """Of files that were looked at; whoever knows a folder to keep them in puts others in their place."""
 
     def __init__(
         self,
@@ -76,11 +63,7 @@ class Coco:
         judged_by: str = "loss",
     ) -> None:
         self.judged_by = choice("dataset.judged_by", judged_by, ("loss", "ap"))
-        self.root = Path(text("dataset.root", root)).expanduser()
-        self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1)
-        self.sample_images = integer("dataset.sample_images", sample_images, minimum=1)
-        self.validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
-        self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
+        super().__init__(root, calibration_images, sample_images, validation_images, batch_size)
         self.image_scale = optional(_two_sides, "dataset.image_scale", image_scale)
         self.annotation_files = {
             split: self.root / (optional(text, f"dataset.{split}_annotations", given) or self._usual_file(split))
@@ -88,7 +71,6 @@ class Coco:
         }
         self._training_of: tuple[int, list[ListedImage], dict[int, list[dict[str, Any]]]] | None = None
         self._annotations: dict[str, str] = {}
-        self.digests = Digests()
         self.check_layout()
 
     def check_layout(self) -> None:
@@ -132,29 +114,14 @@ class Coco:
         """(COCO's id, name) of class 0, 1 and so on."""
         return self._validation.categories
 
-    def calibration(self, seed: int) -> Images:
-        """Calibration images."""
-        return self._read(self._training(seed)[0][: self.calibration_images], "train", "reading calibration images")
-
     def look_again(self) -> None:
-        """Forget annotation files that have changed: they may have between two jobs."""
         for split, known in list(self._annotations.items()):
             if self._digest(split) != known:
                 self._training_of = None
-                for name in ("_validation", "_validated"):
-                    self.__dict__.pop(name, None)
-
-    def training(self, seed: int, count: int) -> Images:
-        """So many training images, none of them of the calibration images or of D where there are enough.
-
-        Raises:
-            LampQError: there are not so many.
-        """
-        return self._read(self._trained_on(seed, count), "train", "reading training images")
+                self.__dict__.pop("_validation", None)
 
     def sample(self, seed: int) -> tuple[Images, list[Instances]]:
-        """The sample set D: images, and what is to be found in each."""
-        listed, rows = self._sample(seed)
+        listed, rows = self._chosen("sample", seed), self._training(seed)[1]
         images = self._read(listed, "train", "reading the sample set D")
         targets = [
             instances_in(image, rows[image.id], self.categories, state.meta["img_shape"])
@@ -162,96 +129,48 @@ class Coco:
         ]
         return images, targets
 
-    def validation(self, start: int = 0) -> Iterator[tuple[Images, list[int]]]:
-        """Validation batches (images, their ids) from image number `start` on, read one batch ahead."""
-        listed = self._validated[start:]
-        batches = [listed[i : i + self.batch_size] for i in range(0, len(listed), self.batch_size)]
-        return read_ahead(batches, lambda batch: (self._read(batch, "val"), [image.id for image in batch]))
+    def identity(self, which: str, seed: int, count: int | None = None) -> dict:
+        """As of all files, with a hash of what is to be found in D and in the validation images."""
+        known = super().identity(which, seed, count)
+        if which == "sample":
+            rows = self._training(seed)[1]
+            known["annotations"] = fingerprint([rows[image.id] for image in self._chosen(which, seed)])
+        if which == "validation":
+            found = [self._validation.instances.get(image.id, []) for image in self._validated()]
+            known["annotations"] = fingerprint([self.categories, found])
+            if others := self._judged_beside(found):
+                known["others"] = fingerprint(others)
+        return known
 
     @property
-    def validation_count(self) -> int:
-        return len(self._validated)
-
-    def listing(self, seed: int) -> dict[str, list[str]]:
-        """Paths of the images used, relative to the root."""
-        return {name: self._listed(name, seed) for name in SETS}
-
-    def training_listing(self, seed: int, count: int) -> list[str]:
-        """Paths of so many training images, relative to the root."""
-        return self._paths(self._trained_on(seed, count), "train")
-
-    def identity(self, seed: int, sets: Iterable[str] = SETS) -> dict:
-        """What identifies image sets: hashes of their paths and contents and of what is to be found, preprocessing, and
-        how D was drawn.
-
-        Args:
-            sets: those that are wanted; the files of no other are looked at.
-
-        Raises:
-            LampQError: one of their files is no image that can be read.
-        """
-        identity = {name: self._known_by(self._listed(name, seed)) for name in sets}
-        if "sample" in identity:
-            listed, rows = self._sample(seed)
-            identity["sample"]["annotations"] = fingerprint([rows[image.id] for image in listed])
-            identity["sample"] |= {"drawn": self.drawn} if self.drawn else {}
-        if "validation" in identity:
-            found = [self._validation.instances.get(image.id, []) for image in self._validated]
-            identity["validation"]["annotations"] = fingerprint([self.categories, found])
-            if others := self._judged_beside(found):
-                identity["validation"]["others"] = fingerprint(others)
-        return identity
-
-    def training_identity(self, seed: int, count: int) -> dict:
-        """What identifies these images: a hash of their paths and contents, and the preprocessing."""
-        return self._known_by(self.training_listing(seed, count))
-
-    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
-        """What a reader of a result should know about the images.
-
-        Args:
-            training: images that a method trains on, where it does.
-        """
-        there = len(self._training(seed)[0])
-        wanted = {"sample set D has": self.sample_images, "calibration set has": self.calibration_images}
-        notes = [f"the {name} {there} images, all there are, instead of {n}" for name, n in wanted.items() if there < n]
-        return notes + self._sets(there).notes(training)
-
-    def repeated(self) -> list[str]:
-        """Lines on images that hold the same, of those whose files have been looked at."""
-        return self.digests.repeated(*(self.root / self.folders[split] for split in ("train", "val")))
+    def preprocessing(self) -> dict[str, Any]:
+        return {"image_scale": self.image_scale, "mean": MEAN, "std": STD, "padded_to": PADDED_TO}
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of the largest prepared image, at most."""
         sides = self.image_scale
         if sides is None:
             sides = [max(image.height for image in self._validation.images)]
             sides += [max(image.width for image in self._validation.images)]
         return tensor_bytes((3, *(side + PADDED_TO for side in sides)))
 
-    def _known_by(self, names: list[str]) -> dict:
-        digests = self.digests.of(self.root, names, look)
-        return {"content": fingerprint(list(zip(names, digests, strict=True))), **self._read_as(names)}
-
     def _judged_beside(self, instances: list[list[dict[str, Any]]]) -> list[list]:
         """What average precision looks at in the validation images where that is more than their instances: crowds."""
-        images = {image.id for image in self._validated}
+        images = {image.id for image in self._validated()}
         objects = [one for one in self.annotations.objects if one["image_id"] in images]
         if len(objects) == sum(len(rows) for rows in instances):
             return []
         keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
         return [[*(one[key] for key in keys), _counts(one["segmentation"])] for one in objects]
 
-    def _read_as(self, names: list[str]) -> dict:
-        preprocessing = {"image_scale": self.image_scale, "mean": MEAN, "std": STD, "padded_to": PADDED_TO}
-        return {"images": len(names), "preprocessing": preprocessing}
+    def _held(self, images: int) -> str:
+        return f"{images} images with instances are in {self.annotation_files['train']}"
 
-    def _listed(self, name: str, seed: int) -> list[str]:
-        if name == "validation":
-            return self._paths(self._validated, "val")
-        images = self._sample(seed)[0] if name == "sample" else self._training(seed)[0][: self.calibration_images]
-        return self._paths(images, "train")
+    def _shuffled(self, seed: int) -> list[ListedImage]:
+        return self._training(seed)[0]
+
+    def _targets(self, images: list[ListedImage]) -> list[int]:
+        return [image.id for image in images]
 
     def _digest(self, split: str) -> str:
         path = self.annotation_files[split]
@@ -265,17 +184,14 @@ class Coco:
         self._annotations["val"] = self._digest("val")
         return read_annotations(self.annotation_files["val"], objects=True)
 
-    @cached_property
     def _validated(self) -> list[ListedImage]:
         images, wanted = self._validation.images, self.validation_images
-        if wanted is None:
-            return list(images)
-        if wanted > len(images):
+        if wanted is not None and wanted > len(images):
             raise LampQError(
                 f"dataset.validation_images={wanted}: {self.annotation_files['val']} lists {len(images)} images; give "
                 "at most as many, or null for all"
             )
-        return [images[i * len(images) // wanted] for i in range(wanted)]
+        return self._spread(images)
 
     def _training(self, seed: int) -> tuple[list[ListedImage], dict[int, list[dict[str, Any]]]]:
         """Training images with instances, shuffled, and the instances of those of D."""
@@ -292,31 +208,13 @@ class Coco:
             images = [image for image in annotations.images if image.id in annotations.instances]
             if not images:
                 raise LampQError(f"dataset.train_annotations={path}: no image has an instance; give another file")
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
-            images = [images[i] for i in order]
-            sample = [images[place] for place in self._sets(len(images)).sample]
+            images = permuted(images, seed)
+            sample = [images[place] for place in self._sets(images).sample]
             rows = {image.id: annotations.instances[image.id] for image in sample}
             for image in sample:
                 drawn_outlines(image, rows[image.id])  # one that cannot be drawn is named before any work
             self._training_of = seed, images, rows
         return self._training_of[1:]
-
-    def _sets(self, images: int) -> DisjointSets:
-        calibration = range(min(self.calibration_images, images))
-        return DisjointSets(images, calibration, self.sample_images, self.apart)
-
-    def _sample(self, seed: int) -> tuple[list[ListedImage], dict[int, list[dict[str, Any]]]]:
-        images, rows = self._training(seed)
-        return [images[place] for place in self._sets(len(images)).sample], rows
-
-    def _trained_on(self, seed: int, count: int) -> list[ListedImage]:
-        images = self._training(seed)[0]
-        if count > len(images):
-            raise LampQError(
-                f"base_quantizer.images={count}: {len(images)} images with instances are in "
-                f"{self.annotation_files['train']}; give at most as many, or more images"
-            )
-        return [images[place] for place in self._sets(len(images)).training(count)]
 
     def _paths(self, images: list[ListedImage], split: str) -> list[str]:
         for image in images:

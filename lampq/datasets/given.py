@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lampq.datasets.base import ImageSets
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.storage.fingerprint import fingerprint
@@ -15,7 +16,7 @@ BATCH = 50
 """Images handed over at once for the last number."""
 
 
-class GivenImages:
+class GivenImages(ImageSets):
     """Calibration images and the sample set D as tensors; no validation images, which `evaluate` gets by itself.
 
     Args:
@@ -29,7 +30,6 @@ class GivenImages:
     """
 
     name = "given"
-    task = "classification"
     full_validation_images = 0
     validation_count = 0
 
@@ -38,26 +38,17 @@ class GivenImages:
         self._sample = None if sample is None else pairs_in("sample", sample)
 
     def bind(self, adapter: ModelAdapter) -> None:
-        """Check that the model takes these images and knows these classes.
-
-        Raises:
-            LampQError: it does not.
-        """
+        """Check that the model takes these images and knows these classes."""
         check_images("calibration", self._calibration, adapter)
         if self._sample is not None:
             check_images("sample", self._sample[0], adapter)
             check_labels("sample", self._sample[1], adapter)
 
     def calibration(self, seed: int) -> Tensor:
-        """Calibration images ``[images, channels, height, width]``."""
         return self._calibration
 
     def training(self, seed: int, count: int) -> Tensor:
-        """The first so many training images: those that the model is calibrated on.
-
-        Raises:
-            LampQError: there are not so many.
-        """
+        """The first so many of those that the model is calibrated on."""
         given = len(self._calibration)
         if count > given:
             raise LampQError(
@@ -67,7 +58,7 @@ class GivenImages:
         return self._calibration[:count]
 
     def sample(self, seed: int) -> tuple[Tensor, Tensor]:
-        """The sample set D: images ``[images, channels, height, width]`` and classes ``[images]``.
+        """The sample set D.
 
         Raises:
             LampQError: none was given.
@@ -80,32 +71,19 @@ class GivenImages:
         """Nothing: see `lampq.quantization.QuantizedNetwork.evaluate`."""
         return iter(())
 
-    def listing(self, seed: int) -> dict[str, list[str]]:
-        """Names of the images: their numbers."""
+    def names(self, which: str, seed: int, count: int | None = None) -> list[str]:
+        """Their numbers."""
         sets = {"calibration": self._calibration, "sample": () if self._sample is None else self._sample[0]}
-        return {name: [str(i) for i in range(len(images))] for name, images in sets.items()} | {"validation": []}
+        return [str(i) for i in range(count or len(sets.get(which, ())))]
 
-    def training_listing(self, seed: int, count: int) -> list[str]:
-        """Numbers of the first so many calibration images."""
-        return [str(i) for i in range(count)]
-
-    def identity(self, seed: int, sets: Iterable[str] = ("calibration", "sample", "validation")) -> dict:
-        """What identifies image sets: a hash of all values.
-
-        Args:
-            sets: those that are wanted.
-        """
-        sample = {} if self._sample is None else dict(zip(("images", "classes"), self._sample, strict=True))
-        tensors = {"calibration": {"images": self._calibration}, "sample": sample, "validation": {}}
-        return {name: _known_by(tensors[name]) for name in sets}
-
-    def training_identity(self, seed: int, count: int) -> dict:
-        """What identifies the first so many calibration images."""
-        return _known_by({"images": self.training(seed, count)})
-
-    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
-        """What a reader of a result should know about the images: nothing beyond their number."""
-        return []
+    def identity(self, which: str, seed: int, count: int | None = None) -> dict:
+        """A hash of all values."""
+        tensors = {"calibration": {"images": self._calibration}, "sample": {}, "validation": {}}
+        if self._sample is not None:
+            tensors["sample"] = dict(zip(("images", "classes"), self._sample, strict=True))
+        if which == "training":
+            tensors["training"] = {"images": self.training(seed, count)}
+        return _known_by(tensors[which])
 
 
 def images_in(name: str, given: Any) -> Tensor:

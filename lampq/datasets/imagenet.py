@@ -5,7 +5,7 @@ a partial copy has the same labels as the full one.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lampq.datasets.decoding import decode, look
-from lampq.datasets.disjoint import DRAWN, DisjointSets
-from lampq.datasets.read_ahead import read_ahead
+from lampq.datasets.decoding import decode
+from lampq.datasets.image_files import ImageFiles, permuted
 from lampq.errors import LampQError
 from lampq.limits import choice, integer, number, optional, shown, text
 from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
-from lampq.storage.digests import Digests
-from lampq.storage.fingerprint import fingerprint
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
-SETS = ("calibration", "sample", "validation")
 THREADS = 256
 """Threads that may decode at once, at most."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
-class ImageNet:
-    """Training images for calibration and for the sample set D, validation images for the last number only.
-
-    Both come from one seeded permutation of the sorted training images, as do the images that block-wise methods train
-    on; none is in two of the three sets, where there are enough (see `lampq.datasets.disjoint`). An image is known by
-    its path and by what is in the file. How one is decoded is told in `lampq.datasets.decoding`.
+class ImageNet(ImageFiles[Path]):
+    """One or a part of it, known by the folders of its classes. How an image is decoded is told in
+    `lampq.datasets.decoding`.
 
     Args:
         root: folder with ``train/WNID/*`` and ``val/WNID/*``.
@@ -51,10 +44,9 @@ class ImageNet:
     """
 
     name = "imagenet"
-    splits = ("train", "val")
     full_validation_images = 50_000
-    digests: Digests
-    """Of files that were looked at; whoever knows a folder to keep them in puts others in their place."""
+    splits = ("train", "val")
+    """Folders that have to be there."""
 
     def __init__(
         self,
@@ -71,11 +63,7 @@ class ImageNet:
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> None:
-        self.root = Path(text("dataset.root", root)).expanduser()
-        self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1)
-        self.sample_images = integer("dataset.sample_images", sample_images, minimum=1)
-        self.validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
-        self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
+        super().__init__(root, calibration_images, sample_images, validation_images, batch_size)
         self.workers = integer("dataset.workers", workers, minimum=1, maximum=THREADS)
         self.calibration_list = optional(text, "dataset.calibration_list", calibration_list)
         self._overrides = {
@@ -92,7 +80,6 @@ class ImageNet:
         self._transform = None
         self._listed_files: dict[str, list[Path]] = {}
         self._permutations: dict[int, list[Path]] = {}
-        self.digests = Digests()
 
     def bind(self, adapter: ModelAdapter) -> None:
         """Take the preprocessing from the model's data configuration, where it is not overridden.
@@ -141,82 +128,12 @@ class ImageNet:
                 self._class_of(folder)
 
     def look_again(self) -> None:
-        """Forget which files there are: they may have changed between two jobs."""
         self._listed_files.clear()
         self._permutations.clear()
 
-    def calibration(self, seed: int) -> Tensor:
-        """Calibration images ``[images, 3, height, width]``."""
-        return self._load(self._training(seed)[0], "reading calibration images")[0]
-
-    def training(self, seed: int, count: int) -> Tensor:
-        """So many training images ``[images, 3, height, width]``, none of them of the calibration images or of D where
-        there are enough.
-
-        Raises:
-            LampQError: there are not so many.
-        """
-        return self._load(self._trained_on(seed, count), "reading training images")[0]
-
-    def training_listing(self, seed: int, count: int) -> list[str]:
-        """Paths of these images, relative to the root."""
-        return self._relative(self._trained_on(seed, count))
-
-    def training_identity(self, seed: int, count: int) -> dict:
-        """What identifies these images: a hash of their paths and contents, and the preprocessing."""
-        return self._known_by(self.training_listing(seed, count))
-
-    def sample(self, seed: int) -> tuple[Tensor, Tensor]:
-        """The sample set D: images ``[images, 3, height, width]`` and dataset labels ``[images]``."""
-        return self._load(self._training(seed)[1], "reading the sample set D")
-
-    def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Validation batches (images, labels) from image number `start` on, read one batch ahead."""
-        files = self._files("val")[start:]
-        batches = [files[i : i + self.batch_size] for i in range(0, len(files), self.batch_size)]
-        return read_ahead(batches, self._load)
-
-    @property
-    def validation_count(self) -> int:
-        return len(self._files("val"))
-
-    def listing(self, seed: int) -> dict[str, list[str]]:
-        """Paths of the images used, relative to the root."""
-        calibration, sample = self._training(seed)
-        named = {"calibration": calibration, "sample": sample, "validation": self._files("val")}
-        return {name: self._relative(paths) for name, paths in named.items()}
-
-    def identity(self, seed: int, sets: Iterable[str] = SETS) -> dict:
-        """What identifies image sets: a hash of their paths and contents, the preprocessing, and how D was drawn.
-
-        Args:
-            sets: those that are wanted; the files of no other are looked at.
-
-        Raises:
-            LampQError: one of their files is no image that can be read.
-        """
-        listing = self.listing(seed)
-        identity = {name: self._known_by(listing[name]) for name in sets}
-        if "sample" in identity:
-            identity["sample"]["drawn"] = DRAWN
-        return identity
-
     def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
-        """What a reader of a result should know about the images.
-
-        Args:
-            training: images that a method trains on, where it does.
-        """
-        notes = []
-        found = len(self._files("train"))
-        wanted = {"sample set D has": self.sample_images}
-        if self.calibration_list is None:
-            wanted["calibration set has"] = self.calibration_images
-        notes += [
-            f"the {name} {found} images, all there are, instead of {n}" for name, n in wanted.items() if found < n
-        ]
-        notes += self._sets(seed).notes(training)
-        found = len(self._files("val"))
+        notes = super().notes(seed, training)
+        found = len(self._all_files("val"))
         if self.validation_images is not None and found < self.validation_images:
             notes.append(f"{found} validation images are there, all are used, instead of {self.validation_images}")
         for split in self.splits:
@@ -226,46 +143,33 @@ class ImageNet:
                 notes.append(f"{len(empty)} class folders of {split}/ hold no images, for example {empty[0]}")
         return notes
 
-    def repeated(self) -> list[str]:
-        """Lines on images that hold the same, of those whose files have been looked at."""
-        return self.digests.repeated(self.root / "train", self.root / "val")
+    def _chosen(self, which: str, seed: int, count: int | None = None) -> list[Path]:
+        if which == "calibration" and self.calibration_list is not None:
+            return self._listed()
+        return super()._chosen(which, seed, count)
 
-    def _known_by(self, names: list[str]) -> dict:
-        digests = self.digests.of(self.root, names, look)
-        content = fingerprint(list(zip(names, digests, strict=True)))
-        return {"images": len(names), "content": content, "preprocessing": self.preprocessing}
+    def _calibration_places(self, images: list[Path]) -> Iterable[int]:
+        if self.calibration_list is None:
+            return super()._calibration_places(images)
+        listed = set(self._listed())
+        return [place for place, path in enumerate(images) if path in listed]
 
-    def _relative(self, paths: list[Path]) -> list[str]:
-        return [path.relative_to(self.root).as_posix() for path in paths]
+    def _held(self, images: int) -> str:
+        return f"{self.root / 'train'} holds {images} images"
 
-    def _trained_on(self, seed: int, count: int) -> list[Path]:
-        shuffled = self._shuffled(seed)
-        if count > len(shuffled):
-            raise LampQError(
-                f"base_quantizer.images={count}: {self.root / 'train'} holds {len(shuffled)} images; give at most as "
-                "many, or more images"
-            )
-        return [shuffled[place] for place in self._sets(seed).training(count)]
+    def _paths(self, images: list[Path], split: str) -> list[str]:
+        return [path.relative_to(self.root).as_posix() for path in images]
+
+    def _targets(self, images: list[Path]) -> Tensor:
+        return torch.tensor([self._class_of(path.parent) for path in images])
+
+    def _validated(self) -> list[Path]:
+        return self._spread(self._all_files("val"))
 
     def _shuffled(self, seed: int) -> list[Path]:
         if seed not in self._permutations:
-            files = self._all_files("train")
-            order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
-            self._permutations = {seed: [files[i] for i in order]}
+            self._permutations = {seed: permuted(self._all_files("train"), seed)}
         return self._permutations[seed]
-
-    def _sets(self, seed: int) -> DisjointSets:
-        shuffled = self._shuffled(seed)
-        calibration: Iterable[int] = range(min(self.calibration_images, len(shuffled)))
-        if self.calibration_list is not None:
-            listed = set(self._listed())
-            calibration = [place for place, path in enumerate(shuffled) if path in listed]
-        return DisjointSets(len(shuffled), calibration, self.sample_images)
-
-    def _training(self, seed: int) -> tuple[list[Path], list[Path]]:
-        shuffled = self._shuffled(seed)
-        calibration = shuffled[: self.calibration_images] if self.calibration_list is None else self._listed()
-        return calibration, [shuffled[place] for place in self._sets(seed).sample]
 
     def _listed(self) -> list[Path]:
         path = Path(self.calibration_list).expanduser()
@@ -290,19 +194,12 @@ class ImageNet:
             self._listed_files[split] = files
         return self._listed_files[split]
 
-    def _files(self, split: str) -> list[Path]:
-        files = self._all_files(split)
-        if split == "train" or self.validation_images is None or self.validation_images >= len(files):
-            return files
-        return [files[i * len(files) // self.validation_images] for i in range(self.validation_images)]
-
-    def _load(self, files: list[Path], description: str | None = None) -> tuple[Tensor, Tensor]:
-        labels = torch.tensor([self._class_of(path.parent) for path in files])
+    def _read(self, images: list[Path], split: str, description: str | None = None) -> Tensor:
         with ThreadPoolExecutor(self.workers) as pool:
-            images = pool.map(self._image, files)
+            tensors = pool.map(self._image, images)
             if description is not None:
-                images = progress(images, description=description, total=len(files), unit="images")
-            return torch.stack(list(images)), labels
+                tensors = progress(tensors, description=description, total=len(images), unit="images")
+            return torch.stack(list(tensors))
 
     def _image(self, path: Path) -> Tensor:
         try:

@@ -5,15 +5,17 @@ some lie over it, in uneven light and with noise. Every image is drawn from a ra
 index), and comes out the same on every machine.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lampq.datasets.base import ImageSets
 from lampq.datasets.shape_drawing import OUTLINES, TEXTURES, Uniforms, draw_shapes, mix, random_stream
 from lampq.errors import LampQError
 from lampq.limits import integer
+from lampq.models.adapter import ModelAdapter
 from lampq.models.embedded.architectures import MEAN, STD
 
 REVISION = 1
@@ -120,7 +122,7 @@ def normalize(images: np.ndarray | Tensor) -> Tensor:
     return ((pixels - mean) / std).contiguous()
 
 
-class Shapes:
+class Shapes(ImageSets):
     """The shapes as a classification data set: calibration images, the sample set D, validation images.
 
     Args:
@@ -144,18 +146,15 @@ class Shapes:
         validation_images: int = 4000,
         batch_size: int = 64,
     ) -> None:
-        most = IMAGES_PER_RUN_SEED
-        self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1, maximum=most)
-        self.sample_images = integer("dataset.sample_images", sample_images, minimum=1, maximum=most)
-        self.validation_images = integer("dataset.validation_images", validation_images, minimum=1, maximum=most)
+        counts = {"calibration": calibration_images, "sample": sample_images, "validation": validation_images}
+        self.counts = {
+            which: integer(f"dataset.{which}_images", count, minimum=1, maximum=IMAGES_PER_RUN_SEED)
+            for which, count in counts.items()
+        }
         self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
 
-    def bind(self, adapter) -> None:
-        """Check that the model takes images of this size.
-
-        Raises:
-            LampQError: it does not.
-        """
+    def bind(self, adapter: ModelAdapter) -> None:
+        """Check that the model takes images of this size."""
         if tuple(adapter.input_size) != self.input_size:
             raise LampQError(
                 f"dataset=shapes: its images are {self.input_size}, but {adapter.name} takes"
@@ -163,66 +162,36 @@ class Shapes:
             )
 
     def calibration(self, seed: int) -> Tensor:
-        """Calibration images of a run's seed, normalised, float32 ``[images, 3, size, size]``."""
-        images, _ = generate_shapes(self.calibration_images, CALIBRATION_SEED, first=seed * IMAGES_PER_RUN_SEED)
-        return normalize(images)
+        return self.training(seed, self.counts["calibration"])
 
     def training(self, seed: int, count: int) -> Tensor:
         """The first so many training images, which begin with the calibration images; as `calibration`."""
-        images, _ = generate_shapes(count, CALIBRATION_SEED, first=seed * IMAGES_PER_RUN_SEED)
-        return normalize(images)
-
-    def training_listing(self, seed: int, count: int) -> list[str]:
-        """Names of the first so many training images."""
-        return [f"calibration/seed{seed}/{index}" for index in range(count)]
+        return normalize(generate_shapes(count, CALIBRATION_SEED, first=seed * IMAGES_PER_RUN_SEED)[0])
 
     def sample(self, seed: int) -> tuple[Tensor, Tensor]:
-        """D of a run's seed: normalised images float32 ``[images, 3, size, size]``, labels int64 ``[images]``."""
-        images, labels = generate_shapes(self.sample_images, SAMPLE_SEED, first=seed * IMAGES_PER_RUN_SEED)
+        images, labels = generate_shapes(self.counts["sample"], SAMPLE_SEED, first=seed * IMAGES_PER_RUN_SEED)
         return normalize(images), torch.from_numpy(labels)
 
     def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Validation batches (images, labels) from image number `start` on."""
-        for first in range(start, self.validation_images, self.batch_size):
-            count = min(self.batch_size, self.validation_images - first)
+        for first in range(start, self.validation_count, self.batch_size):
+            count = min(self.batch_size, self.validation_count - first)
             images, labels = generate_shapes(count, TEST_SEED, first=first)
             yield normalize(images), torch.from_numpy(labels)
 
     @property
     def validation_count(self) -> int:
-        return self.validation_images
+        return self.counts["validation"]
 
-    def training_identity(self, seed: int, count: int) -> dict:
-        """What identifies the first so many training images.
+    def names(self, which: str, seed: int, count: int | None = None) -> list[str]:
+        """Stream, seed and number of each image."""
+        stream = {"validation": which, "sample": f"sample/seed{seed}"}.get(which, f"calibration/seed{seed}")
+        return [f"{stream}/{index}" for index in range(self.counts.get(which, count))]
 
-        Raises:
-            LampQError: there are not so many.
-        """
+    def identity(self, which: str, seed: int, count: int | None = None) -> dict:
+        """The drawing's revision, the stream's key, where in it and how many."""
+        count = self.counts.get(which, count)
         if count > IMAGES_PER_RUN_SEED:
             raise LampQError(f"base_quantizer.images={count}: must be at most {IMAGES_PER_RUN_SEED}")
-        return self._drawn(CALIBRATION_SEED, seed * IMAGES_PER_RUN_SEED, count)
-
-    def listing(self, seed: int) -> dict[str, list[str]]:
-        """Names of the images that a run with this seed uses: set, seed and number."""
-        return {
-            "calibration": [f"calibration/seed{seed}/{index}" for index in range(self.calibration_images)],
-            "sample": [f"sample/seed{seed}/{index}" for index in range(self.sample_images)],
-            "validation": [f"validation/{index}" for index in range(self.validation_images)],
-        }
-
-    def identity(self, seed: int, sets: Iterable[str] = ("calibration", "sample", "validation")) -> dict:
-        """What identifies image sets: the drawing's revision, the streams' keys, where and how many."""
-        first = seed * IMAGES_PER_RUN_SEED
-        identity = {
-            "calibration": self._drawn(CALIBRATION_SEED, first, self.calibration_images),
-            "sample": self._drawn(SAMPLE_SEED, first, self.sample_images),
-            "validation": self._drawn(TEST_SEED, 0, self.validation_images),
-        }
-        return {name: identity[name] for name in sets}
-
-    def _drawn(self, stream: int, first: int, count: int) -> dict:
+        stream = {"validation": TEST_SEED, "sample": SAMPLE_SEED}.get(which, CALIBRATION_SEED)
+        first = 0 if which == "validation" else seed * IMAGES_PER_RUN_SEED
         return {"dataset": self.name, "revision": REVISION, "stream": stream, "first": first, "images": count}
-
-    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
-        """What a reader of a result should know about the images: nothing beyond their number."""
-        return []

@@ -90,7 +90,8 @@ class ShapesCoco(Coco):
 
     def _known_by(self, names: list[str]) -> dict:
         # Drawn anew elsewhere, the same pixels may be packed in other bytes.
-        return {"dataset": self.name, "revision": REVISION, "list": fingerprint(names), **self._read_as(names)}
+        known = {"dataset": self.name, "revision": REVISION, "list": fingerprint(names)}
+        return {**known, "images": len(names), "preprocessing": self.preprocessing}
 
 
 def draw_data_set(root: Path) -> None:

@@ -7,9 +7,10 @@ import torch
 from lampq.errors import LampQError
 from lampq.limits import boolean, number, optional, text
 from lampq.models.adapter import ModelAdapter
+from lampq.models.base import Model
 
 
-class TimmClassifier:
+class TimmClassifier(Model):
     """A timm model as ``model=...`` names it.
 
     Args:

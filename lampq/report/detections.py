@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lampq.models.detection.pictures import Detections, ImageState
+from lampq.datasets.coco import MEAN, STD
+from lampq.models.detection.pictures import Detections, ImageState, SideBySide
 from lampq.report.style import new_figure, rendered
 from lampq.storage.atomic_write import write_bytes
 
@@ -13,35 +14,25 @@ SMALLEST_SCORE = 0.3
 """Detections with a lower score are not drawn."""
 
 
-def draw_detections(
-    images: list[ImageState],
-    full_precision: list[Detections],
-    quantized: list[Detections],
-    names: list[str],
-    path: Path,
-) -> None:
+def draw_detections(shown: SideBySide, path: Path) -> None:
     """A row an image, full precision on the left, quantized on the right; boxes, masks, classes and scores.
 
     Args:
-        images: as they enter a detector.
-        full_precision, quantized: what is found in each of them.
-        names: of the classes.
+        shown: the images and what is found in them.
         path: the PNG; its folder exists.
     """
-    figure = new_figure(figsize=(9, 3.4 * len(images)), layout="constrained")
-    axes = figure.subplots(len(images), 2, squeeze=False)
-    for row, image in enumerate(images):
-        pictures = (("full precision", full_precision[row]), ("quantized (simulated)", quantized[row]))
+    figure = new_figure(figsize=(9, 3.4 * len(shown.images)), layout="constrained")
+    axes = figure.subplots(len(shown.images), 2, squeeze=False)
+    for row, image in enumerate(shown.images):
+        pictures = (("full precision", shown.full_precision[row]), ("quantized (simulated)", shown.quantized[row]))
         for axis, (title, detections) in zip(axes[row], pictures, strict=True):
-            _draw(axis, _pixels(image), detections, image.meta["scale_factor"], names)
+            _draw(axis, _pixels(image), detections, image.meta["scale_factor"], shown.names)
             axis.set_title(f"image {image.meta['img_id']}, {title}", fontsize=9)
     write_bytes(path, rendered(figure, "png", dpi=110))
 
 
 def _pixels(image: ImageState) -> np.ndarray:
     """``[height, width, 3]`` in [0, 1], without padding."""
-    from lampq.datasets.coco import MEAN, STD
-
     height, width = image.meta["img_shape"]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     pixels = (image.x.cpu() * std + mean)[:, :height, :width] / 255

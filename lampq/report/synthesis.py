@@ -1,12 +1,15 @@
 """Images that were made, drawn: a contact sheet of them, and what the optimisation that made them went through."""
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lampq.report.style import PALETTE, panels, save
+from lampq.datasets.base import MadeBatch
+from lampq.report.style import PALETTE, drawn, panels, save
 from lampq.storage.atomic_write import write_whole
 
 COLUMNS = 8
@@ -20,6 +23,25 @@ MEASURES = {
     "class_loss": "cross-entropy to the class (nats)",
     "total_variation": "total variation",
 }
+
+
+def show_synthesis(batches: Sequence[MadeBatch], folder: Path) -> None:
+    """Show images that were made in a run's folder; nothing where none were.
+
+    Writes for each batch its tensors and a contact sheet to ``synthetic_images/``, and what the optimisation went
+    through to ``synthesis.csv``, ``.png`` and ``.pdf``.
+    """
+    if not batches:
+        return
+    shown_in = folder / "synthetic_images"
+    shown_in.mkdir(parents=True, exist_ok=True)
+    for batch in batches:
+        sheet = batch.file.with_suffix(".png")
+        if not sheet.is_file():
+            drawn(contact_sheet, batch.colours, sheet)
+        for source in filter(Path.is_file, (batch.file, sheet)):
+            _link(source, shown_in / f"batch{batch.number}{source.suffix}")
+    drawn(draw_synthesis, [row for batch in batches for row in batch.history], folder / "synthesis.png")
 
 
 def contact_sheet(images: np.ndarray, path: Path) -> None:
@@ -64,3 +86,12 @@ def draw_synthesis(rows: Sequence[dict[str, Any]], path: Path) -> None:
     if 1 < len(batches) <= len(PALETTE):
         axes[0].legend(frameon=False, fontsize=8)
     save(figure, path, list(rows))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Put a file of the store into a run's folder, without a second copy where the file system can do so."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -91,8 +91,7 @@ def _prepare(settings: Settings, device: torch.device) -> Prepared:
     if settings.base_quantizer.quantizes_tensors:
         adapter = adapter.with_tensors()
     settings.base_quantizer.check_model(adapter)
-    if hasattr(settings.dataset, "digests"):
-        settings.dataset.digests = digests_of(settings)
+    settings.dataset.keep_digests(digests_of(settings))
     if stays := adapter.told_unquantized():
         log.info(stays)
     task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)

@@ -14,7 +14,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from lampq.plan.bit_plan import BitPlan
@@ -106,33 +105,15 @@ class RunRecord:
         with hold(self.folder.parent.parent / ".locks" / self.fingerprint, f"run {self.fingerprint}"):
             yield
 
-    def write_sensitivity(self, rows: list[dict]) -> None:
-        """Write the rows of a measurement of single components (see `SingleComponents.measure`)."""
-        write_rows(self.folder / "sensitivity.csv", rows)
+    def write_rows(self, name: str, rows: list[dict]) -> None:
+        """Write rows as a CSV file of the run, one of `lampq.runs.finished_run.FILES`.
+
+        Runs on the same images can be compared in pairs from their rows alone: the order is that of images.json.
+        """
+        write_rows(self.folder / name, rows)
 
     def write_plan(self, plan: BitPlan) -> None:
         plan.write(self.folder / "plan.json")
-
-    def write_outcomes(self, full_precision: list[int], quantized: list[int]) -> None:
-        """Write which validation images (in the order of images.json) each model gets right: 1 or 0 an image.
-
-        Two runs on the same images can be compared in pairs from these files alone.
-        """
-        rows = (f"{image},{a},{b}" for image, (a, b) in enumerate(zip(full_precision, quantized, strict=True)))
-        self._write_text("outcomes.csv", "\n".join(["image,full_precision_top1,top1", *rows]) + "\n")
-
-    def write_draws(self, draws: dict[str, np.ndarray]) -> None:
-        """Write a detector's average precision (percent) on every draw of validation images, by the name of its column.
-
-        Runs on the same images have the same draws: they can be compared in pairs from these files alone.
-        """
-        rows = (",".join(f"{value:.4f}" for value in row) for row in zip(*draws.values(), strict=True))
-        self._write_text("precision_draws.csv", "\n".join([",".join(draws), *rows]) + "\n")
-
-    def write_sample_outcomes(self, quantized: list[int]) -> None:
-        """Write which images of D (in the order of images.json) the quantized model gets right: 1 or 0 an image."""
-        rows = (f"{image},{right}" for image, right in enumerate(quantized))
-        self._write_text("sample_outcomes.csv", "\n".join(["image,top1", *rows]) + "\n")
 
     def finish(self, metrics: dict) -> None:
         """Write the metrics and, last of all, the digests of everything, which make the run finished."""

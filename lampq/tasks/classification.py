@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,6 @@ from lampq.models.adapter import ModelAdapter
 from lampq.progress import progress
 from lampq.tasks.task import Task
 
-if TYPE_CHECKING:
-    from lampq.runs.record import RunRecord
-
 
 class ClassificationTask(Task):
     """Top-1 accuracy and cross-entropy on the images of a data set."""
@@ -22,6 +19,7 @@ class ClassificationTask(Task):
     name = "classification"
     judged = "top1"
     accuracies = ("top1",)
+    outcomes_file = "outcomes.csv"
 
     def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Validation batches (images, labels), from image number `start` on."""
@@ -67,10 +65,10 @@ class ClassificationTask(Task):
         """Percentages with standard errors; the difference is paired over the same images."""
         return accuracy_metrics(quantized, full_precision)
 
-    def write_outcomes(
-        self, record: "RunRecord", quantized: dict[str, Tensor], full_precision: dict[str, Tensor]
-    ) -> None:
-        record.write_outcomes(full_precision["top1"].int().tolist(), quantized["top1"].int().tolist())
+    def outcomes(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """A row an image, in the order of images.json: whether each model gets it right, 1 or 0."""
+        both = zip(full_precision["top1"].int().tolist(), quantized["top1"].int().tolist(), strict=True)
+        return [{"image": i, "full_precision_top1": full, "top1": own} for i, (full, own) in enumerate(both)]
 
     def published(self, adapter: ModelAdapter) -> dict[str, float]:
         return {} if adapter.published_top1 is None else {"top1": adapter.published_top1}

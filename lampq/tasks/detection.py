@@ -1,14 +1,15 @@
 """Object detection with masks: the loss on D while plans are searched, average precision in the end."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lampq.datasets.base import ImageSets
 from lampq.models.adapter import ModelAdapter
-from lampq.models.detection.pictures import Detections, Images, ImageState, Instances
+from lampq.models.detection.pictures import Detections, Images, ImageState, Instances, SideBySide
 from lampq.progress import progress
 from lampq.storage.store import tensors_hash
 from lampq.tasks.average_precision import (
@@ -23,14 +24,11 @@ from lampq.tasks.average_precision import (
 )
 from lampq.tasks.task import Task
 
-if TYPE_CHECKING:
-    from lampq.runs.record import RunRecord
-
 KINDS = {"box_ap": "bbox", "mask_ap": "segm"}
 """What is compared with what is to be found, by the accuracy's name: COCO's word."""
 
 PICTURES = 4
-"""Validation images whose detections are drawn."""
+"""Validation images whose detections are shown."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,16 @@ class DetectionTask(Task):
     name = "detection"
     judged = "ap"
     accuracies = ("box_ap", "mask_ap")
+    outcomes_file = "precision_draws.csv"
 
-    def __init__(self, adapter: ModelAdapter, dataset: Any, seed: int, device: torch.device) -> None:
+    def __init__(self, adapter: ModelAdapter, dataset: ImageSets, seed: int, device: torch.device) -> None:
         super().__init__(adapter, dataset, seed, device)
         self._measured: dict[str, AveragePrecision] = {}
-        self.by_precision = getattr(dataset, "judged_by", "loss") == "ap"
+        self.by_precision = dataset.judged_by == "ap"
 
     def identify(self, name: str) -> dict:
         judged = {"judged_by": "ap"} if name == "sample" and self.by_precision else {}
         return {**super().identify(name), **judged}
-
-    @property
-    def image_bytes(self) -> int:
-        return getattr(self.dataset, "image_bytes", 0)
 
     def losses(self, adapter: ModelAdapter, images: Images, targets: list[Instances], start: int = 0) -> Tensor:
         """mmdet's training loss of every image by itself, ``[images]``."""
@@ -150,24 +145,22 @@ class DetectionTask(Task):
             again[name] = resampled(class_matches(evaluation), drawn)
         return AveragePrecision(shown, again)
 
-    def write_outcomes(
-        self, record: "RunRecord", quantized: dict[str, Tensor], full_precision: dict[str, Tensor]
-    ) -> None:
-        """Write the average precisions of every draw of images, and draw what both models find in the first validation
-        images, side by side: detections.png."""
-        from lampq.report.detections import draw_detections
-        from lampq.report.style import drawn
-
+    def outcomes(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """A row a draw of validation images, the same draws for every model: average precisions in percent."""
         full, own = (self.average_precision(results).resampled for results in (full_precision, quantized))
-        record.write_draws({**{f"full_precision_{name}": values for name, values in full.items()}, **own})
-        images: list = []
+        columns = {**{f"full_precision_{name}": values for name, values in full.items()}, **own}
+        rows = zip(*columns.values(), strict=True)
+        return [{name: f"{value:.4f}" for name, value in zip(columns, row, strict=True)} for row in rows]
+
+    def side_by_side(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> SideBySide:
+        """What both models find in the first validation images."""
+        images: list[ImageState] = []
         for batch, _ in self.dataset.validation():
             images += batch
             if len(images) >= PICTURES:
                 break
-        names = [name for _, name in self.dataset.categories]
         both = [unpacked(results)[:PICTURES] for results in (full_precision, quantized)]
-        drawn(draw_detections, images[:PICTURES], *both, names, record.folder / "detections.png")
+        return SideBySide(images[:PICTURES], *both, [name for _, name in self.dataset.categories])
 
     def published(self, adapter: ModelAdapter) -> dict[str, float]:
         published = adapter.published_ap

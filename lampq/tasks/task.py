@@ -3,20 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lampq.datasets.base import ImageSets, MadeBatch
 from lampq.datasets.memory import check_memory, tensor_bytes
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
-from lampq.models.detection.pictures import Pictures, Targets
+from lampq.models.detection.pictures import Pictures, SideBySide, Targets
 from lampq.storage.store import Store
-
-if TYPE_CHECKING:
-    from lampq.runs.record import RunRecord
 
 
 class Task(ABC):
@@ -37,14 +34,16 @@ class Task(ABC):
         name: ``classification`` or ``detection``.
         judged: what `judge` calls right, a share of 1: ``top1`` or ``ap``.
         accuracies: what a row is read for: names of metrics, in percent.
+        outcomes_file: name of a run's file of single outcomes.
     """
 
     name: str
     judged: str
     accuracies: ClassVar[tuple[str, ...]]
+    outcomes_file: str
 
-    def __init__(self, adapter: ModelAdapter, dataset: Any, seed: int, device: torch.device) -> None:
-        if getattr(dataset, "task", "classification") != adapter.task:
+    def __init__(self, adapter: ModelAdapter, dataset: ImageSets, seed: int, device: torch.device) -> None:
+        if dataset.task != adapter.task:
             fitting = {"classification": "imagenet or shapes", "detection": "coco or shapes_coco"}[adapter.task]
             raise LampQError(
                 f"dataset={dataset.name}: does not go with {adapter.name}, which does {adapter.task}; choose "
@@ -60,12 +59,11 @@ class Task(ABC):
 
     def identify(self, name: str) -> dict:
         """What identifies one of the image sets now (JSON-able)."""
-        return self.dataset.identity(self.seed, (name,))[name]
+        return self.dataset.identity(name, self.seed)
 
     def still_current(self) -> bool:
         """Whether the image sets that were asked for are still what they were; files are looked at again."""
-        if hasattr(self.dataset, "look_again"):
-            self.dataset.look_again()
+        self.dataset.look_again()
         return all(self.identify(name) == known for name, known in self.identity.items())
 
     def check_memory(self, searches: bool, training_images: int | None, validates: bool) -> None:
@@ -84,32 +82,30 @@ class Task(ABC):
         if searches:
             counts["dataset.sample_images"] = len(listing["sample"])
         if validates:  # one batch is read while the one before is worked on
-            counts["dataset.batch_size"] = 2 * min(getattr(self.dataset, "batch_size", 1), len(listing["validation"]))
+            counts["dataset.batch_size"] = 2 * min(self.dataset.batch_size, len(listing["validation"]))
         check_memory({key: count or 0 for key, count in counts.items()}, self.image_bytes)
 
     @property
     def image_bytes(self) -> int:
         """Bytes of a prepared image, of the largest one where they differ."""
-        return tensor_bytes(self.adapter.input_size)
+        own = self.dataset.image_bytes
+        return tensor_bytes(self.adapter.input_size) if own is None else own
 
     def repeated(self) -> list[str]:
         """Lines on images that are there more than once, as far as their files have been looked at; each line once."""
-        lines = self.dataset.repeated() if hasattr(self.dataset, "repeated") else []
-        new = [line for line in lines if line not in self._said]
+        new = [line for line in self.dataset.repeated() if line not in self._said]
         self._said.update(new)
         return new
 
-    def make_images(self, store: Store, folder: Path, searches: bool, training_images: int | None) -> None:
-        """Make the images that a run uses and show them in its folder; nothing for a data set that reads its images.
+    def make_images(self, store: Store, searches: bool, training_images: int | None) -> list[MadeBatch]:
+        """Make the images that a run uses, of a data set that makes them: what there is to be shown of them.
 
         Args:
             store: where they are kept.
-            folder: of the run.
             searches: whether D is used.
             training_images: how many training images are; None for the calibration images.
         """
-        if hasattr(self.dataset, "make"):
-            self.dataset.make(self.seed, store, folder, self.dataset.needed(searches, training_images))
+        return self.dataset.make(self.seed, store, searches, training_images)
 
     @cached_property
     def calibration_images(self) -> Pictures:
@@ -124,8 +120,7 @@ class Task(ABC):
 
     def listing(self, count: int | None) -> dict[str, list[str]]:
         """Names of the images used, by set; with `count` training images where these are used as well."""
-        listing = self.dataset.listing(self.seed)
-        return listing if count is None else {**listing, "training": self.dataset.training_listing(self.seed, count)}
+        return self.dataset.listing(self.seed, count)
 
     def training_identity(self, count: int | None) -> dict:
         """What identifies these images (JSON-able).
@@ -133,7 +128,7 @@ class Task(ABC):
         Raises:
             LampQError: there are not so many.
         """
-        return self.identity["calibration"] if count is None else self.dataset.training_identity(self.seed, count)
+        return self.identity["calibration"] if count is None else self.dataset.identity("training", self.seed, count)
 
     @property
     def sample_images(self) -> Pictures:
@@ -164,7 +159,7 @@ class Task(ABC):
     @property
     def sample_count(self) -> int:
         """Images of D."""
-        return len(self.dataset.listing(self.seed)["sample"])
+        return len(self.dataset.names("sample", self.seed))
 
     def check_scored(self, images: int | None) -> None:
         """Refuse to score plans on more images than D has; None is all of them.
@@ -211,10 +206,13 @@ class Task(ABC):
         """The numbers of a row, from the results of two models on the same validation images."""
 
     @abstractmethod
-    def write_outcomes(
-        self, record: "RunRecord", quantized: dict[str, Tensor], full_precision: dict[str, Tensor]
-    ) -> None:
-        """Write results of single validation images, and pictures of them, into the run's folder."""
+    def outcomes(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Rows of `outcomes_file`: results of two models on the same validation images, from which runs are compared
+        in pairs."""
+
+    def side_by_side(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> SideBySide | None:
+        """What two models find in some validation images; None where an answer is no picture."""
+        return None
 
     def published(self, adapter: ModelAdapter) -> dict[str, float]:
         """Published full-precision numbers of the model on the whole validation set, by metric."""

@@ -15,6 +15,7 @@ from lampq.datasets.coco_annotations import read_annotations, run_lengths
 from lampq.errors import LampQError
 from lampq.storage.fingerprint import fingerprint
 from lampq.tasks.average_precision import truth
+from tests.datasets.identities import identities
 
 CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 3, "name": "person"}]
 DETECTOR = SimpleNamespace(name="small", task="detection", classes=2)
@@ -205,15 +206,15 @@ def test_lists_follow_the_seed_and_smaller_sets_are_prefixes(copy):
 
 def test_training_images_are_neither_of_calibration_nor_of_d_until_these_are_needed(copy):
     dataset = coco(copy)
-    listing, listed = dataset.listing(0), dataset.training_listing(0, 6)
+    listing, listed = dataset.listing(0), dataset.names("training", 0, 6)
     assert len(set(listed)) == 6 and not set(listed) & {*listing["calibration"], *listing["sample"]}
     images = dataset.training(0, 6)
     assert [f"{image.meta['img_id']:012d}" for image in images] == [Path(path).stem for path in listed]
-    more = dataset.training_listing(0, 9)
+    more = dataset.names("training", 0, 9)
     assert more[:2] == listing["calibration"] and more[2:8] == listed and more[8] == listing["sample"][-1]
     assert dataset.notes(0, 6) == []
     assert "2 are calibration images and 1 are images of the sample set D" in dataset.notes(0, 9)[0]
-    assert "base_quantizer.images=13: 12 images" in refused(dataset.training_identity, 0, 13)
+    assert "base_quantizer.images=13: 12 images" in refused(dataset.identity, "training", 0, 13)
 
 
 def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
@@ -227,20 +228,19 @@ def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
 
 @pytest.mark.parametrize("name", ["calibration", "sample", "validation", "training"])
 def test_other_images_under_the_same_names_are_other_images(damaged, name):
-    def identities():
-        dataset = coco(damaged, calibration_images=1, sample_images=2)
-        return {**dataset.identity(0), "training": dataset.training_identity(0, 1)}
+    def known():
+        return identities(coco(damaged, calibration_images=1, sample_images=2), training=1)
 
-    before, dataset = identities(), coco(damaged, calibration_images=1, sample_images=2)
-    path = damaged / {**dataset.listing(0), "training": dataset.training_listing(0, 1)}[name][-1]
+    before, dataset = known(), coco(damaged, calibration_images=1, sample_images=2)
+    path = damaged / dataset.listing(0, 1)[name][-1]
     cv2.imwrite(str(path), cv2.imread(str(path))[::-1])
-    after = identities()
+    after = known()
     assert [key for key in before if before[key] != after[key]] == [name]
 
 
 def test_an_image_that_changes_after_it_was_identified_is_not_read(damaged):
     dataset = coco(damaged, calibration_images=1, sample_images=2)
-    dataset.identity(0)
+    identities(dataset)
     path = damaged / dataset.listing(0)["sample"][1]
     path.write_bytes(path.read_bytes() + b" ")
     assert f"{path}: has changed since" in refused(dataset.sample, 0)
@@ -276,15 +276,15 @@ def test_part_of_the_validation_images_is_spread_over_the_list(copy):
 
 
 def test_identity_follows_what_the_numbers_depend_on(damaged):
-    before = coco(damaged, sample_images=2).identity(0)
-    assert before == coco(damaged, sample_images=2, batch_size=3).identity(0)
+    before = identities(coco(damaged, sample_images=2))
+    assert before == identities(coco(damaged, sample_images=2, batch_size=3))
     for settings, changed in (
         ({"sample_images": 1}, ["sample"]),
         ({"calibration_images": 1}, ["calibration"]),
         ({"validation_images": 1}, ["validation"]),
         ({"image_scale": [130, 75]}, ["calibration", "sample", "validation"]),
     ):
-        after = coco(damaged, **{"sample_images": 2, **settings}).identity(0)
+        after = identities(coco(damaged, **{"sample_images": 2, **settings}))
         assert [name for name in before if after[name] != before[name]] == changed
     for split, name in (("train", "sample"), ("val", "validation")):
         path = damaged / "annotations" / f"instances_{split}2017.json"
@@ -292,19 +292,19 @@ def test_identity_follows_what_the_numbers_depend_on(damaged):
         for row in content["annotations"]:
             row["bbox"][0] += 1
         path.write_text(json.dumps(content))
-        after = coco(damaged, sample_images=2).identity(0)
+        after = identities(coco(damaged, sample_images=2))
         assert after[name] != before[name] and after["calibration"] == before["calibration"]
     assert len(fingerprint(before)) == 16, "it can be written as JSON"
 
 
 def test_crowds_which_average_precision_looks_at_are_part_of_the_identity(damaged):
-    before = coco(damaged, sample_images=2).identity(0)
+    before = identities(coco(damaged, sample_images=2))
 
     def widen(content):
         next(row for row in content["annotations"] if row["iscrowd"])["bbox"][2] += 1
 
     edit(damaged, "val", widen)
-    after = coco(damaged, sample_images=2).identity(0)
+    after = identities(coco(damaged, sample_images=2))
     assert [name for name in before if after[name] != before[name]] == ["validation"]
 
 
@@ -410,7 +410,7 @@ def test_an_outline_that_cannot_be_drawn_is_named(damaged):
             row["segmentation"] = {"size": [1, 1], "counts": "not a mask"} if row["id"] % 2 else {"size": [1, 1]}
 
     edit(damaged, "train", spoil)
-    assert "its outline cannot be drawn" in refused(coco(damaged, calibration_images=1, sample_images=3).identity, 0)
+    assert "its outline cannot be drawn" in refused(coco(damaged, calibration_images=1, sample_images=3).sample, 0)
 
 
 def test_everything_that_is_measured_has_a_number_of_its_own(damaged):
@@ -475,7 +475,7 @@ def test_annotations_without_any_outline_are_refused(damaged):
 
 def test_images_that_are_listed_and_missing_are_named(damaged):
     (damaged / "val2017" / "000000000102.jpg").unlink()
-    message = refused(coco(damaged, sample_images=2).identity, 0)
+    message = refused(coco(damaged, sample_images=2).identity, "validation", 0)
     assert "000000000102.jpg is listed" in message and "dataset.val_annotations" in message
 
 
@@ -503,4 +503,4 @@ def test_an_image_of_another_size_than_its_annotation_is_named(damaged):
 
 def test_the_root_is_not_part_of_the_identity(copy, tmp_path):
     (tmp_path / "elsewhere").symlink_to(copy)
-    assert coco(tmp_path / "elsewhere").identity(0) == coco(copy).identity(0)
+    assert identities(coco(tmp_path / "elsewhere")) == identities(coco(copy))

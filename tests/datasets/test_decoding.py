@@ -51,7 +51,7 @@ def coco_without_files():
     from lampq.storage.digests import Digests
 
     dataset = Coco.__new__(Coco)
-    dataset.digests = Digests()
+    dataset.keep_digests(Digests())
     return dataset
 
 

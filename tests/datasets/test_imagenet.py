@@ -1,6 +1,7 @@
 """ImageNet on disk: labels by WordNet id, lists by the seed, images as timm itself prepares them."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from timm.data import create_transform
 from lampq.datasets.imagenet import ImageNet, wordnet_classes
 from lampq.errors import LampQError
 from lampq.models.timm_adapters import adapt
+from tests.datasets.identities import identities
 from tests.small_models import VIT_SIDE, vision_transformer
 
 CLASSES = {"n01440764": 0, "n01443537": 1, "n02123045": 281, "n15075141": 999}
@@ -112,17 +114,17 @@ def test_fewer_images_than_asked_for_are_all_used_and_said(copy):
 def test_training_images_are_neither_of_calibration_nor_of_d_until_these_are_needed(copy):
     dataset = bound(copy, sample_images=8)
     listing = dataset.listing(0)
-    assert not set(dataset.training_listing(0, 5)) & {*listing["calibration"], *listing["sample"]}
+    assert not set(dataset.names("training", 0, 5)) & {*listing["calibration"], *listing["sample"]}
     assert dataset.notes(0, 5) == []
-    listed = dataset.training_listing(0, 9)
+    listed = dataset.names("training", 0, 9)
     assert listed[:3] == listing["calibration"] and listed[-1] == listing["sample"][-1]
     assert dataset.notes(0, 9) == [
         "of the 9 training images 3 are calibration images and 1 are images of the sample set D: there are 16 "
         "images in all"
     ]
     assert dataset.training(0, 5).shape == (5, 3, VIT_SIDE, VIT_SIDE)
-    assert dataset.training_identity(0, 5) != dataset.training_identity(1, 5)
-    assert "base_quantizer.images=1000" in refused(dataset.training_identity, 0, 1000)
+    assert dataset.identity("training", 0, 5) != dataset.identity("training", 1, 5)
+    assert "base_quantizer.images=1000" in refused(dataset.identity, "training", 0, 1000)
 
 
 def test_a_calibration_list_is_taken_as_it_is(copy, tmp_path):
@@ -130,9 +132,9 @@ def test_a_calibration_list_is_taken_as_it_is(copy, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(names) + "\n\n")
     dataset = bound(copy, calibration_list=str(tmp_path / "list.txt"))
     assert dataset.listing(0)["calibration"] == dataset.listing(1)["calibration"] == [f"train/{n}" for n in names]
-    assert not {f"train/{n}" for n in names} & {*dataset.listing(0)["sample"], *dataset.training_listing(0, 4)}
+    assert not {f"train/{n}" for n in names} & {*dataset.listing(0)["sample"], *dataset.names("training", 0, 4)}
     assert dataset.calibration(0).shape == (2, 3, VIT_SIDE, VIT_SIDE)
-    assert dataset.identity(0)["calibration"] != bound(copy).identity(0)["calibration"]
+    assert dataset.identity("calibration", 0) != bound(copy).identity("calibration", 0)
     (tmp_path / "list.txt").write_text("n15075141/absent.png")
     assert "absent.png is not there" in refused(dataset.listing, 0)
     for outside in ("../val/n15075141/val_2_0.png", str(copy / "val" / "n15075141" / "val_2_0.png")):
@@ -162,10 +164,10 @@ def test_overrides_change_the_preprocessing(copy):
     overrides = {"resize": 18, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
     overridden, expected = bound(copy, **overrides), bound(copy, config)
     assert torch.equal(overridden.calibration(0), expected.calibration(0))
-    assert overridden.identity(0) == expected.identity(0) != bound(copy).identity(0)
+    assert identities(overridden) == identities(expected) != identities(bound(copy))
     for key, value in overrides.items():
         assert not torch.equal(bound(copy, **{key: value}).calibration(0), bound(copy).calibration(0))
-        assert bound(copy, **{key: value}).identity(0) != bound(copy).identity(0)
+        assert identities(bound(copy, **{key: value})) != identities(bound(copy))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_an_image_that_cannot_be_read_is_named(copy, tmp_path):
     whole = (copy / "train" / "n01440764" / "train_0_1.JPEG").read_bytes()
     for content in (b"", b"<html>", whole[: len(whole) // 2]):
         (folder / "bad.JPEG").write_bytes(content)
-        for read in (bound(tmp_path).calibration, bound(tmp_path).identity):
+        for read in (bound(tmp_path).calibration, partial(bound(tmp_path).identity, "calibration")):
             assert "bad.JPEG cannot be read" in refused(read, 0)
 
 
@@ -229,7 +231,7 @@ def test_an_image_that_cannot_be_read_is_named(copy, tmp_path):
 def test_a_folder_that_is_no_class_is_named_at_the_start(copy, tmp_path, split):
     shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
     (tmp_path / split / "tench").mkdir()
-    assert bound(tmp_path).identity(0) == bound(copy).identity(0), "nothing in it"
+    assert identities(bound(tmp_path)) == identities(bound(copy)), "nothing in it"
     draw(tmp_path / split / "tench" / "1.png", 0)
     assert f"{split}/tench is not a WordNet id" in refused(bound, tmp_path)
 
@@ -253,14 +255,13 @@ def test_missing_folders_and_images_are_refused(copy, tmp_path):
 def test_other_images_under_the_same_names_are_other_images(copy, tmp_path, name):
     shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
 
-    def identities():
-        dataset = bound(tmp_path, sample_images=8)
-        return {**dataset.identity(0), "training": dataset.training_identity(0, 5)}
+    def known():
+        return identities(bound(tmp_path, sample_images=8), training=5)
 
-    before, dataset = identities(), bound(tmp_path, sample_images=8)
-    path = {**dataset.listing(0), "training": dataset.training_listing(0, 5)}[name][-1]
+    before, dataset = known(), bound(tmp_path, sample_images=8)
+    path = dataset.listing(0, 5)[name][-1]
     draw(tmp_path / path, 99)
-    after = identities()
+    after = known()
     assert [key for key in before if before[key] != after[key]] == [name]
 
 
@@ -268,26 +269,26 @@ def test_only_files_of_the_wanted_sets_are_looked_at(copy, tmp_path):
     shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
     for path in bound(tmp_path).listing(0)["validation"]:
         (tmp_path / path).write_text("no image")
-    assert bound(tmp_path).identity(0, ["calibration"])["calibration"] == bound(copy).identity(0)["calibration"]
-    assert "cannot be read" in refused(bound(tmp_path).identity, 0, ["validation"])
+    assert bound(tmp_path).identity("calibration", 0) == bound(copy).identity("calibration", 0)
+    assert "cannot be read" in refused(bound(tmp_path).identity, "validation", 0)
 
 
 def test_an_image_that_changes_after_it_was_identified_is_not_read(copy, tmp_path):
     shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
     dataset = bound(tmp_path)
-    dataset.identity(0)
+    identities(dataset)
     path = tmp_path / dataset.listing(0)["calibration"][1]
     draw(path, 99)
     assert f"{path}: has changed since" in refused(dataset.calibration, 0)
 
 
 def test_rows_of_the_new_d_can_be_told_from_older_ones(copy):
-    identity = bound(copy).identity(0)
+    identity = identities(bound(copy))
     assert identity["sample"]["drawn"] == "disjoint"
     assert all("content" in known and "list" not in known for known in identity.values())
 
 
 def test_the_root_is_not_part_of_the_identity(copy, tmp_path):
     (tmp_path / "elsewhere").symlink_to(copy)
-    assert bound(tmp_path / "elsewhere").identity(0) == bound(copy).identity(0)
+    assert identities(bound(tmp_path / "elsewhere")) == identities(bound(copy))
     assert str(copy) not in str(bound(copy).listing(0))

@@ -12,6 +12,7 @@ import lampq.models.embedded.architectures as architectures
 from lampq.datasets import shapes
 from lampq.datasets.shape_drawing import OUTLINES, TEXTURES, Placement, draw_shapes
 from lampq.errors import LampQError
+from tests.datasets.identities import identities
 
 STREAMS = (shapes.TRAINING_SEED, shapes.CALIBRATION_SEED, shapes.SAMPLE_SEED, shapes.TEST_SEED)
 EMBEDDED_FOLDER = Path(architectures.__file__).parent
@@ -137,10 +138,10 @@ def test_training_images_begin_with_the_calibration_images():
     data = shapes.Shapes(calibration_images=3)
     images = data.training(1, 5)
     assert images.shape == (5, *data.input_size) and torch.equal(images[:3], data.calibration(1))
-    assert data.training_listing(1, 3) == data.listing(1)["calibration"]
-    assert data.training_identity(1, 3) == data.identity(1)["calibration"] != data.training_identity(1, 5)
+    assert data.names("training", 1, 3) == data.listing(1)["calibration"]
+    assert data.identity("training", 1, 3) == data.identity("calibration", 1) != data.identity("training", 1, 5)
     with pytest.raises(LampQError, match=r"base_quantizer\.images="):
-        data.training_identity(0, shapes.IMAGES_PER_RUN_SEED + 1)
+        data.identity("training", 0, shapes.IMAGES_PER_RUN_SEED + 1)
 
 
 def test_the_seed_changes_calibration_and_sample_but_not_validation():
@@ -148,7 +149,7 @@ def test_the_seed_changes_calibration_and_sample_but_not_validation():
     assert torch.equal(dataset.calibration(1), dataset.calibration(1))
     assert not torch.equal(dataset.calibration(0), dataset.calibration(1))
     assert not torch.equal(dataset.sample(0)[0], dataset.sample(1)[0])
-    zero, one = dataset.identity(0), dataset.identity(1)
+    zero, one = identities(dataset), identities(dataset, 1)
     assert zero["calibration"] != one["calibration"] and zero["sample"] != one["sample"]
     assert zero["validation"] == one["validation"]
     assert json.loads(json.dumps(zero)) == zero

@@ -17,6 +17,7 @@ from lampq.datasets.coco import normalize
 from lampq.datasets.shape_scenes import OUTLINES, draw_scenes
 from lampq.datasets.shapes_coco import IMAGES, ShapesCoco, draw_data_set
 from lampq.errors import LampQError
+from tests.datasets.identities import identities
 
 DETECTOR = SimpleNamespace(name="small", task="detection", classes=10)
 
@@ -92,18 +93,18 @@ def test_sets_follow_the_seed_and_are_disjoint(cache):
     assert first == bound(cache).listing(0) and first["sample"] != other["sample"]
     assert len(first["calibration"]) == 8 and len(first["sample"]) == 64 and len(first["validation"]) == 300
     assert not set(first["calibration"]) & set(first["sample"])
-    training = dataset.training_listing(0, 437)
+    training = dataset.names("training", 0, 437)
     assert training[:8] == first["calibration"] and training[436] == first["sample"][-1]
     assert not set(training[:436]) & set(first["sample"])
     with pytest.raises(LampQError, match=r"base_quantizer\.images=501: 500 images"):
-        dataset.training_listing(0, 501)
+        dataset.names("training", 0, 501)
 
 
 def test_identities_of_published_runs_stay(cache):
     """What is drawn is known by the drawing's revision, not by the bytes that hold it."""
     folder = Path(__file__).resolve().parents[2] / "results" / "published" / "runs"
     dataset = bound(cache)
-    mine = {**dataset.identity(0), "training": dataset.training_identity(0, 64)}
+    mine = identities(dataset, training=64)
     published = [json.loads(path.read_text())["images"] for path in folder.glob("*/identity.json")]
     published = [images for images in published if images["calibration"].get("dataset") == "shapes_coco"]
     assert len(published) > 5
@@ -113,9 +114,9 @@ def test_identities_of_published_runs_stay(cache):
 
 def test_revision_and_preprocessing_are_part_of_the_identity(cache, monkeypatch):
     dataset = bound(cache)
-    before = dataset.identity(0)
+    before = identities(dataset)
     monkeypatch.setattr(shapes_coco, "REVISION", shapes_coco.REVISION + 1)
-    after = dataset.identity(0)
+    after = identities(dataset)
     assert all(after[name] != before[name] for name in before)
     assert all(part["preprocessing"]["image_scale"] is None for part in before.values())
 
@@ -124,7 +125,7 @@ def test_revision_and_preprocessing_are_part_of_the_identity(cache, monkeypatch)
     "settings", [{"calibration_images": 2}, {"sample_images": 3}, {"validation_images": 5}], ids=lambda s: next(iter(s))
 )
 def test_options_change_their_set_alone(cache, settings):
-    before, after = bound(cache).identity(0), bound(cache, **settings).identity(0)
+    before, after = identities(bound(cache)), identities(bound(cache, **settings))
     changed = [name for name in before if after[name] != before[name]]
     assert changed == [next(iter(settings)).removesuffix("_images")]
 
@@ -206,7 +207,7 @@ def test_a_removed_image_is_named_with_a_remedy(tmp_path, monkeypatch):
     dataset = bound(tmp_path, calibration_images=2, sample_images=4)
     (dataset.root / "val" / f"{3:012d}.png").unlink()
     with pytest.raises(LampQError, match=r"000000000003.png is listed .* remove the folder"):
-        dataset.identity(0)
+        identities(dataset)
 
 
 def test_models_of_other_classes_are_refused(cache):

@@ -61,7 +61,8 @@ def finished(tmp_path, plan):
     run = record(tmp_path)
     run.start("cpu", 1, {"sample": ["a.png"]})
     run.write_plan(plan)
-    run.write_outcomes([1, 0, 1], [1, 0, 0])
+    rows = [{"image": i, "full_precision_top1": a, "top1": b} for i, (a, b) in enumerate([(1, 1), (0, 0), (1, 0)])]
+    run.write_rows("outcomes.csv", rows)
     run.finish(METRICS | {"fingerprint": run.fingerprint})
     run.close()
     return run

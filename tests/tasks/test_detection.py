@@ -35,6 +35,7 @@ from lampq.datasets.shapes import Shapes
 from lampq.errors import LampQError
 from lampq.models.detection.pictures import Detections, Images, Instances
 from lampq.plan.bit_plan import BitPlan
+from lampq.report.detections import draw_detections
 from lampq.runs.record import RunRecord
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.detection import DetectionTask, image_precision, packed, unpacked
@@ -217,7 +218,7 @@ def test_the_truth_as_prediction_has_an_average_precision_of_100_and_nothing_has
     half = {**packed([*found[:-1], nothing[0]]), "ids": torch.tensor(ids), "shapes": torch.tensor(shapes)}
     metrics, record = search.task.metrics(half, truth), RunRecord(tmp_path, {}, {})
     record.folder.mkdir(parents=True)
-    search.task.write_outcomes(record, half, truth)
+    record.write_rows(search.task.outcomes_file, search.task.outcomes(half, truth))
     kept = Run(record.folder, {}, {}, {}).precision_draws
     lost = [after - before for after, before in zip(kept["mask_ap"], kept["full_precision_mask_ap"], strict=True)]
     assert min(lost) < metrics["mask_ap_difference"] < max(lost) == pytest.approx(0, abs=1e-3)
@@ -249,7 +250,7 @@ def test_detections_survive_the_store(search):
 
 
 def test_precision_of_single_images_may_stand_in_the_place_of_right_and_wrong(tmp_path, adapter, search, monkeypatch):
-    monkeypatch.setattr(MadeUpScenes, "judged_by", "ap", raising=False)
+    monkeypatch.setattr(MadeUpScenes, "judged_by", "ap")
     other = detection_search(adapter, tmp_path)
     assert other.task.identity["sample"] != search.task.identity["sample"]
     images = other.task.sample_images
@@ -280,13 +281,10 @@ def rest(found):
 def test_what_both_models_find_is_drawn(search, tmp_path):
     from PIL import Image
 
-    record = RunRecord(tmp_path, {}, {})
-    record.folder.mkdir(parents=True)
     plan = Uniform().allocate(search, budget_of(4))
     own, full = results(search, plan), results(search, full_precision(search))
-    search.task.write_outcomes(record, own, full)
-    assert len(Run(record.folder, {}, {}, {}).precision_draws["full_precision_mask_ap"]) == 200
-    with Image.open(record.folder / "detections.png") as picture:
+    draw_detections(search.task.side_by_side(own, full), tmp_path / "detections.png")
+    with Image.open(tmp_path / "detections.png") as picture:
         assert picture.width > 500 and len(picture.convert("RGB").getcolors(1 << 24)) > 100
 
 

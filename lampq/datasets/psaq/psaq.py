@@ -4,16 +4,14 @@ PSAQ-ViT (Li et al., ECCV 2022) optimises images from noise (`lampq.datasets.psa
 for the last number only.
 """
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lampq.datasets.imagenet import SETS, ImageNet
+from lampq.datasets.base import ImageSets, MadeBatch
+from lampq.datasets.imagenet import ImageNet
 from lampq.datasets.psaq.image_batch import HISTORY, REVISION, Draws, PixelRange, make_batch
 from lampq.datasets.psaq.recipe import Recipe
 from lampq.datasets.shapes import Shapes
@@ -30,7 +28,7 @@ KIND = "synthesis"
 """Sub-folder of the store."""
 
 
-class PSAQ:
+class PSAQ(ImageSets):
     """Images of a source, a fixed number of them: calibration images are the first, D is a longer prefix of
     them (there are few, so they are shared; a line says how many).
 
@@ -104,10 +102,11 @@ class PSAQ:
             "density_points": integer("dataset.density_points", density_points, minimum=2),
         }
         self._real = self._real_images(root, validation_images, batch_size, workers)
+        self.batch_size, self.full_validation_images = self._real.batch_size, self._real.full_validation_images
         self._store: Store | None = None
         self._held: dict[str, dict[str, Tensor]] = {}
 
-    def _real_images(self, root: str | None, validation_images: int | None, batch_size: int, workers: int) -> Any:
+    def _real_images(self, root: str | None, validation_images: int | None, batch_size: int, workers: int) -> ImageSets:
         batch_size = integer("dataset.batch_size", batch_size, minimum=1)
         validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
         workers = integer("dataset.workers", workers, minimum=1)
@@ -139,39 +138,21 @@ class PSAQ:
             dropped=adapter.prefix_tokens if self.dropped_tokens == "class" else 1,
         )
 
-    def make(self, seed: int, store: Store, folder: Path, count: int) -> None:
-        """Make the first so many images, unless they are in the store, and show them in a run's folder.
-
-        Writes for each batch its tensors and a contact sheet to ``synthetic_images/``, and what the optimisation went
-        through to ``synthesis.csv``, ``.png`` and ``.pdf``. Noise and real images are not written.
-        """
+    def make(self, seed: int, store: Store, sample: bool, training: int | None) -> list[MadeBatch]:
+        """Make the images that a run uses, unless they are in the store; noise and real images are not made."""
         if self.source != "psaq":
-            return
-        from lampq.report.style import drawn
-        from lampq.report.synthesis import contact_sheet, draw_synthesis
-
+            return []
         self._store = store
         self._held.clear()  # the cost of reading them is counted by each run's store
-        shown_in = folder / "synthetic_images"
-        shown_in.mkdir(parents=True, exist_ok=True)
-        rows: list[dict] = []
-        for batch in self._batches(count):
+        used = max(self._counts["calibration"], self._counts["sample"] if sample else 0, training or 0)
+        shown = []
+        for batch in self._batches(used):
             made = self._batch(seed, batch)
-            path = store.path(KIND, self._key(seed, batch))
-            sheet = path.with_suffix(".png")
-            if not sheet.is_file():
-                drawn(contact_sheet, self._colours(made["images"]), sheet)
-            for source in filter(Path.is_file, (path, sheet)):
-                _link(source, shown_in / f"batch{batch}{source.suffix}")
-            rows += self._history(batch, made)
-        drawn(draw_synthesis, rows, folder / "synthesis.png")
-
-    def needed(self, sample: bool, training: int | None) -> int:
-        """How many images a run uses: calibration images, D (if so), and so many training images."""
-        return max(self._counts["calibration"], self._counts["sample"] if sample else 0, training or 0)
+            file = store.path(KIND, self._key(seed, batch))
+            shown.append(MadeBatch(batch, file, self._colours(made["images"]), self._history(batch, made)))
+        return shown
 
     def calibration(self, seed: int) -> Tensor:
-        """Calibration images, float32 ``[images, 3, height, width]``."""
         if self.source == "real":
             return self._real.calibration(seed)
         return self.training(seed, self._counts["calibration"])
@@ -183,7 +164,6 @@ class PSAQ:
         return torch.cat([self._batch(seed, batch)["images"] for batch in self._batches(count)])[:count]
 
     def sample(self, seed: int) -> tuple[Tensor, Tensor]:
-        """The sample set D: images ``[images, 3, height, width]`` and labels ``[images]``."""
         if self.source == "real":
             return self._real.sample(seed)
         count = self._counts["sample"]
@@ -198,61 +178,16 @@ class PSAQ:
     def validation_count(self) -> int:
         return self._real.validation_count
 
-    @property
-    def full_validation_images(self) -> int:
-        return self._real.full_validation_images
+    def names(self, which: str, seed: int, count: int | None = None) -> list[str]:
+        if self._is_real(which):
+            return self._real.names(which, seed, count)
+        return [f"{self.source}/seed{seed}/{index}" for index in range(self._counts.get(which, count))]
 
-    def listing(self, seed: int) -> dict[str, list[str]]:
-        """Names of the images that a run with this seed uses."""
-        listing = self._real.listing(seed)
-        if self.source != "real":
-            listing |= {name: self.training_listing(seed, count) for name, count in self._counts.items()}
-        return listing
-
-    def training_listing(self, seed: int, count: int) -> list[str]:
-        """Names of the first so many images."""
-        if self.source == "real":
-            return self._real.training_listing(seed, count)
-        return [f"{self.source}/seed{seed}/{index}" for index in range(count)]
-
-    def identity(self, seed: int, sets: Iterable[str] = SETS) -> dict:
-        """What identifies image sets: the model, settings and seed that images are made from; of real images, as the
-        data set that they are of."""
-        made = {} if self.source == "real" else self._counts
-        identity = self._real.identity(seed, [name for name in sets if name not in made])
-        return identity | {name: self.training_identity(seed, made[name]) for name in sets if name in made}
-
-    @property
-    def digests(self) -> Digests | None:
-        """Of the real images' files."""
-        return getattr(self._real, "digests", None)
-
-    @digests.setter
-    def digests(self, digests: Digests) -> None:
-        if not isinstance(self._real, Shapes):
-            self._real.digests = digests
-
-    def repeated(self) -> list[str]:
-        """See `lampq.datasets.imagenet.ImageNet.repeated`."""
-        return [] if isinstance(self._real, Shapes) else self._real.repeated()
-
-    @property
-    def batch_size(self) -> int:
-        return self._real.batch_size
-
-    def look_again(self) -> None:
-        """See `lampq.datasets.imagenet.ImageNet.look_again`."""
-        if not isinstance(self._real, Shapes):
-            self._real.look_again()
-
-    def training_identity(self, seed: int, count: int) -> dict:
-        """What identifies the first so many images.
-
-        Raises:
-            LampQError: there are not so many.
-        """
-        if self.source == "real":
-            return self._real.training_identity(seed, count)
+    def identity(self, which: str, seed: int, count: int | None = None) -> dict:
+        """The model, settings and seed that images are made from; of real images, as the data set that they are of."""
+        if self._is_real(which):
+            return self._real.identity(which, seed, count)
+        count = self._counts.get(which, count)
         if count > self.images:
             raise LampQError(
                 f"base_quantizer.images={count}: dataset.images={self.images} are made; give at most as many, or make "
@@ -261,12 +196,19 @@ class PSAQ:
         made = [fingerprint(self._key(seed, batch)) for batch in self._batches(count)]
         return {"images": count, "source": self.source, "made": made}
 
-    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
-        """What a reader of a result should know about the images.
+    def _is_real(self, which: str) -> bool:
+        return self.source == "real" or which == "validation"
 
-        Args:
-            training: images that a method trains on, where it does.
-        """
+    def keep_digests(self, digests: Digests) -> None:
+        self._real.keep_digests(digests)
+
+    def repeated(self) -> list[str]:
+        return self._real.repeated()
+
+    def look_again(self) -> None:
+        self._real.look_again()
+
+    def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
         kinds = {"psaq": "made from the model, none is real", "noise": "noise", "real": "real"}
         notes = [f"calibration and sample images are {kinds[self.source]}"]
         if self.source == "real":
@@ -352,18 +294,6 @@ class ValidationImages(ImageNet):
     """ImageNet of which only ``val/`` has to be there."""
 
     splits = ("val",)
-
-    def _training(self, seed: int) -> tuple[list[Path], list[Path]]:
-        return [], []
-
-
-def _link(source: Path, target: Path) -> None:
-    """Put a file of the store into a run's folder, without a second copy where the file system can do so."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _several(key: str, value: Any) -> list:

@@ -9,6 +9,7 @@ from torch import nn
 from lampq.errors import LampQError
 from lampq.limits import choice, number, optional, text
 from lampq.models.adapter import ModelAdapter
+from lampq.models.base import Model
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ RANDOM = "random"
 """In place of a checkpoint: seeded random weights."""
 
 
-class MmdetDetector:
+class MmdetDetector(Model):
     """A detector as ``model=...`` names it.
 
     Args:

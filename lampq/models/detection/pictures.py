@@ -152,6 +152,22 @@ class Detections:
     masks: list[dict] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class SideBySide:
+    """What two models find in the same images.
+
+    Attributes:
+        images: as they enter a detector.
+        full_precision, quantized: what is found in each of them.
+        names: of the classes.
+    """
+
+    images: list[ImageState]
+    full_precision: list[Detections]
+    quantized: list[Detections]
+    names: list[str]
+
+
 Pictures = Tensor | Images
 """A set of images: ``[images, channels, height, width]``, or images of different sizes."""
 Targets = Tensor | Sequence

@@ -6,9 +6,10 @@ import torch
 
 from lampq.limits import choice, optional, text
 from lampq.models.adapter import ModelAdapter
+from lampq.models.base import Model
 
 
-class EmbeddedClassifier:
+class EmbeddedClassifier(Model):
     """A tiny ViT or Swin, trained on the embedded shapes.
 
     Args:

@@ -6,9 +6,10 @@ import torch
 
 from lampq.limits import choice, optional, text
 from lampq.models.adapter import ModelAdapter
+from lampq.models.base import Model
 
 
-class EmbeddedDetector:
+class EmbeddedDetector(Model):
     """A tiny Mask R-CNN with a Swin backbone, trained on drawn scenes.
 
     Args:

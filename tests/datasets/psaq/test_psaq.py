@@ -25,7 +25,9 @@ from lampq.errors import LampQError
 from lampq.launch.command_line import config_folder
 from lampq.models.embedded.embedded_classifier import EmbeddedClassifier
 from lampq.models.timm_adapters import adapt
+from lampq.report.synthesis import show_synthesis
 from lampq.storage.store import Store
+from tests.datasets.identities import identities
 from tests.small_models import swin, vision_transformer
 
 SIDE = shapes.IMAGE_SIZE
@@ -143,7 +145,7 @@ def test_the_seed_decides():
 )
 def test_every_option_changes_the_images_and_their_identity(change):
     plain, changed = bound(steps=2), bound(**{"steps": 2, **change})
-    assert plain.identity(0)["calibration"] != changed.identity(0)["calibration"]
+    assert plain.identity("calibration", 0) != changed.identity("calibration", 0)
     assert not torch.equal(plain.calibration(0), changed.calibration(0))
 
 
@@ -164,14 +166,14 @@ def test_the_learning_rate_is_the_published_one_of_the_architecture():
 
 
 def test_identity_covers_model_settings_and_seed():
-    base = bound().identity(0)
-    assert json.loads(json.dumps(base)) == json.loads(json.dumps(bound().identity(0)))
-    for other in (bound().identity(1), bound(adapter(seed=1)).identity(0), bound(steps=2).identity(0)):
+    base = identities(bound())
+    assert json.loads(json.dumps(base)) == json.loads(json.dumps(identities(bound())))
+    for other in (identities(bound(), 1), identities(bound(adapter(seed=1))), identities(bound(steps=2))):
         assert other["calibration"] != base["calibration"] and other["sample"] != base["sample"]
         assert other["validation"] == base["validation"]
-    again = bound(batch_size=7, workers=1, validation_images=9).identity(0)
+    again = identities(bound(batch_size=7, workers=1, validation_images=9))
     assert again["calibration"] == base["calibration"] and again["sample"] == base["sample"]
-    assert bound(images=40).identity(0)["calibration"] == base["calibration"]
+    assert bound(images=40).identity("calibration", 0) == base["calibration"]
 
 
 # Controls
@@ -190,9 +192,9 @@ def test_real_images_are_the_training_images_of_the_real_data_set():
     assert torch.equal(real.calibration(0), same.calibration(0))
     for mine, theirs in zip(real.sample(0), same.sample(0), strict=True):
         assert torch.equal(mine, theirs)
-    assert real.identity(0)["sample"] == same.identity(0)["sample"]
+    assert real.identity("sample", 0) == same.identity("sample", 0)
     assert torch.equal(real.training(0, 4), same.training(0, 4))
-    assert real.training_identity(0, 4) == same.training_identity(0, 4)
+    assert real.identity("training", 0, 4) == same.identity("training", 0, 4)
 
 
 def test_sources_say_what_they_are():
@@ -207,7 +209,7 @@ def test_sources_say_what_they_are():
 
 def test_validation_images_are_those_of_the_real_data_set():
     data, same = bound(validation_images=5, batch_size=2), shapes.Shapes(validation_images=5, batch_size=2)
-    assert data.identity(0)["validation"] == same.identity(0)["validation"]
+    assert data.identity("validation", 0) == same.identity("validation", 0)
     for mine, theirs in zip(data.validation(2), same.validation(2), strict=True):
         assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
     assert data.full_validation_images == same.full_validation_images
@@ -218,7 +220,7 @@ def test_validation_images_are_those_of_the_real_data_set():
 
 def test_images_are_kept_and_shown(tmp_path, steps):
     data = bound(jitter=[15])
-    data.make(0, Store(tmp_path / "cache"), tmp_path / "run", data.needed(True, None))
+    show_synthesis(data.make(0, Store(tmp_path / "cache"), True, None), tmp_path / "run")
     assert steps == [4, 2]
     shown = tmp_path / "run" / "synthetic_images"
     assert sorted(path.name for path in shown.iterdir()) == [
@@ -240,19 +242,19 @@ def test_images_are_kept_and_shown(tmp_path, steps):
     assert (tmp_path / "run" / "synthesis.png").is_file()
 
     again = bound(jitter=[15])
-    again.make(0, Store(tmp_path / "cache"), tmp_path / "other", again.needed(True, None))
+    show_synthesis(again.make(0, Store(tmp_path / "cache"), True, None), tmp_path / "other")
     assert steps == [4, 2] and torch.equal(again.sample(0)[0], data.sample(0)[0])
     assert (tmp_path / "other" / "synthetic_images" / "batch1.png").is_file()
 
 
-def test_what_a_run_needs():
-    data = bound()
-    assert [data.needed(*of) for of in ((False, None), (True, None), (False, 6))] == [3, 5, 6]
+def test_what_a_run_needs_is_made(tmp_path):
+    data = bound(images_per_batch=1)
+    assert [len(data.make(0, Store(tmp_path), *of)) for of in ((False, None), (True, None), (False, 6))] == [3, 5, 6]
 
 
 @pytest.mark.parametrize("source", ["noise", "real"])
 def test_controls_are_not_written(tmp_path, source):
-    bound(source=source).make(0, Store(tmp_path / "cache"), tmp_path / "run", 5)
+    show_synthesis(bound(source=source).make(0, Store(tmp_path / "cache"), True, None), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,9 +276,9 @@ def test_after_a_kill_only_what_is_missing_is_made(tmp_path, monkeypatch, interv
 
     monkeypatch.setattr(image_batch, "total_variation", killed)
     with pytest.raises(Killed):
-        bound(steps=3).make(0, Store(tmp_path / "cache"), tmp_path / "run", 5)
+        bound(steps=3).make(0, Store(tmp_path / "cache"), True, None)
     data = bound(steps=3)
-    data.make(0, Store(tmp_path / "cache"), tmp_path / "run", 5)
+    data.make(0, Store(tmp_path / "cache"), True, None)
     assert len(taken) == 10 + (3 if interval == 0 else 6)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(data.sample(0), whole, strict=True))
 
@@ -317,7 +319,7 @@ def run_with(tmp_path, model, *overrides, **changes):
 
 def test_real_images_are_known_by_what_is_in_them(pictures):
     def identity():
-        return bound(adapter(classes=1000), root=str(pictures), validation_images=None).identity(0)
+        return identities(bound(adapter(classes=1000), root=str(pictures), validation_images=None))
 
     before = identity()
     path = next(pictures.glob("val/*/*"))
@@ -394,7 +396,7 @@ def test_the_models_size_must_fit():
 
 def test_more_training_images_than_are_made():
     with pytest.raises(LampQError, match=r"^base_quantizer\.images=7: dataset\.images=6 are made"):
-        bound().training_identity(0, 7)
+        bound().identity("training", 0, 7)
 
 
 def test_folders_of_real_images(pictures):

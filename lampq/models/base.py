@@ -1,0 +1,34 @@
+"""A model as ``model=...`` names it, before it is built."""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from lampq.models.adapter import ModelAdapter
+
+
+class Model(ABC):
+    """Which network, and where its weights come from.
+
+    Attributes:
+        name: as rows of results have it.
+        checkpoint: a file of weights; None for those that come with the model.
+    """
+
+    name: str
+    checkpoint: str | None
+
+    def check(self) -> None:  # noqa: B027
+        """Find what can be found before any work starts.
+
+        Raises:
+            LampQError: something that building it takes is not there.
+        """
+
+    @abstractmethod
+    def build(self, device: torch.device) -> ModelAdapter:
+        """The network with its weights, on the device.
+
+        Raises:
+            LampQError: it cannot be built, or its weights cannot be read or do not fit.
+        """
