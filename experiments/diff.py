@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan, SitePlan
-from lampq.report.accuracies import ACCURACIES
 from lampq.report.summary import size
 from lampq.runs.finished_run import DamagedRun
+from lampq.tasks.accuracies import ACCURACIES
 
 from .measured import Run, mean_difference, paired_difference, precision_difference
 from .plan_files import run_of

@@ -22,6 +22,13 @@ from lampq.tasks.task import Task
 MEMORY = 4 * 2**30
 """Bytes for what is kept to be read again, where nothing else is said."""
 
+SCORED_WITH = {
+    "surrogate": "plans are scored with the independent states of {}: the surrogate of what is built in the end",
+    "block_bank": "plans are scored with blocks realised by {} at equal bits, each behind equal bits",
+    "exact": "every plan that is scored is realised by {}",
+}
+"""What is said of a search with a sequential base quantizer."""
+
 
 @dataclass(frozen=True)
 class Workbench:
@@ -66,6 +73,20 @@ class Workbench:
         if self.realisation is not None:
             judged["scored_with"] = self.bank.base_quantizer.search
         return judged
+
+    @property
+    def told_of_search(self) -> str | None:
+        """What a reader of the log should know of how plans are scored; None where it is as they are built."""
+        method = self.bank.base_quantizer
+        return None if self.realisation is None else SCORED_WITH[method.search].format(method.name)
+
+    def found(self, plan: BitPlan) -> dict[str, object]:
+        """What the plan that a search has chosen reaches on all of D, and what the search looked at."""
+        score = self.evaluator.score_on_all(plan)
+        reached = {} if score.correct is None else {f"sample_{self.task.judged}": 100 * score.accuracy}
+        reached |= {"sample_loss": score.mean_loss, "sample_images": len(score.loss)}
+        reached |= {"evaluation_images": self.evaluator.images, "evaluations": self.evaluator.scored}
+        return reached if self.realisation is None else {**reached, "search": self.bank.base_quantizer.search}
 
     def build(self, plan: BitPlan) -> None:
         """Calibrate, or realise in order, what is missing of a plan."""

@@ -112,7 +112,7 @@ def fresh(settings, **changes):
 def no_figures(request, monkeypatch):
     """Drawing takes longer than the runs: only the tests of the record draw."""
     if "whole_record" not in request.node.name:
-        monkeypatch.setattr("lampq.pipeline.draw_bit_allocation", lambda plan, path: path.touch())
+        monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path: path.touch())
 
 
 def without_seconds(metrics):
@@ -246,7 +246,7 @@ def test_a_figure_that_fails_loses_no_run_and_is_drawn_by_the_same_command(setti
 
     settings = replace(settings, allocator=Uniform())
     with monkeypatch.context() as broken, caplog.at_level(logging.WARNING, "lampq"):
-        broken.setattr("lampq.pipeline.draw_bit_allocation", draw_bit_allocation)
+        broken.setattr("lampq.report.run_figure.draw_bit_allocation", draw_bit_allocation)
         (record,) = run(settings)
     assert record.finished and not record.figure.exists()
     assert "draw_bit_allocation failed (ValueError: no such backend)" in caplog.text

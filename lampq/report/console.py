@@ -2,10 +2,10 @@
 
 from rich.console import Console
 
-from lampq.report.accuracies import ACCURACIES, accuracies_in
 from lampq.report.bit_allocation import bits_grid
 from lampq.report.summary import duration, summary_table
 from lampq.runs.record import RunRecord
+from lampq.tasks.accuracies import ACCURACIES, accuracies_in
 
 COPIED = (
     "average_weight_bits",

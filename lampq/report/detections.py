@@ -7,11 +7,17 @@ import torch
 
 from lampq.datasets.coco import MEAN, STD
 from lampq.models.detection.pictures import Detections, ImageState, SideBySide
-from lampq.report.style import new_figure, rendered
+from lampq.report.style import drawn, new_figure, rendered
 from lampq.storage.atomic_write import write_bytes
 
 SMALLEST_SCORE = 0.3
 """Detections with a lower score are not drawn."""
+
+
+def show_detections(shown: SideBySide | None, folder: Path) -> None:
+    """Draw ``detections.png`` in a run's folder, of a detector's run."""
+    if shown is not None:
+        drawn(draw_detections, shown, folder / "detections.png")
 
 
 def draw_detections(shown: SideBySide, path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from lampq.report.accuracies import ACCURACIES, accuracies_in
+from lampq.tasks.accuracies import ACCURACIES, accuracies_in
 
 MISSING = "-"
 

@@ -132,6 +132,13 @@ class SingleComponents:
             )
         return rows
 
+    def metrics(self, rows: list[dict[str, Any]], workbench: Workbench) -> dict[str, float]:
+        """Of the rows: accuracy (percent) and loss (nats) on D of the model without a component, and how many there
+        are."""
+        whole, *components = rows
+        images = {"sample_images": len(workbench.task.sample_images), "components": len(components)}
+        return {"sample_top1": whole["top1"], "sample_loss": whole["loss"], **images}
+
     def _quantized(
         self, plan: BitPlan, component: Component, bits: int, sites: tuple[Site, ...], budget: Budget
     ) -> BitPlan:

@@ -41,6 +41,11 @@ class Score:
     def mean_loss(self) -> float:
         return self.loss.mean().item()
 
+    @property
+    def outcomes(self) -> list[dict[str, int]]:
+        """A row an image of D, in the order of images.json: 1 where it is right, else 0."""
+        return [{"image": image, "top1": int(right)} for image, right in enumerate(self.correct.tolist())]
+
     def better_than(self, other: "Score") -> bool:
         """More images right, or as many and a lower mean loss; where nothing is right or wrong, a lower mean loss."""
         if self.correct is None:

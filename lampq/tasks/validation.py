@@ -1,4 +1,6 @@
-"""The last number: a plan's accuracy on the validation images."""
+"""The last number: a plan's accuracy on the validation images, and whether full precision reaches what is published."""
+
+import logging
 
 import torch
 from torch import Tensor
@@ -6,10 +8,16 @@ from torch import Tensor
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.storage.store import Store
+from lampq.tasks.accuracies import ACCURACIES
 from lampq.tasks.task import Task
+
+log = logging.getLogger(__name__)
 
 PIECE = 1000
 """Images after which results are stored, so that an interrupted evaluation goes on from there."""
+
+GATE = 0.3
+"""Points by which a full validation set may disagree with the published full-precision accuracy."""
 
 
 def validate(quantized: QuantizedModel, plan: BitPlan, task: Task, store: Store, identity: dict) -> dict[str, Tensor]:
@@ -26,3 +34,18 @@ def validate(quantized: QuantizedModel, plan: BitPlan, task: Task, store: Store,
             )
         )
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def check_published(task: Task, metrics: dict) -> None:
+    """Warn where a full validation set disagrees with the published full-precision accuracy by more than `GATE`."""
+    if task.full_validation_images != metrics["images"]:
+        return
+    for name, published in task.published(task.adapter).items():
+        measured = metrics[f"{name}_full_precision"]
+        if abs(measured - published) > GATE:
+            log.warning(
+                "full precision reaches %.2f %% %s, published are %.2f %%: check weights and preprocessing",
+                measured,
+                ACCURACIES[name],
+                published,
+            )
