@@ -184,20 +184,13 @@ def fisher() -> Iterator[Timing]:
 
 def adalog() -> Iterator[Timing]:
     """The whole AdaLog calibration of DeiT-T at W3A3, the published search unabridged, on an empty bank."""
-    from lampq.bank.layer_bank import LayerBank
     from lampq.base_quantizers.adalog import AdaLog
-    from lampq.calibration.observation import Observer
-    from lampq.plan.budget import Budget
-    from lampq.storage.store import Store
 
     adapter = _deit_tiny()
-    images = _calibration_images(adapter)
-    budget = Budget(3, 3, (3,), "fixed", (3, 3), "target")
-    plan = budget.plan(adapter.sites, {s.name: 3 for s in adapter.sites if s.allocated})
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        bank = LayerBank(AdaLog(), adapter, Observer(adapter, lambda: images), "benchmark", store)
-        timing, _ = timed("adalog", "all 74 sites", lambda: bank.calibrate(plan))
+        workbench, budget = _workbench(adapter, AdaLog(), 3, folder)
+        plan = budget.plan(adapter.sites, {site.name: 3 for site in workbench.layers})
+        timing, _ = timed("adalog", "all 74 sites", lambda: workbench.build(plan))
         yield replace(timing, note="real weights and images" if "LAMPQ_DATA" in os.environ else "random weights")
 
 
@@ -243,19 +236,14 @@ def synthesis() -> Iterator[Timing]:
 
 def reconstruction() -> Iterator[Timing]:
     """A step of training a block of DeiT-T at W4A4 on 32 images, by each method of block reconstruction."""
-    from lampq.bank.layer_bank import LayerBank
-    from lampq.bank.realisation import Realisation
     from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
     from lampq.base_quantizers.aphq_vit import APHQViT
     from lampq.base_quantizers.fima_q import FimaQ
     from lampq.base_quantizers.pd_quant import PDQuant
     from lampq.base_quantizers.qdrop import QDrop
-    from lampq.calibration.observation import Observer
     from lampq.plan.bit_plan import BitPlan
-    from lampq.storage.store import Store
 
     adapter, steps = _deit_tiny(), (2, 10)
-    images = _calibration_images(adapter)
     middle = [s for s in adapter.sites if s.block == adapter.blocks // 2]
     bits = {s.name: (4 if s.parameters else None, 4) for s in middle}
     plan = BitPlan.full_precision(adapter.sites).with_bits(bits)
@@ -265,11 +253,9 @@ def reconstruction() -> Iterator[Timing]:
             # Where training starts from does not matter to its time: a short search.
             quantizer = method(iterations=iterations, images=IMAGES, batch_size=IMAGES, candidates=32, rounds=1)
             with tempfile.TemporaryDirectory() as folder:
-                observer = Observer(adapter, lambda: images)
-                bank = LayerBank(quantizer, adapter, observer, {"images": IMAGES}, Store(Path(folder)))
-                bank.calibrate(plan)
-                realisation = Realisation(bank, lambda: images, "benchmark", 0)
-                timing, _ = timed("reconstruction", quantizer.name, lambda it=realisation: it.states(plan))
+                workbench, _ = _workbench(adapter, quantizer, 4, folder)
+                workbench.bank.calibrate(plan)
+                timing, _ = timed("reconstruction", quantizer.name, lambda it=workbench: it.build(plan))
                 timings.append(timing)
         # What is done once a block is left out.
         seconds = (timings[1].seconds - timings[0].seconds) / (steps[1] - steps[0])
@@ -298,6 +284,19 @@ def _deit_tiny():
 
     torch.manual_seed(0)
     return adapt("deit_tiny_patch16_224", timm.create_model("deit_tiny_patch16_224"), input_size=(3, 224, 224))
+
+
+def _workbench(adapter, base_quantizer, bits: int, folder: str):
+    """A workbench on the calibration images, and a budget of equal bits."""
+    from lampq.datasets.given import GivenImages
+    from lampq.plan.budget import Budget
+    from lampq.storage.store import Store
+    from lampq.tasks.classification import ClassificationTask
+    from lampq.workbench import open_workbench
+
+    task = ClassificationTask(adapter, GivenImages(_calibration_images(adapter)), 0, torch.device("cpu"))
+    budget = Budget(bits, bits, (bits,), "fixed", (bits, bits), "target")
+    return open_workbench(adapter, task, base_quantizer, Store(Path(folder)), budget), budget
 
 
 def _calibration_images(adapter) -> Tensor:

@@ -23,11 +23,12 @@ from lampq.progress import progress
 from lampq.report.bit_allocation import bits_grid
 from lampq.report.explanation import explanation
 from lampq.report.summary import size
+from lampq.runs.preparation import prepared_for, workbench_of
 from lampq.storage.fingerprint import fingerprint
 from lampq.storage.store import Store
-from lampq.tasks.classification import ClassificationTask, accuracy_metrics
+from lampq.tasks.classification import accuracy_metrics
 from lampq.tasks.sample_evaluation import Score
-from lampq.workbench import Workbench, observer_of, open_workbench
+from lampq.workbench import Workbench
 
 ANSWERED_BY_THE_CALL = (
     *("model", "dataset", "seed", "device", "bits", "budget", "paths", "scale", "experiment", "sensitivity", "logger"),
@@ -107,22 +108,12 @@ def quantize(
             'sample=(images, classes), or allocator="uniform"'
         )
     adapter = adapter_of(network, images.calibration(seed), device)
-    if settings.base_quantizer.quantizes_tensors:
-        adapter = adapter.with_tensors()
-    task = ClassificationTask(adapter, images, seed, next(adapter.network.parameters()).device)
+    prepared = prepared_for(settings, adapter, images, next(adapter.network.parameters()).device)
     if settings.allocator.searches:
-        task.check_scored(settings.evaluation_images)
-        SearchSpace.check(adapter, settings.budget, settings.allocator.ties)
-    workbench = open_workbench(
-        adapter,
-        task,
-        settings.base_quantizer,
-        Store(settings.cache if cache is None else Path(cache)),
-        settings.budget,
-        observer=observer_of(adapter, task, settings.base_quantizer, int(settings.observation_memory_gib * 2**30)),
-        prefix_memory=int(settings.prefix_memory_gib * 2**30),
-        images=settings.evaluation_images,
-    )
+        prepared.task.check_scored(settings.evaluation_images)
+        SearchSpace.check(prepared.adapter, settings.budget, settings.allocator.ties)
+    store = Store(settings.cache if cache is None else Path(cache))
+    workbench = workbench_of(settings, prepared, store, settings.evaluation_images)
     plan = settings.allocator.choose(workbench, settings.budget)
     workbench.build(plan)
     return QuantizedNetwork(workbench, plan, searched=settings.allocator.searches)

@@ -11,6 +11,7 @@ import torch
 
 from lampq.calibration.observation import Observer
 from lampq.configuration.settings import Settings
+from lampq.datasets.base import ImageSets
 from lampq.models.adapter import ModelAdapter
 from lampq.storage.digests import Digests
 from lampq.storage.fingerprint import fingerprint
@@ -87,16 +88,29 @@ def digests_of(settings: Settings) -> Digests:
 
 def _prepare(settings: Settings, device: torch.device) -> Prepared:
     log.info("model %s", settings.model.name)
-    adapter = settings.model.build(device)
-    if settings.base_quantizer.quantizes_tensors:
+    return prepared_for(settings, settings.model.build(device), settings.dataset, device)
+
+
+def prepared_for(settings: Settings, adapter: ModelAdapter, images: ImageSets, device: torch.device) -> Prepared:
+    """What the base quantizer works with, of a model and images.
+
+    Args:
+        adapter: the full-precision model.
+        device: where it is.
+
+    Raises:
+        LampQError: the method does not quantize such a model, or the images do not fit it.
+    """
+    method = settings.base_quantizer
+    if method.quantizes_tensors:
         adapter = adapter.with_tensors()
-    settings.base_quantizer.check_model(adapter)
-    settings.dataset.keep_digests(digests_of(settings))
+    method.check_model(adapter)
+    images.keep_digests(digests_of(settings))
     if stays := adapter.told_unquantized():
         log.info(stays)
-    task = TASKS[adapter.task](adapter, settings.dataset, settings.seed, device)
+    task = TASKS[adapter.task](adapter, images, settings.seed, device)
     memory = int(settings.observation_memory_gib * 2**30)
-    return Prepared(adapter, task, observer_of(adapter, task, settings.base_quantizer, memory), device)
+    return Prepared(adapter, task, observer_of(adapter, task, method, memory), device)
 
 
 def workbench_of(settings: Settings, prepared: Prepared, store: Store, images: int | None = None) -> Workbench:

@@ -76,7 +76,7 @@ def by_hand(adapter, plan, pictures):
 def test_every_site_sees_what_the_sites_before_it_make_of_the_images(tmp_path, build):
     search = search_with(OneAfterAnother(), tmp_path, build)
     plan, pictures = uniform(search), search.task.training_images(6)
-    quantized = QuantizedModel(search.adapter, search.bank, search.realisation).apply(plan)
+    quantized = search.quantized_model().apply(plan)
     others = images(search.adapter, 5, seed=7)
     with torch.inference_mode():
         expected = by_hand(search.adapter, plan, pictures).run(others)
@@ -90,7 +90,7 @@ def test_a_segment_is_given_both_networks(tmp_path, monkeypatch):
     method = OneAfterAnother()
     search = search_with(method, tmp_path)
     plan, pictures = uniform(search), search.task.training_images(6)
-    quantized = QuantizedModel(search.adapter, search.bank, search.realisation).apply(plan).adapter
+    quantized = search.quantized_model().apply(plan).adapter
     seen = method.segment
     assert seen.index == quantized.segments - 1 == method.realised[-1]
     assert [site.name for site, *_ in seen.sites] == ["head"] and seen.sites[0][1:] == (3, 3)
@@ -152,7 +152,7 @@ def test_what_has_no_bits_is_left_alone(tmp_path):
 
 def test_the_model_goes_from_plan_to_plan(tmp_path):
     search = search_with(OneAfterAnother(), tmp_path)
-    quantized = QuantizedModel(search.adapter, search.bank, search.realisation)
+    quantized = search.quantized_model()
     pictures, plan = images(search.adapter, 3), uniform(search)
     full_precision = BitPlan.full_precision(search.adapter.sites)
     expected = search.adapter.run(pictures)
@@ -277,7 +277,7 @@ def test_a_run_says_what_its_search_was_on_and_measures_what_is_realised(tmp_pat
     assert said in (record.folder / "log.txt").read_text()
     assert json.loads((record.folder / "images.json").read_text())["training"] == [f"0/{i}" for i in range(6)]
     search = search_with(OneAfterAnother(search_by), tmp_path / "other")
-    model = QuantizedModel(search.adapter, search.bank, search.realisation).apply(record.plan).adapter
+    model = search.quantized_model().apply(record.plan).adapter
     with torch.inference_mode():
         right = [(model.run(x).argmax(1) == y).double() for x, y in search.task.validation()]
     assert record.metrics["top1"] == pytest.approx(100 * torch.cat(right).mean().item())

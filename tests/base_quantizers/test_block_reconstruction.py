@@ -153,7 +153,7 @@ def test_search_is_not_among_the_settings():
 def test_trained_mlps_have_relu_between_their_layers(tmp_path):
     search = searched(tmp_path, method(APHQViT))
     plan = uniform(search)
-    quantized = QuantizedModel(search.adapter, search.bank, search.realisation)
+    quantized = search.quantized_model()
     adapter = quantized.apply(plan).adapter
     assert isinstance(adapter.module("blocks.1.mlp.act"), torch.nn.ReLU)
     fc2 = adapter.module("blocks.1.mlp.fc2").quantize_input

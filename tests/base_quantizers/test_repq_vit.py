@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.repq_vit import RepQViT
 from lampq.errors import LampQError
 from lampq.plan.budget import Budget
@@ -130,7 +129,7 @@ def test_inputs_are_observed_before_any_reparameterization(tmp_path, build):
             first_pass.replace_module(target.name, method.upstream_module(target, layer, state, *planned.bits))
             second_pass.replace_module(target.name, method.quantized_module(target, layer, state, *planned.bits))
         others = images(search.adapter, 4, seed=7)
-        quantized = QuantizedModel(search.adapter, search.bank, search.realisation).apply(plan)
+        quantized = search.quantized_model().apply(plan)
         expected = second_pass.run(others)
         torch.testing.assert_close(quantized.adapter.run(others), expected, rtol=1e-2, atol=1e-2)
         assert (first_pass.run(others) - expected).abs().max() > 0.1

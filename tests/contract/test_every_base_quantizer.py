@@ -285,13 +285,13 @@ def test_what_is_realised_survives_the_disk(sequential):
     assert the_same(read, states) and "realisation" not in again.store.seconds_computed
     pictures = images(search.adapter, 4, seed=5)
     with torch.inference_mode():
-        models = [QuantizedModel(s.adapter, s.bank, s.realisation).apply(plan).adapter for s in (search, again)]
+        models = [s.quantized_model().apply(plan).adapter for s in (search, again)]
         assert torch.equal(*(model.run(pictures) for model in models))
 
 
 def test_a_realised_model_follows_plans_and_leaves_the_original(sequential):
     search, plan, _ = realised_once(sequential)
-    quantized = QuantizedModel(search.adapter, search.bank, search.realisation)
+    quantized = search.quantized_model()
     pictures, before = images(search.adapter, 6, seed=5), search.adapter.weights_hash()
     full_precision = BitPlan.full_precision(search.adapter.sites)
     with torch.inference_mode():
@@ -313,6 +313,6 @@ def test_layers_without_bias_windows_and_mergings_are_realised(sequential, tmp_p
     pictures = images(search.adapter, 4, seed=5)
     with torch.inference_mode():
         expected = search.adapter.run(pictures)
-        logits = QuantizedModel(search.adapter, search.bank, search.realisation).apply(plan).adapter.run(pictures)
+        logits = search.quantized_model().apply(plan).adapter.run(pictures)
     assert states.keys() == {site.name for site in search.adapter.sites}
     assert (logits - expected).square().mean() < expected.var()

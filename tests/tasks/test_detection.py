@@ -59,8 +59,8 @@ def search(adapter, tmp_path_factory):
 
 
 def results(search, plan):
-    model = QuantizedModel(search.adapter, search.bank, search.realisation)
-    return validate(model, plan, search.task, search.store, (search.realisation or search.bank).identity)
+    model = search.quantized_model()
+    return validate(model, plan, search.task, search.store, search.built_from.identity)
 
 
 def full_precision(search):
@@ -123,7 +123,7 @@ def test_every_base_quantizer_of_table_4_is_close_at_8_bits_and_further_at_3(tmp
         before = search.adapter.run(images, stop=search.adapter.segments - 1)
         for bits in (8, 3):
             plan = Uniform().allocate(search, budget_of(bits))
-            model = QuantizedModel(search.adapter, search.bank, search.realisation).apply(plan).adapter
+            model = search.quantized_model().apply(plan).adapter
             after = model.run(images, stop=search.adapter.segments - 1)
             pairs = list(zip(after, before, strict=True))
             moved = sum((a.x - b.x).square().sum() for a, b in pairs)
