@@ -26,12 +26,14 @@ and `Part.settings`, which the fingerprint of a run covers.
   place would be its parent's).
 """
 
+import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, Literal, Union, dataclass_transform, get_args, get_origin
 
-from lampq.limits import boolean, choice, integer, number, optional, text
+from lampq.errors import LampQError
+from lampq.limits import boolean, choice, did_you_mean, integer, number, optional, shown, text
 
 CHECKS = {bool: boolean, int: integer, float: number, str: text}
 """What a value of a plain type has to pass."""
@@ -123,3 +125,27 @@ class Part:
 def _counts(value: Any, declared: Field) -> bool:
     when = declared.metadata.get("identity", "always")
     return when == "always" or (when == "changed" and value != declared.default)
+
+
+def build(part: Callable[..., Any], key: str, values: Mapping[str, Any], remedies: Mapping[str, str] = {}) -> Any:
+    """A part with the given values.
+
+    Args:
+        part: its class.
+        key: what messages call it.
+        values: by name.
+        remedies: what to give where a value is missing, by full key.
+
+    Raises:
+        LampQError: an unknown or a lacking name, or a value that the constructor refuses.
+    """
+    parameters = inspect.signature(part).parameters
+    others = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
+    for name in values:
+        if name not in parameters and not others:
+            near = did_you_mean(name, parameters) or f"; its keys: {', '.join(parameters) or 'none'}"
+            raise LampQError(f"{key}.{name}={shown(values[name])}: {part.__name__} has no such key{near}")
+    for name, parameter in parameters.items():
+        if name not in values and name not in others and parameter.default is parameter.empty:
+            raise LampQError(f"{key}.{name} is missing: add {key}.{name}={remedies.get(f'{key}.{name}', 'VALUE')}")
+    return part(**values)

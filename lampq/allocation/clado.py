@@ -15,7 +15,7 @@ from lampq.allocation.solvers.quadratic_program import (
     positive_semidefinite,
     solve_quadratic_program,
 )
-from lampq.limits import boolean, choice, integer, optional
+from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.sensitivity.pairwise_loss import PAIRS, PairwiseLosses, pairwise_losses
@@ -46,15 +46,10 @@ class Clado(Allocator):
     """
 
     name = "clado"
-    revision = 1
 
-    def __init__(self, pairs: str = "all", convex: bool = True, maximum_nodes: int | None = 500) -> None:
-        self.pairs = choice("allocator.pairs", pairs, tuple(PAIRS))
-        self.convex = boolean("allocator.convex", convex)
-        self.maximum_nodes = optional(integer, "allocator.maximum_nodes", maximum_nodes, minimum=1)
-
-    def settings(self) -> dict:
-        return dict(vars(self))
+    pairs: str = setting("all", options=PAIRS)
+    convex: bool = True
+    maximum_nodes: int | None = setting(500, minimum=1)
 
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Score single layers and pairs, solve.

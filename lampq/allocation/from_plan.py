@@ -4,9 +4,19 @@ from pathlib import Path
 
 from lampq.allocation.base import Allocator
 from lampq.limits import text
+from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
+
+
+def read_plan(key: str, path: str) -> BitPlan:
+    """The plan of a file.
+
+    Raises:
+        LampQError: there is none.
+    """
+    return BitPlan.read(Path(text(key, path)).expanduser())
 
 
 class FromPlan(Allocator):
@@ -20,9 +30,7 @@ class FromPlan(Allocator):
     searches = False
     uses_budget = False
 
-    def __init__(self, plan: str) -> None:
-        self.path = Path(text("allocator.plan", plan)).expanduser()
-        self.plan = BitPlan.read(self.path)
+    plan: BitPlan = setting(check=read_plan)
 
     def settings(self) -> dict:
         return {"plan": self.plan.key()}

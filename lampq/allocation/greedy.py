@@ -4,25 +4,21 @@ import logging
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from lampq.allocation.base import Allocator
-from lampq.allocation.least_score import at_the_target, by_text
-from lampq.allocation.search_space import LayerScores, SearchSpace
+from lampq.allocation.search_space import SearchSpace
 from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
 from lampq.progress import progress
-from lampq.sensitivity.output_fisher import falling, output_fisher
-from lampq.sensitivity.reconstruction_error import reconstruction_errors
+from lampq.sensitivity.metric import metric_name, metrics
+from lampq.sensitivity.scores import Scores, at_the_target, by_text
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
 
-def ranked_steps(groups: Sequence[Group], bits: dict[str, int], scores: LayerScores) -> list[Group]:
+def ranked_steps(groups: Sequence[Group], bits: dict[str, int], scores: Scores) -> list[Group]:
     """The groups that can go down, those first whose score rises least for what they save of the budget.
 
     Args:
@@ -44,32 +40,6 @@ def per_unit(rise: float, saved: int) -> float:
     return math.inf if math.isnan(rise) or not saved else rise / saved
 
 
-def output_fisher_screen(workbench: Workbench, budget: Budget) -> LayerScores:
-    """Squared gradients times squared output errors over D; see `lampq.sensitivity.output_fisher`."""
-    return {name: falling(row) for name, row in output_fisher(workbench, budget, "dataset").items()}
-
-
-def reconstruction_screen(workbench: Workbench, budget: Budget) -> LayerScores:
-    """``||W^ X^ - W X||^2 / ||W X||^2`` with the full-precision model's X on the calibration images."""
-    layers, bits = workbench.layers, list(budget.candidates)
-    wanted = [(s, b, budget.input_bits(b)) for s in layers for b in bits]
-    key = {**workbench.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
-
-    def compute() -> dict[str, Tensor]:
-        workbench.bank.prepare(wanted)
-        modules = {s.name: [workbench.bank.module(s, b, budget.input_bits(b)) for b in bits] for s in layers}
-        images = workbench.task.calibration_images
-        errors = reconstruction_errors(workbench.adapter, workbench.adapter, layers, images, modules)
-        # The first is that of the full-precision layer itself.
-        return {"error": torch.tensor([errors[s.name][1:] for s in layers], dtype=torch.float64)}
-
-    stored = workbench.store.fetch("reconstruction_screen", key, compute)["error"].tolist()
-    return {s.name: falling(dict(zip(bits, row, strict=True))) for s, row in zip(layers, stored, strict=True)}
-
-
-SCREENS = {"output_fisher": output_fisher_screen, "reconstruction": reconstruction_screen}
-
-
 class Greedy(Allocator):
     """Lower one layer after another until the budget holds.
 
@@ -83,18 +53,15 @@ class Greedy(Allocator):
     compressibility; its abstract says no more, the ratio, the screen and the steps are our reading of it.
 
     Args:
-        screen: what puts the layers in order, by its increase per weight bit saved: ``output_fisher`` (squared
-            gradients times squared output errors, over D) or ``reconstruction`` (relative output errors on the
-            calibration images). Both are taken in the full-precision model, one layer quantized.
+        screen: the metric that puts the layers in order, by its increase per weight bit saved.
         evaluate: layers of the screen that are tried on D in each step; 1 leaves the choice to the screen.
         max_evaluations: plans scored on D after the first one, at most; None is no limit. When they are used up, the
             descent goes on by the screen alone.
     """
 
     name = "greedy"
-    revision = 1
 
-    screen: str = setting("output_fisher", options=SCREENS)
+    screen: str = setting("output_fisher", check=metric_name)
     evaluate: int = setting(3, minimum=1)
     max_evaluations: int | None = setting(None, minimum=0, key="max_evaluations", identity="changed")
 
@@ -109,7 +76,8 @@ class Greedy(Allocator):
         """
         workbench.bank.check_bits("bit_set", *budget.candidates)
         space = SearchSpace.open(workbench, budget)
-        scores = SCREENS[self.screen](workbench, budget)
+        screen = metrics()[self.screen]()
+        scores = screen.costs(screen.scores(workbench, budget))
 
         bits = {group.name: group.bits[-1] for group in space.groups}
         spent, steps = space.spent(bits), []

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from lampq.allocation.search_space import LayerScores, SearchSpace
+from lampq.allocation.search_space import SearchSpace
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
@@ -16,6 +16,7 @@ from lampq.plan.sites import Site
 from lampq.progress import progress
 from lampq.sensitivity.expected_error import cost_of_one_bit_less, gain_of_one_bit_more
 from lampq.sensitivity.reconstruction_error import reconstruction_errors
+from lampq.sensitivity.scores import Scores
 from lampq.workbench import Workbench
 
 
@@ -87,7 +88,7 @@ def iterative_update(
     try_next_pairs: int,
     maximum_swaps: int,
     max_evaluations: int | None = None,
-    scores: LayerScores | None = None,
+    scores: Scores | None = None,
 ) -> tuple[BitPlan, list[dict]]:
     """Swap bits between two layers as long as accuracy on D (then the mean loss) improves.
 
@@ -153,7 +154,7 @@ def iterative_update(
 
 
 def score_differences(
-    space: SearchSpace, bits: dict[str, int], scores: LayerScores
+    space: SearchSpace, bits: dict[str, int], scores: Scores
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What the next larger bit-width saves and the next smaller one adds, for the groups that can have it.
 

@@ -1,54 +1,46 @@
 """LampQ: type-aware Fisher-based sensitivity, integer linear program, iterative bit update (Algorithm 1)."""
 
 import logging
-import math
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from lampq.allocation.base import Allocator
-from lampq.allocation.greedy import reconstruction_screen
-from lampq.allocation.hawq_v2 import HAWQV2
 from lampq.allocation.iterative_update import iterative_update
-from lampq.allocation.least_score import at_the_target, by_text
 from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.allocation.solvers.greedy_ascent import solve_greedy
-from lampq.allocation.solvers.ilp import penalized_costs, solve_ilp
+from lampq.allocation.solvers.ilp import solve_ilp
 from lampq.errors import LampQError
-from lampq.limits import boolean, choice, fraction, integer, number, optional
-from lampq.models.detection.pictures import Images
+from lampq.limits import fraction
+from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
-from lampq.progress import progress
 from lampq.sensitivity.expected_error import expected_ratios, paper_ratios
-from lampq.sensitivity.fisher import fisher_traces
-from lampq.sensitivity.labels import labels_of
-from lampq.sensitivity.output_fisher import falling, output_fisher
-from lampq.sensitivity.single_layer_loss import single_layer_losses
-from lampq.sensitivity.straight_through import straight_through
+from lampq.sensitivity.metric import Metric, metric_name, metric_with, metrics, settings_of
+from lampq.sensitivity.scores import Scores, at_the_target, by_text, falling
+from lampq.sensitivity.trace import Trace
 from lampq.sensitivity.type_scaling import TypeScaling, sample_blocks, type_scaling
-from lampq.sensitivity.weight_error import weight_errors
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
-CHUNK = 16
-"""Images of D in one backward pass; fixed, so that traces do not depend on a user's batch size."""
-
-Scores = dict[str, dict[int, float]]
-"""Costs by layer and bits."""
-
 SOLVERS = {"ilp": solve_ilp, "dynamic_program": solve_dynamic_program, "greedy": solve_greedy}
-BY_BITS = {
-    "output_fisher": output_fisher,
-    "weight_error": lambda workbench, budget, labels: weight_errors(workbench, budget),
-    "reconstruction": lambda workbench, budget, labels: reconstruction_screen(workbench, budget),
-    "single_layer_loss": lambda workbench, budget, labels: single_layer_losses(workbench, budget),
-}
-"""Metrics that are measured at each bit-width; the others are traces, to which gamma gives a bit-width."""
-OF_A_PLAN = ("fisher", "output_fisher")
-"""Metrics that can be measured in a quantized model."""
 RATIOS = {"recomputed": expected_ratios, "paper": paper_ratios, "measured": lambda: None}
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """An initial assignment.
+
+    Attributes:
+        plan: the plan.
+        costs: what Problem 1 added up, by layer and bits; None where nothing was.
+        omega: Omega_l of each layer (of a metric by bits, its cost at the target).
+    """
+
+    plan: BitPlan
+    costs: Scores | None
+    omega: dict[str, float]
 
 
 class LampQ(Allocator):
@@ -76,61 +68,43 @@ class LampQ(Allocator):
         swaps: ``feasible`` pairs within the budget, or the ``literal`` pair of Algorithm 1, lines 19-21.
         try_next_pairs: further pairs tried after one that failed, before the update stops (the paper: 0, at which a
             single noisy failure ends it).
-        metric: ``fisher`` (traces, the paper's), ``hessian`` (HAWQ-V2's traces, negative ones count as zero),
-            ``output_fisher`` (ModelOpt's), ``weight_error`` (squared, of all weights of a layer), ``reconstruction``
-            (relative output error on the calibration images) or ``single_layer_loss`` (loss increase on D).
+        maximum_swaps: accepted swaps at most; None allows 4N.
+        max_evaluations: plans scored on D in the update after the first one, at most; None is no limit.
+        metric: name of a metric (`lampq.sensitivity.metric`); the paper's is ``fisher``. Labels and gamma are handed
+            to those that have them.
         resolve: how often the metric is measured again in the model at the last plan, and Problem 1 solved again; the
             best of these plans on D goes on. The paper has none; a summary of it by others says 2 or 3.
         swap_estimates: what orders the swaps: ``reconstruction`` errors of the current plan with `gain_ratios`, or the
             differences of the ``metric`` (times alpha_t) that Problem 1 was solved with.
-        maximum_swaps: accepted swaps at most; None allows 4N.
-        max_evaluations: plans scored on D in the update after the first one, at most; None is no limit.
     """
 
     name = "lampq"
-    revision = 1
 
-    def __init__(
-        self,
-        mu: float = 0.5,
-        beta: int = 2,
-        gamma: float = 4,
-        type_scaling: bool = True,
-        start: str = "ilp",
-        iterative_update: bool = True,
-        solver: str = "ilp",
-        drop: str = "auto",
-        labels: str | None = "sampled",
-        gain_ratios: str = "recomputed",
-        swaps: str = "feasible",
-        try_next_pairs: int = 4,
-        maximum_swaps: int | None = None,
-        max_evaluations: int | None = None,
-        metric: str = "fisher",
-        resolve: int = 0,
-        swap_estimates: str = "reconstruction",
-    ) -> None:
-        self.mu = fraction("lampq.mu", mu)
-        self.beta = integer("lampq.beta", beta, minimum=1, maximum=16)
-        self.gamma = number("lampq.gamma", gamma, above=1)
-        self.type_scaling = boolean("allocator.type_scaling", type_scaling)
-        self.start = choice("allocator.start", start, ("ilp", "uniform"))
-        self.iterative_update = boolean("allocator.iterative_update", iterative_update)
-        self.solver = choice("allocator.solver", solver, tuple(SOLVERS))
-        self.drop = choice("allocator.drop", drop, ("auto", "accuracy", "loss"))
-        self.labels = optional(choice, "allocator.labels", labels, ("sampled", "dataset"))
-        self.gain_ratios = choice("allocator.gain_ratios", gain_ratios, tuple(RATIOS))
-        self.swaps = choice("allocator.swaps", swaps, ("feasible", "literal"))
-        self.try_next_pairs = integer("allocator.try_next_pairs", try_next_pairs, minimum=0)
-        self.maximum_swaps = optional(integer, "allocator.maximum_swaps", maximum_swaps, minimum=0)
-        self.max_evaluations = optional(integer, "max_evaluations", max_evaluations, minimum=0)
-        self.metric = choice("allocator.metric", metric, ("fisher", "hessian", *BY_BITS))
-        self.resolve = integer("allocator.resolve", resolve, minimum=0)
-        self.swap_estimates = choice("allocator.swap_estimates", swap_estimates, ("reconstruction", "metric"))
-        if self.resolve and self.metric not in OF_A_PLAN:
+    mu: float = setting(0.5, check=fraction, key="lampq.mu")
+    beta: int = setting(2, minimum=1, maximum=16, key="lampq.beta")
+    gamma: float = setting(4, above=1, key="lampq.gamma")
+    type_scaling: bool = True
+    start: Literal["ilp", "uniform"] = setting("ilp", identity="changed")
+    iterative_update: bool = True
+    solver: str = setting("ilp", options=SOLVERS)
+    drop: Literal["auto", "accuracy", "loss"] = "auto"
+    labels: Literal["sampled", "dataset"] | None = "sampled"
+    gain_ratios: str = setting("recomputed", options=RATIOS)
+    swaps: Literal["feasible", "literal"] = "feasible"
+    try_next_pairs: int = setting(4, minimum=0)
+    maximum_swaps: int | None = setting(None, minimum=0)
+    max_evaluations: int | None = setting(None, minimum=0, key="max_evaluations", identity="changed")
+    metric: str = setting("fisher", check=metric_name, identity="changed")
+    resolve: int = setting(0, minimum=0, identity="changed")
+    swap_estimates: Literal["reconstruction", "metric"] = setting("reconstruction", identity="changed")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_plans = [name for name, metric in metrics().items() if metric.at_plans]
+        if self.resolve and self.metric not in at_plans:
             raise LampQError(
-                f"allocator.resolve={resolve}: allocator.metric={metric} is not measured in a quantized model; choose "
-                f"{' or '.join(OF_A_PLAN)}, or resolve=0"
+                f"allocator.resolve={self.resolve}: allocator.metric={self.metric} is not measured in a quantized "
+                f"model; choose {' or '.join(at_plans)}, or resolve=0"
             )
         if self.start == "uniform" and self.swap_estimates == "metric":
             raise LampQError(
@@ -138,60 +112,44 @@ class LampQ(Allocator):
                 "reconstruction, or start=ilp"
             )
 
-    def settings(self) -> dict:
-        """All options; those of an idea that is switched off are left out, since they change nothing."""
-        unused = set()
+    def unused(self) -> set[str]:
+        """Options of an idea that is switched off, or that the metric does not have."""
+        unused = {"gamma", "labels"} - settings_of(self.metric)
         if self.solver != "greedy":
             unused |= {"solver"}  # one optimum, whoever finds it
-        if self.start == "ilp":
-            unused |= {"start"}
-        else:
+        if self.start == "uniform":
             unused |= {"mu", "beta", "gamma", "type_scaling", "drop", "labels", "metric", "resolve", "solver"}
-        if self.metric == "fisher":
-            unused |= {"metric"}
-        if self.metric in BY_BITS:
-            unused |= {"gamma"}
-            if self.metric != "output_fisher":
-                unused |= {"labels"}
-        if not self.resolve:
-            unused |= {"resolve"}
         if not self.type_scaling:
             unused |= {"mu", "beta", "drop"}
         if not self.iterative_update:
             unused |= {"gain_ratios", "swaps", "try_next_pairs", "maximum_swaps", "max_evaluations", "swap_estimates"}
-        if self.swap_estimates == "reconstruction":
-            unused |= {"swap_estimates"}
-        else:
+        if self.swap_estimates == "metric":
             unused |= {"gain_ratios"}
-        if self.max_evaluations is None:
-            unused |= {"max_evaluations"}
-        return {key: value for key, value in vars(self).items() if key not in unused}
+        return unused
 
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
-        """Algorithm 1, lines 1 to 27.
+        """Algorithm 1.
 
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
         """
         workbench.bank.check_bits("bit_set", *budget.candidates)
-        if self.start == "ilp":
-            plan, scores, omega = self.initial_assignment(workbench, budget)
+        # Step 1: initial assignment by the type-aware metric.
+        if self.start == "uniform":
+            initial = self.equal_bits(workbench, budget)
         else:
-            if budget.weight_bits not in budget.candidates:
-                bits = f"{float(budget.weight_bits):g}"
-                raise LampQError(
-                    f"allocator.start=uniform: weight_bits={bits} is not in bit_set.bits={list(budget.candidates)}; "
-                    "choose a target that is, or allocator.start=ilp"
-                )
-            layer_bits = SearchSpace.open(workbench, budget).equal_bits(int(budget.weight_bits))
-            origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": layer_bits}
-            plan, omega = budget.plan(workbench.adapter.sites, layer_bits, origin), {}
-            scores = None
-        workbench.bank.calibrate(plan)
+            measured = self.measured(workbench, budget)
+            scaling = self.scaled_types(workbench, budget, measured)  # lines 1 to 7
+            initial = self.assigned(workbench, budget, measured, scaling)  # lines 8 to 11
+            if self.resolve:
+                initial = self.resolved(workbench, budget, scaling, initial)
+        plan = initial.plan
+        plan.origin["initial_bits"] = plan.layer_bits()
+        workbench.bank.calibrate(plan)  # line 12
 
-        # Step 2: error-based iterative updates (lines 13-26).
+        # Step 2: error-based iterative updates.
         if self.iterative_update:
-            plan, swaps = iterative_update(
+            plan, swaps = iterative_update(  # lines 13 to 26
                 plan,
                 workbench,
                 budget,
@@ -200,159 +158,102 @@ class LampQ(Allocator):
                 try_next_pairs=self.try_next_pairs,
                 maximum_swaps=len(workbench.layers) if self.maximum_swaps is None else self.maximum_swaps,
                 max_evaluations=self.max_evaluations,
-                scores=scores if self.swap_estimates == "metric" else None,
+                scores=initial.costs if self.swap_estimates == "metric" else None,
             )
             plan.origin["swaps"] = swaps
             log.info("iterative update: %d of %d swaps accepted", sum(s["accepted"] for s in swaps), len(swaps))
-        return plan.with_scores(omega)
+        return plan.with_scores(initial.omega)  # line 27
 
-    def initial_assignment(self, workbench: Workbench, budget: Budget) -> tuple[BitPlan, Scores, dict[str, float]]:
-        """Lines 1 to 11: the metric of every layer, and the plan that Problem 1 makes of it.
-
-        Returns:
-            The plan, the cost of each layer at each bit-width, and Omega_i (of a metric by bits, that at the target).
-        """
-        full_precision = BitPlan.full_precision(workbench.adapter.sites)
-        measured = self.measured(workbench, budget)
-        at_beta = {name: row[self.beta] for name, row in measured.items()} if self.metric in BY_BITS else measured
-        scaling = self.scale_types(workbench, budget, at_beta, full_precision)
-        plan, scores, omega = self.solved(workbench, budget, measured, scaling)
-        plan.origin["initial_bits"] = plan.layer_bits()
-        if self.resolve:
-            plan, scores, omega = self.resolved(workbench, budget, scaling, (plan, scores, omega))
-        return plan, scores, omega
-
-    def solved(
-        self, workbench: Workbench, budget: Budget, measured: dict, scaling: TypeScaling | None
-    ) -> tuple[BitPlan, Scores, dict[str, float]]:
-        """Problem 1 (line 11) with a metric, by layer (traces) or by layer and bits, weighed by type."""
-        layers = workbench.layers
-        alpha = {s.name: scaling.alpha[s.type] if scaling else 1.0 for s in layers}
-        if self.metric in BY_BITS:
-            rows = {s.name: {b: alpha[s.name] * measured[s.name][b] for b in budget.candidates} for s in layers}
-            scores = {name: falling(row) for name, row in rows.items()}
-            omega, told = at_the_target(scores, budget), {"scores": by_text(scores)}
-        else:
-            omega = {s.name: alpha[s.name] * measured[s.name] for s in layers}
-            rows = penalized_costs([omega[s.name] for s in layers], budget.candidates, self.gamma).tolist()
-            columns = budget.candidates
-            scores = {s.name: dict(zip(columns, row, strict=True)) for s, row in zip(layers, rows, strict=True)}
-            told = {f"{self.metric}_traces": measured}
-        space = SearchSpace.open(workbench, budget)
-        allocation = SOLVERS[self.solver](space.costs(scores), space.spending, space.bits, space.room)
-        log.info("initial assignment by %s, objective %.6g", allocation.solver, allocation.objective)
-        origin = {
-            "allocator": self.name,
-            "settings": self.settings(),
-            "solver": allocation.solver,
-            "objective": allocation.objective,
-            **told,
-            "type_scaling": scaling.to_json() if scaling else None,
-        }
-        return budget.plan(workbench.adapter.sites, space.layer_bits(allocation.bits), origin), scores, omega
-
-    def resolved(
-        self,
-        workbench: Workbench,
-        budget: Budget,
-        scaling: TypeScaling | None,
-        first: tuple[BitPlan, Scores, dict[str, float]],
-    ) -> tuple[BitPlan, Scores, dict[str, float]]:
-        """The best on D of the first plan and those of the metric measured again at the last one, `resolve` times.
-
-        Labels and alpha_t stay those of the full-precision model. A plan that comes again ends it.
-        """
-        tried, history = [first], []
-        while len(tried) <= self.resolve:
-            last = tried[-1][0]
-            workbench.bank.calibrate(last)
-            again = self.solved(workbench, budget, self.measured(workbench, budget, last), scaling)
-            if again[0].key() in {plan.key() for plan, *_ in tried}:
-                break
-            tried.append(again)
-        workbench.evaluator.set_base(first[0])
-        best, best_score = first, None
-        for answer in tried:
-            workbench.bank.calibrate(answer[0])
-            score = workbench.evaluator.score(answer[0])
-            history.append({"bits": answer[0].layer_bits(), "accuracy": score.accuracy, "loss": score.mean_loss})
-            if best_score is None or score.better_than(best_score):
-                best, best_score = answer, score
-        log.info("%s: plan %d of %d after solving again is the best on D", self.name, tried.index(best) + 1, len(tried))
-        best[0].origin.update(resolved=history, initial_bits=best[0].layer_bits())
-        return best
+    @property
+    def measure(self) -> Metric:
+        """The metric."""
+        return metric_with(self.metric, labels=self.labels, gamma=self.gamma)
 
     def measured(self, workbench: Workbench, budget: Budget, plan: BitPlan | None = None) -> dict:
-        """The metric of every layer: a trace, or a score at each bit-width of the bit set (and at beta).
+        """tr(F_l) of every layer, or another trace; of other metrics the scores at each bit-width of the bit set.
 
         Args:
             plan: measured in the model at this plan; None: in full precision.
         """
-        if self.metric == "fisher":
-            return self.fisher_traces(workbench, plan)
-        if self.metric == "hessian":
-            found = HAWQV2(labels=self.labels).traces(workbench).trace.tolist()
-            return {s.name: max(trace, 0.0) for s, trace in zip(workbench.layers, found, strict=True)}
+        at_plan = {} if plan is None else {"plan": plan}
+        if isinstance(self.measure, Trace):
+            return self.measure.traces(workbench, **at_plan)
         if self.type_scaling:
             budget = replace(budget, candidates=tuple(sorted({*budget.candidates, self.beta})))
-        at_plan = {} if plan is None else {"plan": plan}
-        return BY_BITS[self.metric](workbench, budget, self.labels, **at_plan)
+        return self.measure.scores(workbench, budget, **at_plan)
 
-    def fisher_traces(self, workbench: Workbench, plan: BitPlan | None = None) -> dict[str, float]:
-        """tr(F_i) of every layer over D, on the original parameters or, straight through, in the model at a plan."""
-        task, names = workbench.task, [s.name for s in workbench.layers]
-        key = {
-            "model": workbench.bank.identity["model"],
-            "weights": workbench.bank.identity["weights"],
-            "sample": task.identity["sample"],
-            "labels": self.labels,
-            "seed": workbench.seed if self.labels == "sampled" else None,
-            "revision": 1,
-            **({} if plan is None else {**workbench.bank.identity, "plan": plan.key()}),
-        }
-
-        def compute() -> dict:
-            images, labels = task.sample_images, labels_of(workbench, self.labels)
-            with progress(description="Fisher traces over D", total=len(images), unit="images") as bar:
-                adapter = (
-                    workbench.adapter if plan is None else straight_through(workbench.adapter, workbench.bank, plan)
-                )
-                traces = fisher_traces(
-                    adapter.network,
-                    names,
-                    images,
-                    labels,
-                    chunk=1 if isinstance(images, Images) else CHUNK,
-                    losses=partial(task.losses, adapter),
-                    progress=lambda done, _: bar.update(done - bar.n),
-                )
-            return {"trace": traces.trace, "standard_error": traces.standard_error}
-
-        stored = workbench.store.fetch("fisher_traces", key, compute)
-        return dict(zip(names, stored["trace"].tolist(), strict=True))
-
-    def scale_types(
-        self, workbench: Workbench, budget: Budget, traces: dict[str, float], full_precision: BitPlan
-    ) -> TypeScaling | None:
-        """alpha_t of every type, with one line on how it was measured; None when idea I2 is switched off."""
+    def scaled_types(self, workbench: Workbench, budget: Budget, measured: dict) -> TypeScaling | None:
+        """Lines 1 to 7: alpha_t of every type; None when idea I2 is switched off."""
         if not self.type_scaling:
             return None
+        if not isinstance(self.measure, Trace):
+            measured = {name: row[self.beta] for name, row in measured.items()}
         workbench.bank.check_bits("lampq.beta", self.beta)
-        blocks = sample_blocks(workbench.adapter.blocks, self.mu, workbench.seed)
-        single = (self.beta, budget.input_bits(self.beta))
-        workbench.bank.prepare([(layer, *single) for layer in workbench.layers if layer.block in blocks])
-        scaling = type_scaling(
-            workbench.layers, traces, blocks, self.beta, self.drop, workbench.evaluator, full_precision, budget
-        )
-        unit = {"accuracy": "points", "loss": "nats"}[scaling.measure]
-        factor = 100 if scaling.measure == "accuracy" else 1
-        drops = ", ".join(
-            f"{type} {factor * drop:.3g}±{factor * scaling.drop_standard_error[type]:.2g}"
-            for type, drop in scaling.drop.items()
-        )
-        log.info("A_t at %d bits over %d blocks (%s): %s", self.beta, len(blocks), unit, drops)
-        if self.drop == "auto" and scaling.measure == "loss" and workbench.task.name == "classification":
-            log.info("accuracy drops are within noise for at least one type: alpha_t comes from the mean loss increase")
-        if any(not math.isfinite(alpha) for alpha in scaling.alpha.values()):
-            log.warning("alpha_t is not finite for some type: its Fisher traces are zero")
-        return scaling
+        blocks = sample_blocks(workbench.adapter.blocks, self.mu, workbench.seed)  # line 2
+        return type_scaling(workbench, budget, measured, blocks, self.beta, self.drop)
+
+    def assigned(self, workbench: Workbench, budget: Budget, measured: dict, scaling: TypeScaling | None) -> Assignment:
+        """Lines 8 to 11: ``Omega_l = alpha_t tr(F_l)``, the plan of least ``sum_l gamma^-B Omega_l`` (Problem 1)."""
+        alpha = {s.name: scaling.alpha[s.type] if scaling else 1.0 for s in workbench.layers}
+        if isinstance(self.measure, Trace):
+            omega = {name: alpha[name] * trace for name, trace in measured.items()}
+            costs, told = self.measure.penalized(omega, budget), {f"{self.metric}_traces": measured}
+        else:
+            rows = {name: {b: alpha[name] * row[b] for b in budget.candidates} for name, row in measured.items()}
+            costs = {name: falling(row) for name, row in rows.items()}
+            omega, told = at_the_target(costs, budget), {"scores": by_text(costs)}
+        space = SearchSpace.open(workbench, budget)
+        found = space.solved(costs, SOLVERS[self.solver])
+        log.info("initial assignment by %s, objective %.6g", found.solver, found.objective)
+        origin = {
+            "allocator": self.name,
+            "settings": self.settings(),
+            "solver": found.solver,
+            "objective": found.objective,
+            **told,
+            "type_scaling": scaling.to_json() if scaling else None,
+        }
+        return Assignment(budget.plan(workbench.adapter.sites, space.layer_bits(found.bits), origin), costs, omega)
+
+    def equal_bits(self, workbench: Workbench, budget: Budget) -> Assignment:
+        """The target's bits everywhere, nothing measured.
+
+        Raises:
+            LampQError: they are not in the bit set, or above the budget.
+        """
+        if budget.weight_bits not in budget.candidates:
+            bits = f"{float(budget.weight_bits):g}"
+            raise LampQError(
+                f"allocator.start=uniform: weight_bits={bits} is not in bit_set.bits={list(budget.candidates)}; "
+                "choose a target that is, or allocator.start=ilp"
+            )
+        layer_bits = SearchSpace.open(workbench, budget).equal_bits(int(budget.weight_bits))
+        origin = {"allocator": self.name, "settings": self.settings()}
+        return Assignment(budget.plan(workbench.adapter.sites, layer_bits, origin), None, {})
+
+    def resolved(
+        self, workbench: Workbench, budget: Budget, scaling: TypeScaling | None, first: Assignment
+    ) -> Assignment:
+        """The best on D of the first plan and those of the metric measured again at the last one, `resolve` times.
+
+        Labels and alpha_t stay those of the full-precision model. A plan that comes again ends it.
+        """
+        tried = [first]
+        while len(tried) <= self.resolve:
+            last = tried[-1].plan
+            workbench.bank.calibrate(last)
+            again = self.assigned(workbench, budget, self.measured(workbench, budget, last), scaling)
+            if again.plan.key() in {found.plan.key() for found in tried}:
+                break
+            tried.append(again)
+        workbench.evaluator.set_base(first.plan)
+        best, best_score, history = first, None, []
+        for found in tried:
+            workbench.bank.calibrate(found.plan)
+            score = workbench.evaluator.score(found.plan)
+            history.append({"bits": found.plan.layer_bits(), "accuracy": score.accuracy, "loss": score.mean_loss})
+            if best_score is None or score.better_than(best_score):
+                best, best_score = found, score
+        log.info("%s: plan %d of %d after solving again is the best on D", self.name, tried.index(best) + 1, len(tried))
+        best.plan.origin["resolved"] = history
+        return best

@@ -18,4 +18,3 @@ class LampQPlus(LampQ):
     """
 
     name = "lampq_plus"
-    revision = 1

@@ -1,55 +1,70 @@
-"""The plan of least total score within the budget, for metrics that score each layer at each of its bit-widths."""
+"""The plan of least total score, by any metric: HAWQ-V2, output Fisher and Mix-QViT are this over one each."""
 
 import logging
+from typing import Any
 
-from lampq.allocation.search_space import LayerScores, SearchSpace
-from lampq.allocation.solvers.dynamic_program import Allocation
+from lampq.allocation.base import Allocator
+from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.ilp import solve_ilp
+from lampq.parts import build
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.sensitivity.metric import Metric, metric_name, metrics
+from lampq.sensitivity.scores import Scores, at_the_target, by_text
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
 
-def least_score_plan(
-    workbench: Workbench, budget: Budget, scores: dict[str, dict[int, float]], origin: dict
-) -> BitPlan:
-    """``argmin sum_i score_i(B_i)`` within the budget, its ties and pins, solved exactly.
+class LeastScore(Allocator):
+    """``argmin sum_i score_i(B_i)`` within the budget, its ties and pins: an integer linear program, no plan tried.
+
+    Its name, revision and settings are the metric's.
+
+    Where inputs have bits of their own (``activation_rule=independent``), two programs are solved, one for each
+    target: the errors of weights and inputs are taken to add up.
 
     Args:
-        scores: by layer and bits, whatever adds up; the layers in the order of execution.
-        origin: where the scores come from; solver, objective and scores are added.
-
-    Raises:
-        LampQError: no plan keeps the budget, or a score is not a number.
+        metric: a metric, or the name of one.
+        settings: of the metric, where it is named.
     """
-    layer_bits, allocation = least_score_bits(SearchSpace.open(workbench, budget), scores)
-    log.info("%s: total score %.6g, by %s", origin["allocator"], allocation.objective, allocation.solver)
-    told = {**origin, "solver": allocation.solver, "objective": allocation.objective, "scores": by_text(scores)}
-    return budget.plan(workbench.adapter.sites, layer_bits, told).with_scores(at_the_target(scores, budget))
 
+    def __init__(self, metric: str | Metric, **settings: Any) -> None:
+        if not isinstance(metric, Metric):
+            metric = build(metrics()[metric_name("allocator.metric", metric)], "allocator", settings)
+        self.metric = metric
+        self.name, self.revision, self.scores_inputs = metric.name, metric.revision, metric.scores_inputs
 
-def least_score_bits(space: SearchSpace, scores: LayerScores) -> tuple[dict[str, int], Allocation]:
-    """The bits of each layer, by name, and the allocation of the groups that they come from.
+    @property
+    def labels(self) -> str:
+        """Of the metric's loss, where it has one."""
+        return self.metric.labels
 
-    Args:
-        space: what may be chosen.
-        scores: by layer and bits.
+    def settings(self) -> dict[str, Any]:
+        return self.metric.settings()
 
-    Raises:
-        LampQError: a score is not a number.
-    """
-    allocation = solve_ilp(space.costs(scores), space.spending, space.bits, space.room)
-    return space.layer_bits(allocation.bits), allocation
+    def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
+        """Score every layer at every bit-width, solve.
 
+        Raises:
+            LampQError: no plan keeps the budget, a score is not a number, or the base quantizer is not defined at a
+                bit-width needed.
+        """
+        workbench.bank.check_bits("bit_set", *budget.candidates, *budget.input_candidates)
+        scores = self.metric.costs(self.metric.scores(workbench, budget))
+        bits, told = self._least(SearchSpace.open(workbench, budget), scores)
+        origin = {"allocator": self.name, "settings": self.settings(), **self.metric.notes(workbench)}
+        input_bits = None
+        if budget.independent:
+            of_inputs = self.metric.costs(self.metric.input_scores(workbench, budget))
+            input_bits, told_of_inputs = self._least(SearchSpace.of_inputs(workbench.layers, budget), of_inputs)
+            told = {"weights": told, "inputs": told_of_inputs}
+        plan = budget.plan(workbench.adapter.sites, bits, {**origin, **told}, input_bits)
+        return plan.with_scores(at_the_target(scores, budget))
 
-def by_text(scores: LayerScores) -> dict[str, dict[str, float]]:
-    """Scores with their bits as text, as JSON has them."""
-    return {name: {str(bits): value for bits, value in row.items()} for name, row in scores.items()}
-
-
-def at_the_target(scores: dict[str, dict[int, float]], budget: Budget) -> dict[str, float]:
-    """Each layer's score at one and the same bit-width, the target or the next in the bit set: they compare."""
-    bits = min((b for b in budget.candidates if b >= budget.weight_bits), default=budget.candidates[-1])
-    return {name: row[bits] for name, row in scores.items()}
+    def _least(self, space: SearchSpace, scores: Scores) -> tuple[dict[str, int], dict[str, Any]]:
+        """Bits of each layer, by name, and what the plan tells of them."""
+        found = space.solved(scores, solve_ilp)
+        log.info("%s: total score %.6g, by %s", self.name, found.objective, found.solver)
+        told = {"solver": found.solver, "objective": found.objective, "scores": by_text(scores)}
+        return space.layer_bits(found.bits), told

@@ -8,7 +8,7 @@ import torch
 from lampq.allocation.base import Allocator
 from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
-from lampq.limits import integer
+from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
@@ -33,13 +33,8 @@ class RandomPlan(Allocator):
     """
 
     name = "random"
-    revision = 1
 
-    def __init__(self, draw: int = 0) -> None:
-        self.draw = integer("allocator.draw", draw, minimum=0, maximum=9999)
-
-    def settings(self) -> dict:
-        return {"draw": self.draw}
+    draw: int = setting(0, minimum=0, maximum=9999)
 
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Draw the plan.

@@ -9,19 +9,18 @@ from functools import cached_property
 import numpy as np
 
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
+from lampq.allocation.solvers.dynamic_program import Allocation
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import UNITS, Budget, packed_bytes
 from lampq.plan.groups import Group, Ties, check_bound, group_name, pinned, tied
 from lampq.plan.sites import Site
+from lampq.sensitivity.scores import Scores
 from lampq.workbench import Workbench
 
 INPUT_BITS = "input bits"
 """What a budget of inputs is counted in."""
-
-LayerScores = Mapping[str, Mapping[int, float]]
-"""By layer and bits."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class SearchSpace:
         """``[groups, bits]`` int64, above the smallest plan; 0 where a group may not have the bits."""
         return np.array([[group.spending.get(b, 0) for b in self.bits] for group in self.groups], dtype=np.int64)
 
-    def costs(self, scores: LayerScores) -> np.ndarray:
+    def costs(self, scores: Scores) -> np.ndarray:
         """``[groups, bits]`` float64: the sum of the layers' scores, infinite where a group may not have the bits.
 
         A pinned group costs nothing, whatever its layers score: nothing is chosen for it.
@@ -176,6 +175,14 @@ class SearchSpace:
             return 0.0 if group.pinned else math.fsum(scores[s.name][bits] for s in group.layers)
 
         return np.array([[cost(group, bits) for bits in self.bits] for group in self.groups])
+
+    def solved(self, scores: Scores, solver: Callable[..., Allocation]) -> Allocation:
+        """What a solver makes of the scores: bits of each group.
+
+        Raises:
+            LampQError: a score is not a number.
+        """
+        return solver(self.costs(scores), self.spending, self.bits, self.room)
 
     def problem(self, costs: np.ndarray) -> AllocationProblem:
         """The allocation problem of these costs ``[groups, bits]``.

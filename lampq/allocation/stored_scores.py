@@ -6,16 +6,16 @@ from fractions import Fraction
 
 import numpy as np
 
-from lampq.allocation.least_score import at_the_target
-from lampq.allocation.search_space import LayerScores, SearchSpace
+from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import optimal_plan
-from lampq.allocation.solvers.ilp import penalized_costs
 from lampq.allocation.solvers.relaxation import Relaxation
 from lampq.errors import LampQError
-from lampq.plan.bit_plan import BitPlan, SitePlan
+from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import UNITS, Budget
-from lampq.plan.sites import MODULES, Site
+from lampq.plan.sites import Site, module_of
+from lampq.sensitivity.scores import Scores, at_the_target
+from lampq.sensitivity.trace import penalized_costs
 
 HISTORY = ("swaps", "steps", "steps_by_the_screen_alone", "frontier", "resolved", "objective", "solver", "initial_bits")
 """What an origin tells of one budget; the rest are scores, which serve every budget."""
@@ -38,7 +38,7 @@ class StoredScores:
     metric: str
     plan: BitPlan
     budget: Budget
-    by_bits: LayerScores | None = None
+    by_bits: Scores | None = None
     omega: dict[str, float] | None = None
     gamma: float | None = None
     ties: str = "none"
@@ -74,13 +74,8 @@ class StoredScores:
                     f"bit_set={bits}: the plan has no scores at {value} bits, only at {self.scored_bits}; choose "
                     "among these, or score again with a wider bit_set"
                 )
-        if self.ties == "none":
-            return space.costs(self.by_bits)
-        # One score for a module: it counts once, with the first of its layers.
-        modules = {_module_of(s) for s in self.plan.sites if s.allocated}
-        first = {next(s.name for s in self.plan.sites if s.allocated and _module_of(s) == m) for m in modules}
-        nothing = dict.fromkeys(bits, 0.0)
-        return space.costs({name: row if name in first else nothing for name, row in self.by_bits.items()})
+        share = 2 if self.ties == "modules" else 1  # the two layers of a module share its one score
+        return space.costs({name: {b: row[b] / share for b in row} for name, row in self.by_bits.items()})
 
     def price(self) -> float:
         """Cost that one weight bit more would save, at which the solver stopped (its Lagrange multiplier).
@@ -128,7 +123,7 @@ def stored_scores(plan: BitPlan) -> StoredScores:
         if key in origin:
             return StoredScores(metric, plan, budget_of(plan), {s.name: _by_bits(origin[key][s.name]) for s in layers})
     if "omega" in origin:
-        modules = {s.name: _module_of(s) for s in layers}
+        modules = {s.name: module_of(s) for s in layers}
         missing = [name for name in modules.values() if name not in origin["omega"]]
         if missing:
             raise LampQError(f"the plan has no score of {missing[0]} in origin.omega; take a plan.json of a run")
@@ -139,11 +134,6 @@ def stored_scores(plan: BitPlan) -> StoredScores:
     raise LampQError(
         f"the plan has no scores that add up: allocator={name} left none; take a plan of a search that scores layers"
     )
-
-
-def _module_of(site: SitePlan) -> str:
-    """As VT-PTQ's plans name the module of a layer: ``0 MSA``."""
-    return f"{site.block} {next(name for name, types in MODULES.items() if site.type in types)}"
 
 
 def at_target(budget: Budget, weight_bits: Fraction, candidates: tuple[int, ...] | None = None) -> Budget:

@@ -1,17 +1,18 @@
 """VT-PTQ's allocation: one bit-width a module, by nuclear norms and output errors, the best of a Pareto frontier."""
 
 import logging
+from typing import Literal
 
 from lampq.allocation.base import Allocator
-from lampq.allocation.least_score import at_the_target
 from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.k_best import k_best_plans
-from lampq.limits import choice, integer, optional
+from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
-from lampq.plan.sites import MODULES
+from lampq.plan.sites import module_of
 from lampq.progress import progress
-from lampq.sensitivity.nuclear_norm import ERRORS, module_sensitivities
+from lampq.sensitivity.nuclear_norm import NuclearNorm
+from lampq.sensitivity.scores import at_the_target, by_text
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
@@ -33,24 +34,13 @@ class VTPTQ(Allocator):
     revision = 2
     ties = "modules"
 
-    def __init__(
-        self,
-        selection: str = "frontier",
-        error: str = "output",
-        candidates: int = 200,
-        max_evaluations: int | None = None,
-    ) -> None:
-        self.selection = choice("allocator.selection", selection, ("frontier", "knapsack"))
-        self.error = choice("allocator.error", error, ERRORS)
-        self.candidates = integer("allocator.candidates", candidates, minimum=1)
-        self.max_evaluations = optional(integer, "max_evaluations", max_evaluations, minimum=0)
+    selection: Literal["frontier", "knapsack"] = "frontier"
+    error: Literal["output", "map"] = "output"
+    candidates: int = setting(200, minimum=1)
+    max_evaluations: int | None = setting(None, minimum=0, key="max_evaluations", identity="changed")
 
-    def settings(self) -> dict:
-        metric = {"selection": self.selection, "error": self.error}
-        if self.selection == "knapsack":
-            return metric
-        limited = {} if self.max_evaluations is None else {"max_evaluations": self.max_evaluations}
-        return {**metric, "candidates": self.candidates, **limited}
+    def unused(self) -> set[str]:
+        return {"candidates", "max_evaluations"} if self.selection == "knapsack" else set()
 
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Choose the bits of every module.
@@ -60,15 +50,9 @@ class VTPTQ(Allocator):
         """
         workbench.bank.check_bits("bit_set", *budget.candidates)
         space = SearchSpace.open(workbench, budget, self.ties)
-        omega = module_sensitivities(workbench, budget, self.error)
-        modules = list(omega)
-        of_layers = {
-            s.name: omega[b, m] for b, m in modules for s in workbench.layers if s.block == b and s.type in MODULES[m]
-        }
-        # A module's Omega is one number: it counts once, with the first of its layers.
-        first = {next(s.name for s in workbench.layers if s.block == b and s.type in MODULES[m]) for b, m in modules}
-        nothing = dict.fromkeys(budget.candidates, 0.0)
-        problem = space.problem(space.costs({n: row if n in first else nothing for n, row in of_layers.items()}))
+        metric = NuclearNorm(self.error)
+        omega = metric.of_modules(workbench, budget)
+        problem = space.problem(space.costs(metric.scores(workbench, budget)))
         wanted = 1 if self.selection == "knapsack" else self.candidates
         if self.max_evaluations is not None:
             wanted = min(wanted, self.max_evaluations + 1)
@@ -76,14 +60,15 @@ class VTPTQ(Allocator):
         origin = {
             "allocator": self.name,
             "settings": self.settings(),
-            "omega": {f"{b} {m}": {str(bits): v for bits, v in omega[b, m].items()} for b, m in modules},
+            "omega": by_text(omega),
         }
         plans = [budget.plan(workbench.adapter.sites, space.layer_bits(problem.bits_of(way)), origin) for way in found]
         chosen = 0
         if self.selection == "frontier":
             chosen, origin["frontier"] = self._best_on_d(workbench, plans, [problem.objective(way) for way in found])
         log.info("vt_ptq: plan %d of %d by total Omega is the best on D", chosen + 1, len(plans))
-        return plans[chosen].with_scores(at_the_target(of_layers, budget))
+        of_modules = at_the_target(omega, budget)
+        return plans[chosen].with_scores({s.name: of_modules[module_of(s)] for s in workbench.layers})
 
     def _best_on_d(
         self, workbench: Workbench, plans: list[BitPlan], objectives: list[float]

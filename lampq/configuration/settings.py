@@ -5,7 +5,6 @@ base quantizer, allocator) name their class by `_target_`; their own values are 
 """
 
 import importlib
-import inspect
 import math
 import re
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from lampq.limits import (
     text,
     word,
 )
+from lampq.parts import build
 from lampq.plan.budget import UNITS, Budget, default_bit_set
 from lampq.plan.groups import checked_pins, checked_ties
 
@@ -289,15 +289,7 @@ def construct(key: str, values: dict[str, Any]) -> Any:
     if target is None:
         raise LampQError(f"{key}._target_ is missing: name the class, as the other files of conf/{key} do")
     part = _class(f"{key}._target_", target)
-    parameters = inspect.signature(part).parameters
-    for name in values:
-        if name not in parameters:
-            near = did_you_mean(name, parameters) or f"; its keys: {', '.join(parameters) or 'none'}"
-            raise LampQError(f"{key}.{name}={shown(values[name])}: {part.__name__} has no such key{near}")
-    for name, parameter in parameters.items():
-        if name not in values and parameter.default is inspect.Parameter.empty:
-            raise LampQError(f"{key}.{name} is missing: add {key}.{name}={REMEDIES.get(f'{key}.{name}', 'VALUE')}")
-    return part(**values)
+    return build(part, key, values, REMEDIES)
 
 
 def _class(key: str, target: Any) -> Callable[..., Any]:

@@ -104,3 +104,8 @@ class Site:
     def after_gelu(self) -> bool:
         """Whether the layer reads what a GELU gives, as it is."""
         return self.fed_by == "gelu" and self.type in USUALLY_FED_BY
+
+
+def module_of(site: Site) -> str:
+    """What the module of a layer or of an attention matmul is called: ``0 MSA``; a site of a plan will do."""
+    return f"{site.block} {next(name for name, types in MODULES.items() if site.type in types)}"

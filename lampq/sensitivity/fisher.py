@@ -8,12 +8,64 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lampq.errors import LampQError
-from lampq.models.detection.pictures import Pictures, Targets
+from lampq.models.detection.pictures import Images, Pictures, Targets
+from lampq.plan.bit_plan import BitPlan
+from lampq.progress import progress
+from lampq.sensitivity.labels import identity_of_labels, labels_of
+from lampq.sensitivity.straight_through import straight_through
+from lampq.sensitivity.trace import Trace
+from lampq.workbench import Workbench
+
+CHUNK = 16
+"""Images of D in one backward pass; fixed, so that traces do not depend on a user's batch size."""
+
+
+class Fisher(Trace):
+    """tr(F_i) of every layer over D, the paper's metric (Lemma 2).
+
+    Args:
+        labels: of the loss: ``sampled`` from the model (Lemma 2) or the ``dataset``'s.
+    """
+
+    name = "fisher"
+    at_plans = True
+
+    labels: Literal["dataset", "sampled"] = "sampled"
+
+    def traces(self, workbench: Workbench, plan: BitPlan | None = None) -> dict[str, float]:
+        """On the original parameters or, straight through, in the model at a plan."""
+        task, names = workbench.task, [s.name for s in workbench.layers]
+        key = {
+            "model": workbench.bank.identity["model"],
+            "weights": workbench.bank.identity["weights"],
+            **identity_of_labels(workbench, self.labels),
+            "revision": 1,
+            **({} if plan is None else {**workbench.bank.identity, "plan": plan.key()}),
+        }
+
+        def compute() -> dict[str, Tensor]:
+            images, labels = task.sample_images, labels_of(workbench, self.labels)
+            with progress(description="Fisher traces over D", total=len(images), unit="images") as bar:
+                adapter = straight_through(workbench.adapter, workbench.bank, plan)
+                traces = fisher_traces(
+                    adapter.network,
+                    names,
+                    images,
+                    labels,
+                    chunk=1 if isinstance(images, Images) else CHUNK,
+                    losses=partial(task.losses, adapter),
+                    progress=lambda done, _: bar.update(done - bar.n),
+                )
+            return {"trace": traces.trace, "standard_error": traces.standard_error}
+
+        stored = workbench.store.fetch("fisher_traces", key, compute)
+        return dict(zip(names, stored["trace"].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -43,7 +95,7 @@ def fisher_traces(
     images: Pictures,
     labels: Targets,
     *,
-    chunk: int = 16,
+    chunk: int = CHUNK,
     losses: Callable[[Pictures, Targets], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FisherTraces:

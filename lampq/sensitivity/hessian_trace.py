@@ -7,11 +7,18 @@ layer by it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from lampq.parts import setting
+from lampq.progress import progress
+from lampq.sensitivity.labels import identity_of_labels, labels_of
+from lampq.sensitivity.trace import Trace
+from lampq.workbench import Workbench
 
 CHUNK = 8
 """Images run at once; fixed, so that traces do not depend on a user's batch size."""
@@ -36,6 +43,57 @@ class HessianTraces:
     def standard_error(self) -> Tensor:
         """``[layers]`` float64: standard error of `trace` over probes; not a number with a single probe."""
         return self.samples.std(0) / len(self.samples) ** 0.5
+
+
+class Hessian(Trace):
+    """tr(H_i) of every layer, H_i being the Hessian of the full-precision model's mean loss; 0 where it is negative.
+
+    Args:
+        hessian_images: the first so many images of D; all of them where D has fewer.
+        probes: random sign vectors of the estimate, at least 2 (its standard error comes from their spread). One
+            costs as much as five or six forward passes over these images.
+        labels: of the loss: the ``dataset``'s or ``sampled`` from the model.
+    """
+
+    name = "hessian"
+
+    hessian_images: int = setting(128, minimum=1)
+    probes: int = setting(16, minimum=2)
+    labels: Literal["dataset", "sampled"] = "dataset"
+
+    def traces(self, workbench: Workbench) -> dict[str, float]:
+        found = self.estimated(workbench).trace.tolist()
+        return {s.name: max(trace, 0.0) for s, trace in zip(workbench.layers, found, strict=True)}
+
+    def estimated(self, workbench: Workbench) -> HessianTraces:
+        """As estimated, negative ones too; stored by what they depend on, the base quantizer is none of it."""
+        workbench.task.only_classifiers("Hessian traces (allocator=hawq_v2, or allocator.metric=hessian)")
+        key = {
+            "model": workbench.bank.identity["model"],
+            "weights": workbench.bank.identity["weights"],
+            **identity_of_labels(workbench, self.labels),
+            "images": self.hessian_images,
+            "probes": self.probes,
+            "probe_seed": workbench.seed,
+            "revision": 1,
+        }
+
+        def compute() -> dict[str, Tensor]:
+            images = workbench.task.sample_images[: self.hessian_images]
+            total = self.probes * len(images)
+            with progress(description="Hessian traces over D", total=total, unit="products") as bar:
+                found = hessian_traces(
+                    workbench.adapter.network,
+                    [s.name for s in workbench.layers],
+                    images,
+                    labels_of(workbench, self.labels)[: len(images)],
+                    probes=self.probes,
+                    seed=workbench.seed,
+                    progress=bar.update,
+                )
+            return {"samples": found.samples}
+
+        return HessianTraces(workbench.store.fetch("hessian_traces", key, compute)["samples"])
 
 
 def hessian_traces(

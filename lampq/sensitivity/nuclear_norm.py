@@ -5,12 +5,13 @@
 What the paper leaves open is read as follows: the map is the softmax's, each head's by itself; ``Y^`` is what the
 module gives with all its layers and operands at the bits in question, everything else in full precision; nuclear norms
 are averaged over heads (and windows), errors summed over an image, and the product averaged over images. Of what the
-error of an MSA is taken, there are two readings (`ERRORS`): the formula has one Y, so that it would be the map, whose
+error of an MSA is taken, there are two readings: the formula has one Y, so that it would be the map, whose
 entries are about 1 / tokens; then an MSA's Omega is orders of magnitude below an MLP's, every MSA gets the fewest
 bits, and models collapse. With the error of the module's output, modules compare.
 """
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,58 +21,64 @@ from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures, batches
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
-from lampq.plan.sites import MODULES, Site
+from lampq.plan.sites import MODULES, Site, module_of
 from lampq.progress import progress
+from lampq.sensitivity.metric import Metric
+from lampq.sensitivity.scores import Scores
 from lampq.workbench import Workbench
 
 CHUNK = 8
 """Images run at once; fixed, so that values do not depend on a user's batch size."""
 
-ERRORS = ("output", "map")
-"""Of what the error of an MSA is taken: of its output, or of the attention map."""
 
-Module = tuple[int, str]
-"""Block and MSA or MLP."""
-
-
-def module_sensitivities(workbench: Workbench, budget: Budget, error: str = "output") -> dict[Module, dict[int, float]]:
-    """Omega of every module at every bit-width of the bit set, over the calibration images.
+class NuclearNorm(Metric):
+    """Omega of the module that a layer belongs to, over the calibration images: half of it for each of its two layers.
 
     Args:
-        workbench: the full-precision model, the bank, the calibration images.
-        budget: the bit set, and the bits of inputs and operands.
-        error: one of `ERRORS`.
+        error: of what the error of an MSA is taken: of its ``output``, or of its attention ``map``.
     """
-    inner = [s for s in workbench.adapter.sites if any(s.type in types for types in MODULES.values())]
-    blocks = sorted({s.block for s in inner})
-    parts = {(b, m): [s for s in inner if s.block == b and s.type in MODULES[m]] for b in blocks for m in MODULES}
-    bits = list(budget.candidates)
-    key = {**workbench.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "error": error}
-    key["revision"] = 2
 
-    def compute() -> dict[str, Tensor]:
-        return {"omega": torch.stack(_measure(workbench, budget, parts, error))}
+    name = "nuclear_norm"
 
-    stored = workbench.store.fetch("nuclear_norm", key, compute)["omega"].tolist()
-    return {part: dict(zip(bits, row, strict=True)) for part, row in zip(parts, stored, strict=True)}
+    error: Literal["output", "map"] = "output"
+
+    def scores(self, workbench: Workbench, budget: Budget) -> Scores:
+        omega = self.of_modules(workbench, budget)
+        return {s.name: {b: value / 2 for b, value in omega[module_of(s)].items()} for s in workbench.layers}
+
+    def of_modules(self, workbench: Workbench, budget: Budget) -> Scores:
+        """Omega of every module (`lampq.plan.sites.module_of`), whole."""
+        parts: dict[str, list[Site]] = {}
+        for site in workbench.adapter.sites:
+            if any(site.type in types for types in MODULES.values()):
+                parts.setdefault(module_of(site), []).append(site)
+        bits = list(budget.candidates)
+        inputs = [budget.input_bits(b) for b in bits]
+        key = {**workbench.bank.identity, "bits": bits, "inputs": inputs, "error": self.error, "revision": 2}
+
+        def compute() -> dict[str, Tensor]:
+            return {"omega": torch.stack(_measure(workbench, budget, list(parts.values()), self.error))}
+
+        stored = workbench.store.fetch("nuclear_norm", key, compute)["omega"].tolist()
+        return {part: dict(zip(bits, row, strict=True)) for part, row in zip(parts, stored, strict=True)}
 
 
 @torch.inference_mode()
-def _measure(workbench: Workbench, budget: Budget, parts: dict[Module, list[Site]], error: str) -> list[Tensor]:
+def _measure(workbench: Workbench, budget: Budget, parts: list[list[Site]], error: str) -> list[Tensor]:
     """``[candidates]`` float64 of every module, block by block from the full-precision model's states."""
     full_precision = BitPlan.full_precision(workbench.adapter.sites)
-    wanted = [(s, *_bits(s, b, budget)) for sites in parts.values() for s in sites for b in budget.candidates]
+    wanted = [(s, *_bits(s, b, budget)) for sites in parts for s in sites for b in budget.candidates]
     workbench.bank.prepare(wanted)
     original, quantized = workbench.adapter.clone(), QuantizedModel(workbench.adapter, workbench.bank)
     states = [original.run_segment(0, chunk) for chunk in batches(workbench.task.calibration_images, CHUNK)]
-    sums = {part: torch.zeros(len(budget.candidates), dtype=torch.float64) for part in parts}
-    images = 0
-    for (block, module), sites in progress(parts.items(), description="nuclear norms of modules", unit="modules"):
-        segment = block + 1
+    omega = []
+    for sites in progress(parts, description="nuclear norms of modules", unit="modules"):
+        segment = sites[0].block + 1
         of = {s.type: s.name for s in sites}
+        module = "MSA" if "pv" in of else "MLP"
         informative = of["pv" if module == "MSA" else "fc2"]
         moving = informative if error == "map" else of["proj" if module == "MSA" else "fc2"]
-        images = 0
+        images, sums = 0, torch.zeros(len(budget.candidates), dtype=torch.float64)
         for index, state in enumerate(states):
             seen, after = _run(original, segment, (informative, moving), state)
             information = _nuclear_norm(seen[informative], len(state), module)
@@ -80,10 +87,11 @@ def _measure(workbench: Workbench, budget: Budget, parts: dict[Module, list[Site
                 plan = full_precision.with_bits({s.name: _bits(s, bits, budget) for s in sites})
                 moved, _ = _run(quantized.apply(plan).adapter, segment, (moving,), state)
                 squares = (moved[moving] - seen[moving]).double().square().reshape(len(state), -1).sum(1)
-                sums[block, module][column] += (information * squares).sum().cpu()
+                sums[column] += (information * squares).sum().cpu()
             if module == "MLP":  # the last module of its block
                 states[index] = after
-    return [total / images for total in sums.values()]
+        omega.append(sums / images)
+    return omega
 
 
 def _bits(site: Site, bits: int, budget: Budget) -> tuple[int | None, int]:

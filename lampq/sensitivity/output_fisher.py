@@ -9,6 +9,7 @@ the real error of every bit-width, of weights and inputs together.
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.sensitivity.fisher import class_losses
 from lampq.sensitivity.labels import identity_of_labels, labels_of
+from lampq.sensitivity.metric import Metric
+from lampq.sensitivity.scores import Scores
 from lampq.sensitivity.straight_through import straight_through
 from lampq.workbench import Workbench
 
@@ -31,32 +34,50 @@ CHUNK = 16
 """Images run at once; fixed, so that scores do not depend on a user's batch size."""
 
 
-def output_fisher(
-    workbench: Workbench, budget: Budget, labels: str, plan: BitPlan | None = None
-) -> dict[str, dict[int, float]]:
-    """Scores of every layer at every bit-width of the bit set, over D.
+class OutputFisher(Metric):
+    """Output scores, one pass over D and no plan tried.
+
+    As `auto_quantize` of NVIDIA's TensorRT Model Optimizer does with its gradient-based search, over the bit set
+    instead of number formats. Its solver is given a smaller budget where it finds nothing; ours is exact and needs
+    none.
+
+    Where inputs have bits of their own (``activation_rule=independent``), weights are scored with inputs in full
+    precision and inputs with weights in full precision: the two errors are taken to add up.
 
     Args:
-        budget: the bit set, and the bits of inputs.
-        labels: ``dataset`` or ``sampled``.
-        plan: inputs and gradients are those of the model at this plan, straight through; None: in full precision.
-
-    Returns:
-        By layer and bits, squared nats, as measured: more bits may score higher (see `falling`).
+        labels: of the loss: the ``dataset``'s, as ModelOpt takes the user's loss, or ``sampled`` from the model.
     """
-    pairs = {b: (b, budget.input_bits(b)) for b in budget.candidates}
-    scores = scores_at(workbench, list(pairs.values()), labels, plan)
-    return {name: {b: row[pair] for b, pair in pairs.items()} for name, row in scores.items()}
+
+    name = "output_fisher"
+    scores_inputs = True
+    at_plans = True
+
+    labels: Literal["dataset", "sampled"] = "dataset"
+
+    def scores(self, workbench: Workbench, budget: Budget, plan: BitPlan | None = None) -> Scores:
+        """Squared nats, as measured.
+
+        Args:
+            plan: inputs and gradients are those of the model at this plan, straight through; None: in full precision.
+        """
+        return self._scores(workbench, budget, 0, plan)
+
+    def input_scores(self, workbench: Workbench, budget: Budget) -> Scores:
+        return self._scores(workbench, budget, 1)
+
+    def _scores(self, workbench: Workbench, budget: Budget, operand: int, plan: BitPlan | None = None) -> Scores:
+        """Of weights (0) or inputs (1): one pass serves both."""
+        pairs = bits_of_operands(budget)
+        found = scores_at(workbench, [pair for of in pairs for pair in of.values()], self.labels, plan)
+        return {name: {b: row[pair] for b, pair in pairs[operand].items()} for name, row in found.items()}
 
 
-def weight_and_input_scores(
-    workbench: Workbench, budget: Budget, labels: str
-) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
-    """Scores of the weights of every layer, inputs in full precision, and of its input, weights in full precision."""
+def bits_of_operands(budget: Budget) -> tuple[dict[int, Bits], dict[int, Bits]]:
+    """What is scored, by the bits of weights and, where they are chosen by themselves, by those of inputs."""
+    if not budget.independent:
+        return {b: (b, budget.input_bits(b)) for b in budget.candidates}, {}
     inputs = budget.input_candidates or budget.candidates
-    scores = scores_at(workbench, [*((b, None) for b in budget.candidates), *((None, b) for b in inputs)], labels)
-    of_weights = {name: {b: row[b, None] for b in budget.candidates} for name, row in scores.items()}
-    return of_weights, {name: {b: row[None, b] for b in inputs} for name, row in scores.items()}
+    return {b: (b, None) for b in budget.candidates}, {b: (None, b) for b in inputs}
 
 
 def scores_at(
@@ -68,7 +89,7 @@ def scores_at(
     computes only what it adds.
 
     Args:
-        plan: see `output_fisher`.
+        plan: see `OutputFisher.scores`.
 
     Returns:
         By layer and bits, squared nats.
@@ -87,7 +108,7 @@ def scores_at(
     def measured(together: tuple[Bits, ...]) -> Tensor:
         modules = {s.name: [workbench.bank.module(s, *bits) for bits in together] for s in layers}
         images = workbench.task.sample_images
-        adapter = workbench.adapter if plan is None else straight_through(workbench.adapter, workbench.bank, plan)
+        adapter = straight_through(workbench.adapter, workbench.bank, plan)
         with progress(description="output errors and gradients over D", total=len(images), unit="images") as bar:
             chunk = 1 if isinstance(images, Images) else CHUNK
             return output_scores(
@@ -97,7 +118,7 @@ def scores_at(
                 labels_of(workbench, labels),
                 chunk=chunk,
                 losses=workbench.task.losses,
-                progress=lambda done: bar.update(done),
+                progress=bar.update,
             )
 
     scores: dict[str, dict[Bits, float]] = {s.name: {} for s in layers}
@@ -176,17 +197,3 @@ def output_scores(
         for handle in handles:
             handle.remove()
     return scores
-
-
-def falling(scores: dict[int, float]) -> dict[int, float]:
-    """The scores with those of more bits no higher than those of fewer bits: the running minimum from few bits up.
-
-    A search of quantizer parameters may by chance find worse ones at more bits; since nothing forces their use, a
-    layer with more bits counts as no worse (so does ModelOpt).
-    """
-    lowest, result = float("inf"), {}
-    for bits in sorted(scores):
-        # Not a number stays visible: min() would hide it.
-        lowest = min(lowest, scores[bits]) if scores[bits] == scores[bits] else scores[bits]
-        result[bits] = lowest
-    return result

@@ -1,4 +1,4 @@
-"""Layer-wise reconstruction error in the current quantized model (Algorithm 1, line 15)."""
+"""Layer-wise reconstruction error: of single layers, and in the current quantized model (Algorithm 1, line 15)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,36 @@ from torch import Tensor, nn
 
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures
+from lampq.plan.budget import Budget
 from lampq.plan.sites import Site
+from lampq.sensitivity.metric import Metric
+from lampq.sensitivity.scores import Scores, falling
+from lampq.workbench import Workbench
 
 CHUNK = 16
 """Images run at once; fixed, so that errors do not depend on a user's batch size."""
+
+
+class Reconstruction(Metric):
+    """``||W^ X^ - W X||^2 / ||W X||^2`` with the full-precision model's X on the calibration images."""
+
+    name = "reconstruction"
+
+    def scores(self, workbench: Workbench, budget: Budget) -> Scores:
+        layers, bits = workbench.layers, list(budget.candidates)
+        wanted = [(s, b, budget.input_bits(b)) for s in layers for b in bits]
+        key = {**workbench.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
+
+        def compute() -> dict[str, Tensor]:
+            workbench.bank.prepare(wanted)
+            modules = {s.name: [workbench.bank.module(s, b, budget.input_bits(b)) for b in bits] for s in layers}
+            images = workbench.task.calibration_images
+            errors = reconstruction_errors(workbench.adapter, workbench.adapter, layers, images, modules)
+            # The first is that of the full-precision layer itself.
+            return {"error": torch.tensor([errors[s.name][1:] for s in layers], dtype=torch.float64)}
+
+        stored = workbench.store.fetch("reconstruction_screen", key, compute)["error"].tolist()
+        return {s.name: falling(dict(zip(bits, row, strict=True))) for s, row in zip(layers, stored, strict=True)}
 
 
 @torch.inference_mode()

@@ -3,56 +3,77 @@
 import math
 
 from lampq.errors import LampQError
+from lampq.limits import integer
+from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.progress import progress
+from lampq.sensitivity.metric import Metric
+from lampq.sensitivity.scores import Scores
 from lampq.workbench import Workbench
 
 
-def single_layer_losses(workbench: Workbench, budget: Budget, others: int | None = None) -> dict[str, dict[int, float]]:
+def precision_of_others(key: str, value: str | int) -> str | int:
+    """``full_precision``, or bits.
+
+    Raises:
+        LampQError: it is neither.
+    """
+    if value != "full_precision" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise LampQError(f"{key}={value}: must be full_precision, or an integer of bits")
+    return value if value == "full_precision" else integer(key, value, 1, 16)
+
+
+class SingleLayerLoss(Metric):
     """``loss(layer at b, others as they are) - loss(layer in full precision, others as they are)``, means over D.
 
     Each score lies in the store by itself, so an interrupted measurement goes on at the next one.
 
     Args:
-        budget: the bit set, and the bits of inputs.
-        others: bits of all other layers, what lies outside the 4N at its fixed bits; None: everything else is in full
-            precision.
-
-    Returns:
-        By layer and bits, nats, as measured: noise of D may make it negative, or let it rise with more bits.
-
-    Raises:
-        LampQError: a loss is not finite, or the base quantizer is not defined at a bit-width needed.
+        others: precision of the other layers while one is measured: ``full_precision``, or bits, at which everything
+            outside the 4N layers is at its fixed bits.
     """
-    layers, sites, evaluator = workbench.layers, workbench.adapter.sites, workbench.evaluator
-    if others is None:
-        context = BitPlan.full_precision(sites)
-    else:
-        context = budget.plan(sites, dict.fromkeys((s.name for s in layers), others))
-    workbench.bank.calibrate(context)
-    workbench.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in budget.candidates])
-    evaluator.set_base(context)
-    total = (len(budget.candidates) + (others is not None)) * len(layers)
-    bar = progress(description="losses of single layers on D", total=total, unit="scores")
 
-    def loss(name: str, bits: int | None) -> float:
-        pair = (None, None) if bits is None else (bits, budget.input_bits(bits))
-        value = evaluator.score(context.with_bits({name: pair})).mean_loss
-        if not math.isfinite(value):
-            raise LampQError(
-                f"bit_set: the loss on D with {name} at {bits} bits is {value}; leave the smallest bits out of the "
-                "bit set"
-            )
-        bar.update()
-        return value
+    name = "single_layer_loss"
 
-    losses: dict[str, dict[int, float]] = {}
-    try:
-        whole = evaluator.score(context).mean_loss if others is None else None
-        for site in layers:
-            base = loss(site.name, None) if whole is None else whole
-            losses[site.name] = {bits: loss(site.name, bits) - base for bits in budget.candidates}
-    finally:
-        bar.close()
-    return losses
+    others: str | int = setting("full_precision", check=precision_of_others)
+
+    def scores(self, workbench: Workbench, budget: Budget) -> Scores:
+        """Nats, as measured: noise of D may make it negative, or let it rise with more bits.
+
+        Raises:
+            LampQError: a loss is not finite, or the base quantizer is not defined at a bit-width needed.
+        """
+        layers, sites, evaluator = workbench.layers, workbench.adapter.sites, workbench.evaluator
+        alone = self.others == "full_precision"
+        if alone:
+            context = BitPlan.full_precision(sites)
+        else:
+            workbench.bank.check_bits("allocator.others", self.others)
+            context = budget.plan(sites, dict.fromkeys((s.name for s in layers), self.others))
+        workbench.bank.calibrate(context)
+        workbench.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in budget.candidates])
+        evaluator.set_base(context)
+        total = (len(budget.candidates) + (not alone)) * len(layers)
+        bar = progress(description="losses of single layers on D", total=total, unit="scores")
+
+        def loss(name: str, bits: int | None) -> float:
+            pair = (None, None) if bits is None else (bits, budget.input_bits(bits))
+            value = evaluator.score(context.with_bits({name: pair})).mean_loss
+            if not math.isfinite(value):
+                raise LampQError(
+                    f"bit_set: the loss on D with {name} at {bits} bits is {value}; leave the smallest bits out of the "
+                    "bit set"
+                )
+            bar.update()
+            return value
+
+        losses = {}
+        try:
+            whole = evaluator.score(context).mean_loss if alone else None
+            for site in layers:
+                base = loss(site.name, None) if whole is None else whole
+                losses[site.name] = {bits: loss(site.name, bits) - base for bits in budget.candidates}
+        finally:
+            bar.close()
+        return losses

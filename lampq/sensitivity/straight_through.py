@@ -8,7 +8,7 @@ from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
 
 
-def straight_through(full_precision: ModelAdapter, bank: LayerBank, plan: BitPlan) -> ModelAdapter:
+def straight_through(full_precision: ModelAdapter, bank: LayerBank, plan: BitPlan | None) -> ModelAdapter:
     """The model at a plan's bits with straight-through gradients (Bengio et al. 2013).
 
     Rounding has no useful derivative. Here every quantized site gives out what its quantized module does, and takes
@@ -16,8 +16,10 @@ def straight_through(full_precision: ModelAdapter, bank: LayerBank, plan: BitPla
 
     Returns:
         An adapter of its own over the full-precision model's tensors; its linear layers still are `nn.Linear` with
-        the original weights.
+        the original weights. Without a plan, the full-precision model itself.
     """
+    if plan is None:
+        return full_precision
     adapter = full_precision.clone()
     for site in plan.sites:
         if site.bits != (None, None):

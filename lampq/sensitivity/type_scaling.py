@@ -1,5 +1,6 @@
 """Type scaling alpha_t: how much accuracy a unit of Fisher trace costs in each layer type (Algorithm 1, lines 1-7)."""
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from lampq.plan.budget import Budget
 from lampq.plan.sites import LAYER_TYPES, Site
 from lampq.progress import progress
 from lampq.tasks.sample_evaluation import Score
+from lampq.workbench import Workbench
+
+log = logging.getLogger(__name__)
 
 SMALLEST_DROP = 1e-4
 """A_t is at least this (a fraction of accuracy, or nats of loss), so that no type gets a zero or negative alpha."""
@@ -56,37 +60,31 @@ def single_layer_plan(full_precision: BitPlan, layer: Site, bits: int, budget: B
 
 
 def type_scaling(
-    layers: list[Site],
-    traces: dict[str, float],
-    blocks: tuple[int, ...],
-    beta: int,
-    measure: str,
-    evaluator,
-    full_precision: BitPlan,
-    budget: Budget,
+    workbench: Workbench, budget: Budget, traces: dict[str, float], blocks: tuple[int, ...], beta: int, measure: str
 ) -> TypeScaling:
     """alpha_t = A_t / tr(F_t) from single layers of the sampled blocks quantized to beta bits, one at a time.
 
     Args:
-        layers: the 4N layers.
+        workbench: the 4N layers, and the evaluator that scores plans on D.
+        budget: gives the input bits of the single layer.
         traces: Fisher trace of every layer, on the full-precision model.
         blocks: the sampled blocks L_mu.
         beta: bits of the single layer.
         measure: ``accuracy``, ``loss``, or ``auto``: loss for all types when the accuracy drop of any type is below
             `NOISE_LIMIT` standard errors, or where an image is not right or wrong.
-        evaluator: scores plans on D (`SampleEvaluator`).
-        full_precision: the plan with every site in full precision.
-        budget: gives the input bits of the single layer.
     """
+    evaluator, full_precision = workbench.evaluator, BitPlan.full_precision(workbench.adapter.sites)
+    sampled = [layer for layer in workbench.layers if layer.block in blocks]
+    workbench.bank.prepare([(layer, beta, budget.input_bits(beta)) for layer in sampled])
     evaluator.set_base(full_precision)
-    base = evaluator.score(full_precision)
-    sampled = [layer for layer in layers if layer.block in blocks]
+    base = evaluator.score(full_precision)  # line 1
     # Late blocks last: the evaluator re-runs only what follows the changed block, so time per step falls.
     scores: dict[str, Score] = {}
     for layer in progress(sampled, description=f"single layers at {beta} bits on D", unit="layers"):
         scores[layer.name] = evaluator.score(single_layer_plan(full_precision, layer, beta, budget))
 
     def drops(kind: str) -> tuple[dict[str, float], dict[str, float]]:
+        """Line 4: A_t of every type, and its standard error."""
         mean, error = {}, {}
         for type in LAYER_TYPES:
             mine = [scores[layer.name] for layer in sampled if layer.type == type]
@@ -106,11 +104,18 @@ def type_scaling(
         mean, error = drops("accuracy")
         noisy = any(mean[type] < NOISE_LIMIT * error[type] or mean[type] <= 0 for type in LAYER_TYPES)
         chosen = "loss" if noisy else "accuracy"
+        if noisy:
+            log.info("accuracy drops are within noise for at least one type: alpha_t comes from the mean loss increase")
     mean, error = drops(chosen)
-    mean_trace = {
+    mean_trace = {  # line 5
         type: math.fsum(traces[s.name] for s in sampled if s.type == type) / len(blocks) for type in LAYER_TYPES
     }
-    alpha = {type: max(mean[type], SMALLEST_DROP) / max(mean_trace[type], 1e-30) for type in LAYER_TYPES}
+    alpha = {type: max(mean[type], SMALLEST_DROP) / max(mean_trace[type], 1e-30) for type in LAYER_TYPES}  # line 6
+    factor, unit = (100, "points") if chosen == "accuracy" else (1, "nats")
+    told = ", ".join(f"{type} {factor * mean[type]:.3g}±{factor * error[type]:.2g}" for type in LAYER_TYPES)
+    log.info("A_t at %d bits over %d blocks (%s): %s", beta, len(blocks), unit, told)
+    if any(not math.isfinite(value) for value in alpha.values()):
+        log.warning("alpha_t is not finite for some type: its Fisher traces are zero")
     return TypeScaling(alpha, mean, error, mean_trace, chosen, blocks)
 
 

@@ -6,22 +6,28 @@ from torch import Tensor, nn
 from lampq.errors import LampQError
 from lampq.plan.budget import Budget
 from lampq.quantized_modules.linear import QuantizedLinear
+from lampq.sensitivity.metric import Metric
+from lampq.sensitivity.scores import Scores
 from lampq.workbench import Workbench
 
 
-def weight_errors(workbench: Workbench, budget: Budget) -> dict[str, dict[int, float]]:
-    """``|| Q_b(W) - W ||^2`` of every layer at every bit-width of the bit set, in the units of the original weights."""
-    layers, bits = workbench.layers, budget.candidates
-    workbench.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in bits])
-    errors: dict[str, dict[int, float]] = {}
-    for site in layers:
-        original = workbench.adapter.module(site.name).weight.detach().double()
-        modules = {b: workbench.bank.module(site, b, budget.input_bits(b)) for b in bits}
-        errors[site.name] = {
-            b: (effective_weight(module, site.name).double() - original).square().sum().item()
-            for b, module in modules.items()
-        }
-    return errors
+class WeightError(Metric):
+    """``|| Q_b(W) - W ||^2`` of all weights of a layer, in the units of the original weights."""
+
+    name = "weight_error"
+
+    def scores(self, workbench: Workbench, budget: Budget) -> Scores:
+        layers, bits = workbench.layers, budget.candidates
+        workbench.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in bits])
+        errors = {}
+        for site in layers:
+            original = workbench.adapter.module(site.name).weight.detach().double()
+            modules = {b: workbench.bank.module(site, b, budget.input_bits(b)) for b in bits}
+            errors[site.name] = {
+                b: (effective_weight(module, site.name).double() - original).square().sum().item()
+                for b, module in modules.items()
+            }
+        return errors
 
 
 @torch.no_grad()

@@ -7,16 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lampq.allocation.greedy import Greedy, per_unit, ranked_steps, reconstruction_screen
+from lampq.allocation.greedy import Greedy, per_unit, ranked_steps
 from lampq.allocation.search_space import SearchSpace
-from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
-from lampq.plan.bit_plan import BitPlan
 from lampq.plan.groups import Group
 from lampq.plan.sites import Site
-from lampq.sensitivity.output_fisher import falling, output_fisher
-from lampq.sensitivity.reconstruction_error import reconstruction_errors
+from lampq.sensitivity.output_fisher import OutputFisher
+from lampq.sensitivity.scores import falling
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
@@ -66,7 +64,7 @@ def test_by_the_screen_alone(store):
     search = search_over(vit_adapter(), store)
     plan = Greedy(evaluate=1).allocate(search, budget())
     assert search.evaluator.scored == 0
-    screen = {n: falling(row) for n, row in output_fisher(search, budget(), "dataset").items()}
+    screen = {n: falling(row) for n, row in OutputFisher().scores(search, budget()).items()}
     for bits, step in replayed(search, plan, budget()):
         price = {
             s.name: (screen[s.name][bits[s.name] - 1] - screen[s.name][bits[s.name]]) / s.parameters
@@ -99,19 +97,6 @@ def test_every_option_changes_the_plan(search):
         assert other.allocate(search, budget()).layer_bits() != usual.layer_bits(), option
         assert other.settings() != Greedy().settings()
     assert Greedy(evaluate=1, max_evaluations=5).settings() == Greedy(evaluate=1).settings()
-
-
-@pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
-def test_the_reconstruction_screen_is_the_error_of_single_layers(build, tmp_path):
-    search = search_over(build(), tmp_path)
-    found = reconstruction_screen(search, budget())
-    full_precision = BitPlan.full_precision(search.adapter.sites)
-    for site in (search.layers[0], search.layers[3], search.layers[-2]):
-        plan = full_precision.with_bits({site.name: (3, 3)})
-        adapter = QuantizedModel(search.adapter, search.bank).apply(plan).adapter
-        (error,) = reconstruction_errors(adapter, search.adapter, [site], search.task.calibration_images)[site.name]
-        assert found[site.name][3] == pytest.approx(error, rel=1e-6)
-    assert all(list(row.values()) == sorted(row.values(), reverse=True) for row in found.values())
 
 
 @pytest.mark.parametrize("target", ["2", "2.5", "3.3", "5"])
@@ -187,7 +172,7 @@ def test_what_cannot_be_met_is_one_line(search):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"screen": "loss"}, "allocator.screen=loss: must be one of output_fisher, reconstruction"),
+        ({"screen": "loss"}, "allocator.screen=loss: must be one of fisher, hessian"),
         ({"evaluate": 0}, "allocator.evaluate=0: must be an integer of at least 1"),
         ({"max_evaluations": -1}, "max_evaluations=-1: must be an integer of at least 0, or null"),
     ],

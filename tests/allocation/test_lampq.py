@@ -5,14 +5,16 @@ import math
 
 import pytest
 
-from lampq.allocation.hawq_v2 import HAWQV2
 from lampq.allocation.lampq import LampQ
-from lampq.allocation.least_score import least_score_plan
-from lampq.allocation.output_fisher import OutputFisher
+from lampq.allocation.least_score import LeastScore
+from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.solvers.ilp import solve_ilp
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.sites import LAYER_TYPES
+from lampq.sensitivity.fisher import Fisher
+from lampq.sensitivity.hessian_trace import Hessian
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
@@ -286,15 +288,14 @@ def test_beta_may_be_outside_the_bit_set(search):
 
 
 def test_without_type_scaling_a_metric_by_bits_is_the_metric_alone(search):
-    plan = LampQ(metric="output_fisher", labels="dataset", type_scaling=False, iterative_update=False)
-    assert (
-        plan.allocate(search, budget()).origin["scores"] == OutputFisher().allocate(search, budget()).origin["scores"]
-    )
+    by_metric = LampQ(metric="output_fisher", labels="dataset", type_scaling=False, iterative_update=False)
+    one, other = (allocator.allocate(search, budget()) for allocator in (by_metric, LeastScore("output_fisher")))
+    assert one.origin["scores"] == other.origin["scores"]
 
 
 def test_negative_hessian_traces_count_as_zero(search):
     plan = LampQ(metric="hessian", type_scaling=False, iterative_update=False).allocate(search, budget())
-    found = HAWQV2(labels="sampled").traces(search).trace.tolist()
+    found = Hessian(labels="sampled").estimated(search).trace.tolist()
     traces = {s.name: max(value, 0.0) for s, value in zip(search.layers, found, strict=True)}
     assert plan.origin["hessian_traces"] == traces
     assert {s.name: plan[s.name].score for s in search.layers} == traces
@@ -318,11 +319,12 @@ def test_solving_again_keeps_the_best_plan_on_d(search, metric):
 def test_the_second_solution_is_that_of_the_metric_in_the_model_at_the_first_plan(search):
     first = LampQ(iterative_update=False).allocate(search, budget())
     again = LampQ(iterative_update=False, resolve=1)
-    traces = again.fisher_traces(search, first)
+    traces = Fisher().traces(search, first)
     assert all(traces[name] != first.origin["fisher_traces"][name] for name in traces)
     alpha = first.origin["type_scaling"]["alpha"]
     scaled = {s.name: {b: alpha[s.type] * traces[s.name] * 4.0**-b for b in (2, 3, 4, 5)} for s in search.layers}
-    expected = least_score_plan(search, budget(), scaled, {"allocator": "test"}).layer_bits()
+    space = SearchSpace.open(search, budget())
+    expected = space.layer_bits(space.solved(scaled, solve_ilp).bits)
     assert again.allocate(search, budget()).origin["resolved"][1]["bits"] == expected
 
 
@@ -356,7 +358,7 @@ def test_a_greedy_solver_is_never_better_than_an_exact_one(search):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"metric": "trace"}, "allocator.metric=trace: must be one of fisher, hessian, output_fisher, weight_error"),
+        ({"metric": "trace"}, "allocator.metric=trace: must be one of fisher, hessian"),
         ({"resolve": -1}, "allocator.resolve=-1: must be an integer of at least 0"),
         (
             {"resolve": 2, "metric": "weight_error"},

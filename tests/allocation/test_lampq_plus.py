@@ -5,7 +5,7 @@ import pytest
 
 from lampq.allocation.lampq import LampQ
 from lampq.allocation.lampq_plus import LampQPlus
-from lampq.allocation.output_fisher import OutputFisher
+from lampq.allocation.least_score import LeastScore
 from lampq.configuration.settings import construct, resolved
 from lampq.launch.command_line import config_folder
 from tests.allocation.budgets import budget
@@ -19,7 +19,7 @@ def lampq_plus(*changes):
 
 def test_it_starts_from_the_best_plan_by_output_errors_and_swaps_by_the_same(search):
     plan = lampq_plus().allocate(search, budget())
-    start = OutputFisher().allocate(search, budget())
+    start = LeastScore("output_fisher").allocate(search, budget())
     assert isinstance(lampq_plus(), LampQPlus) and plan.origin["allocator"] == "lampq_plus"
     assert plan.origin["scores"] == start.origin["scores"]
     assert plan.origin["initial_bits"] == start.layer_bits()

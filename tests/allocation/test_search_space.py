@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from lampq.allocation.least_score import least_score_bits
 from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.solvers.ilp import solve_ilp
 from lampq.configuration.settings import construct, resolved
 from lampq.errors import LampQError
 from lampq.launch.command_line import config_folder
@@ -86,7 +86,9 @@ def test_the_least_score_is_the_least_of_all_plans_that_keep_limit_ties_and_pins
     asked = replace(asked, weight_bits=Fraction(4), activation_bits=Fraction(4))
     generator = np.random.default_rng(1)
     scores = {s.name: dict(zip((2, 3, 4), sorted(generator.random(3))[::-1], strict=True)) for s in search.layers}
-    layer_bits, allocation = least_score_bits(SearchSpace.open(search, asked), scores)
+    space = SearchSpace.open(search, asked)
+    allocation = space.solved(scores, solve_ilp)
+    layer_bits = space.layer_bits(allocation.bits)
     limit = realised(search, asked, equal(search, 4))
 
     def total(bits):

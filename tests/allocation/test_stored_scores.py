@@ -7,9 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lampq.allocation.hawq_v2 import HAWQV2
 from lampq.allocation.lampq import LampQ
-from lampq.allocation.output_fisher import OutputFisher
+from lampq.allocation.least_score import LeastScore
 from lampq.allocation.stored_scores import at_target, budget_of, sites_of, stored_scores
 from lampq.allocation.uniform import Uniform
 from lampq.allocation.vt_ptq import VTPTQ
@@ -19,8 +18,8 @@ from tests.allocation.budgets import budget
 
 SCORING = {
     "lampq": LampQ(iterative_update=False, mu=0.4),
-    "output_fisher": OutputFisher(),
-    "hawq_v2": HAWQV2(hessian_images=8, probes=2),
+    "output_fisher": LeastScore("output_fisher"),
+    "hawq_v2": LeastScore("hawq_v2", hessian_images=8, probes=2),
     "vt_ptq": VTPTQ("knapsack"),
 }
 
@@ -56,7 +55,7 @@ def test_ties_and_pins_of_the_budget_hold(allocator, search):
 
 
 def test_another_bit_set_is_used_as_far_as_it_was_scored(search):
-    scores = stored_scores(made(OutputFisher(), search))
+    scores = stored_scores(made(LeastScore("output_fisher"), search))
     narrow = scores.solve(Fraction(3), (2, 4))
     assert set(narrow.layer_bits().values()) <= {2, 4} and narrow.budget["candidates"] == [2, 4]
     with pytest.raises(LampQError, match=r"no scores at 6 bits, only at \[2, 3, 4, 5\]"):

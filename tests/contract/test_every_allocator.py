@@ -18,6 +18,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from lampq.allocation.base import Allocator
+from lampq.allocation.least_score import LeastScore
 from lampq.allocation.uniform import Uniform
 from lampq.configuration.settings import construct, resolved
 from lampq.errors import LampQError
@@ -25,19 +26,23 @@ from lampq.launch.command_line import config_folder
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget, packed_bytes, realised_costs
 from lampq.plan.sites import MODULES
+from lampq.sensitivity.metric import metrics
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 NAMES = sorted(path.stem for path in (config_folder() / "allocator").glob("*.yaml"))
-CLASSES = {
-    name: get_class(yaml.safe_load((config_folder() / "allocator" / f"{name}.yaml").read_text())["_target_"])
-    for name in NAMES
-}
+VALUES = {name: yaml.safe_load((config_folder() / "allocator" / f"{name}.yaml").read_text()) for name in NAMES}
+CLASSES = {name: get_class(values["_target_"]) for name, values in VALUES.items()}
 SEARCHING = [name for name, part in CLASSES.items() if part.searches]
 FEW = ("max_evaluations=6",)
 """What is tested here does not depend on how many plans a search scores."""
 CHEAP = {"clado": ("allocator.pairs=diagonal",)}
 """Nor on how many pairs of layers are measured; that takes minutes, and is tested with the allocator."""
 MODELS = {"vit": vit_adapter, "swin": swin_adapter}
+
+
+def scores_inputs(name):
+    over_a_metric = CLASSES[name] is LeastScore
+    return metrics()[VALUES[name]["metric"]].scores_inputs if over_a_metric else CLASSES[name].scores_inputs
 
 
 def budget(weight=3, activation=None, rule="fixed", operands="target"):
@@ -211,7 +216,7 @@ def test_pins_above_the_budget_are_one_line(name, shared):
         assert "\n" not in str(caught.value), unit
 
 
-@pytest.mark.parametrize("name", [name for name, part in CLASSES.items() if part.scores_inputs])
+@pytest.mark.parametrize("name", [name for name in NAMES if scores_inputs(name)])
 def test_inputs_of_their_own_keep_their_own_target(name, model, shared):
     target = replace(budget(3, "4.5"), activation_rule="independent", input_candidates=(3, 4, 6), pins=(("fc2", 3),))
     setup = Setup(name, model, shared, target)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lampq.allocation.greedy import Greedy
-from lampq.allocation.output_fisher import OutputFisher
+from lampq.allocation.least_score import LeastScore
 from lampq.allocation.uniform import Uniform
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.pipeline import run
@@ -31,7 +31,7 @@ def settings(tmp_path):
         tmp_path,
         blocks=2,
         base_quantizer=RoundToNearest(),
-        allocator=OutputFisher(),
+        allocator=LeastScore("output_fisher"),
         budget=budget(),
         baseline="uniform",
     )
@@ -58,7 +58,7 @@ def test_a_search_is_another_run_with_each_of_them_and_equal_bits_the_same(setti
     def of(work, **changes):
         return json.dumps(identity(replace(settings, budget=replace(budget(), **changes)), prepared, work))
 
-    searches = {of(OutputFisher(), **changes) for changes in ({}, *CHANGES.values())}
+    searches = {of(LeastScore("output_fisher"), **changes) for changes in ({}, *CHANGES.values())}
     assert len(searches) == 1 + len(CHANGES)
     assert {of(Uniform(), **changes) for changes in CHANGES.values()} == {of(Uniform())}
 

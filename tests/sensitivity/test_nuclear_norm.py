@@ -8,7 +8,7 @@ import torch
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
-from lampq.sensitivity.nuclear_norm import _nuclear_norm, module_sensitivities
+from lampq.sensitivity.nuclear_norm import NuclearNorm, _nuclear_norm
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 BUDGET = Budget(Fraction(3), Fraction(3), (2, 3, 5), "fixed", (3, 3), "target")
@@ -39,9 +39,9 @@ def test_windows_belong_to_their_image_and_rows_of_a_grid_are_tokens():
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
 def test_a_modules_value_is_its_nuclear_norm_times_its_error(build, tmp_path):
     search = search_over(build(), tmp_path)
-    omega = module_sensitivities(search, BUDGET)
+    omega = NuclearNorm().of_modules(search, BUDGET)
     adapter, images = search.adapter, search.task.calibration_images
-    assert set(omega) == {(block, module) for block in range(adapter.blocks) for module in ("MSA", "MLP")}
+    assert set(omega) == {f"{block} {module}" for block in range(adapter.blocks) for module in ("MSA", "MLP")}
     quantized = QuantizedModel(adapter, search.bank)
     block = adapter.blocks - 1
     sites = {s.type: s for s in adapter.sites if s.block == block}
@@ -55,7 +55,7 @@ def test_a_modules_value_is_its_nuclear_norm_times_its_error(build, tmp_path):
     for before, after in zip(*seen, strict=True):
         features = before.reshape(-1, before.shape[-1]).double()
         expected += torch.linalg.svdvals(features).sum() * (after - before).double().square().sum()
-    assert omega[block, "MLP"][3] == pytest.approx(float(expected) / len(images), rel=1e-4)
+    assert omega[f"{block} MLP"][3] == pytest.approx(float(expected) / len(images), rel=1e-4)
 
 
 @pytest.mark.parametrize(("error", "type"), [("output", "proj"), ("map", "pv")])
@@ -80,20 +80,20 @@ def test_the_error_of_an_msa_is_that_of_its_output_or_of_its_map(error, type, tm
     norms = torch.linalg.svdvals(seen["pv"][0]).sum(-1).mean(1).double()
     errors = (seen[type][1] - seen[type][0]).double().square().reshape(len(images), -1).sum(1)
     expected = float((norms * errors).mean())
-    assert module_sensitivities(search, BUDGET, error)[0, "MSA"][3] == pytest.approx(expected, rel=1e-4)
+    assert NuclearNorm(error).of_modules(search, BUDGET)["0 MSA"][3] == pytest.approx(expected, rel=1e-4)
 
 
 def test_more_bits_hurt_less(tmp_path):
-    for values in module_sensitivities(search_over(vit_adapter(), tmp_path), BUDGET).values():
+    for values in NuclearNorm().of_modules(search_over(vit_adapter(), tmp_path), BUDGET).values():
         assert values[2] > values[3] > values[5] > 0
 
 
 def test_it_does_not_depend_on_the_chunk_and_is_computed_once(tmp_path, monkeypatch):
     search = search_over(vit_adapter(), tmp_path / "one")
-    first = module_sensitivities(search, BUDGET)
+    first = NuclearNorm().of_modules(search, BUDGET)
     monkeypatch.setattr("lampq.sensitivity.nuclear_norm.CHUNK", 3)
-    other = module_sensitivities(search_over(vit_adapter(), tmp_path / "other"), BUDGET)
+    other = NuclearNorm().of_modules(search_over(vit_adapter(), tmp_path / "other"), BUDGET)
     for module, values in first.items():
         assert other[module] == pytest.approx(values, rel=1e-5)
     before = dict(search.store.seconds_computed)
-    assert module_sensitivities(search, BUDGET) == first and search.store.seconds_computed == before
+    assert NuclearNorm().of_modules(search, BUDGET) == first and search.store.seconds_computed == before

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from lampq.plan.budget import Budget
 from lampq.sensitivity.labels import labels_of
-from lampq.sensitivity.output_fisher import falling, output_fisher, output_scores
+from lampq.sensitivity.output_fisher import OutputFisher, output_scores
+from lampq.sensitivity.scores import falling
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 
@@ -110,30 +111,30 @@ def test_the_model_is_left_as_it_was_even_after_an_error(search):
 
 def test_each_bit_width_is_stored_once(tmp_path):
     first = search_over(vit_adapter(), tmp_path)
-    few = output_fisher(first, budget(2, 3), "dataset")
+    few = OutputFisher().scores(first, budget(2, 3))
     second = search_over(vit_adapter(), tmp_path)
-    more = output_fisher(second, budget(2, 3, 4), "dataset")
+    more = OutputFisher().scores(second, budget(2, 3, 4))
     assert all({b: more[name][b] for b in (2, 3)} == few[name] for name in few)
     assert second.store.seconds_read["output_fisher"] > 0 and second.store.seconds_computed["output_fisher"] > 0
     third = search_over(vit_adapter(), tmp_path)
-    assert output_fisher(third, budget(4, 2), "dataset") == {n: {4: row[4], 2: row[2]} for n, row in more.items()}
+    assert OutputFisher().scores(third, budget(4, 2)) == {n: {4: row[4], 2: row[2]} for n, row in more.items()}
     assert not third.store.seconds_computed and third.task.dataset.reads["sample"] == 0
     # All together are the same as one after another.
-    assert output_fisher(search_over(vit_adapter(), tmp_path / "other"), budget(2, 3, 4), "dataset") == more
+    assert OutputFisher().scores(search_over(vit_adapter(), tmp_path / "other"), budget(2, 3, 4)) == more
 
 
 def test_a_spoilt_entry_is_computed_again(tmp_path):
-    expected = output_fisher(search_over(vit_adapter(), tmp_path), budget(2, 3), "dataset")
+    expected = OutputFisher().scores(search_over(vit_adapter(), tmp_path), budget(2, 3))
     victim = sorted((tmp_path / "output_fisher").rglob("*.safetensors"))[0]
     victim.write_bytes(b"nothing")
-    assert output_fisher(search_over(vit_adapter(), tmp_path), budget(2, 3), "dataset") == expected
+    assert OutputFisher().scores(search_over(vit_adapter(), tmp_path), budget(2, 3)) == expected
 
 
 def test_input_bits_belong_to_the_score(tmp_path):
     search = search_over(vit_adapter(), tmp_path)
-    plain = output_fisher(search, budget(2, 3), "dataset")
+    plain = OutputFisher().scores(search, budget(2, 3))
     wide = Budget(Fraction(3), Fraction(8), (2, 3), "fixed", (3, 8), "target")
-    more = output_fisher(search, wide, "dataset")
+    more = OutputFisher().scores(search, wide)
     assert all(more[name][2] < plain[name][2] for name in plain)
 
 
@@ -142,7 +143,7 @@ def test_labels_are_the_data_sets_or_the_models(tmp_path):
     assert torch.equal(labels_of(search, "dataset"), search.task.sample_labels)
     drawn = labels_of(search, "sampled")
     assert not torch.equal(drawn, search.task.sample_labels)
-    given, sampled = (output_fisher(search, budget(3), kind) for kind in ("dataset", "sampled"))
+    given, sampled = (OutputFisher(kind).scores(search, budget(3)) for kind in ("dataset", "sampled"))
     expected = output_scores(search.adapter, modules_of(search, 3), search.task.sample_images, drawn)
     assert [row[3] for row in sampled.values()] == expected[:, 0].tolist()
     assert all(given[name] != sampled[name] for name in given)

@@ -6,7 +6,7 @@ import torch
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
-from lampq.sensitivity.reconstruction_error import CHUNK, reconstruction_errors
+from lampq.sensitivity.reconstruction_error import CHUNK, Reconstruction, reconstruction_errors
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
@@ -117,3 +117,14 @@ def test_inputs_of_zeros_give_no_error_and_no_division_by_zero(tmp_path):
             parameter.zero_()
     quantized, _ = quantized_at(search)
     assert set(map(tuple, errors(quantized, search, images(search.adapter, 2)).values())) == {(0.0,)}
+
+
+def test_the_metric_is_the_error_of_single_layers(search):
+    found = Reconstruction().scores(search, BUDGET)
+    full_precision = BitPlan.full_precision(search.adapter.sites)
+    for site in (search.layers[0], search.layers[3], search.layers[-2]):
+        plan = full_precision.with_bits({site.name: (3, 3)})
+        adapter = QuantizedModel(search.adapter, search.bank).apply(plan).adapter
+        (error,) = reconstruction_errors(adapter, search.adapter, [site], search.task.calibration_images)[site.name]
+        assert found[site.name][3] == pytest.approx(error, rel=1e-6)
+    assert all(list(row.values()) == sorted(row.values(), reverse=True) for row in found.values())

@@ -6,20 +6,20 @@ import torch
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
-from lampq.sensitivity.single_layer_loss import single_layer_losses
+from lampq.sensitivity.single_layer_loss import SingleLayerLoss
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
-@pytest.mark.parametrize("others", [None, 4])
+@pytest.mark.parametrize("others", ["full_precision", 4])
 def test_they_are_differences_of_losses_on_d(build, others, tmp_path):
     search = search_over(build(), tmp_path)
-    losses = single_layer_losses(search, budget(), others)
+    losses = SingleLayerLoss(others).scores(search, budget())
     assert list(losses) == [s.name for s in search.layers]
     sites = search.adapter.sites
     context = BitPlan.full_precision(sites)
-    if others is not None:
+    if others != "full_precision":
         context = budget().plan(sites, dict.fromkeys(losses, others))
 
     def loss(plan):
@@ -36,10 +36,10 @@ def test_they_are_differences_of_losses_on_d(build, others, tmp_path):
 
 def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path):
     search = search_over(vit_adapter(), tmp_path)
-    whole = single_layer_losses(search, budget(candidates=(2, 3)))
+    whole = SingleLayerLoss().scores(search, budget(candidates=(2, 3)))
     again = search_over(vit_adapter(), tmp_path)
-    assert single_layer_losses(again, budget(candidates=(2, 3))) == whole and again.evaluator.evaluations == 0
-    single_layer_losses(again, budget(candidates=(2, 3, 4)))
+    assert SingleLayerLoss().scores(again, budget(candidates=(2, 3))) == whole and again.evaluator.evaluations == 0
+    SingleLayerLoss().scores(again, budget(candidates=(2, 3, 4)))
     assert again.evaluator.evaluations == len(again.layers)
 
 
@@ -53,4 +53,4 @@ def test_a_loss_that_is_no_number_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(search.evaluator, "score", spoilt)
     with pytest.raises(LampQError, match=r"the loss on D with .* is nan; leave the smallest bits out"):
-        single_layer_losses(search, budget(), 4)
+        SingleLayerLoss(4).scores(search, budget())

@@ -5,7 +5,7 @@ import torch
 
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
-from lampq.sensitivity.output_fisher import output_fisher
+from lampq.sensitivity.output_fisher import OutputFisher
 from lampq.sensitivity.straight_through import straight_through
 from tests.allocation.budgets import budget
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
@@ -58,9 +58,9 @@ def test_a_linear_layer_has_the_derivative_of_its_original_weights(search):
 
 
 def test_output_scores_in_a_quantized_model_are_its_own(search):
-    exact = output_fisher(search, budget(), "dataset")
-    at_three, at_eight = (output_fisher(search, budget(), "dataset", uniform(search, b)) for b in (3, 8))
+    exact = OutputFisher().scores(search, budget())
+    at_three, at_eight = (OutputFisher().scores(search, budget(), uniform(search, b)) for b in (3, 8))
     name = search.layers[-1].name
     assert at_three[name] != exact[name] and at_eight[name] != exact[name]
     assert abs(at_eight[name][2] / exact[name][2] - 1) < abs(at_three[name][2] / exact[name][2] - 1) + 0.5
-    assert output_fisher(search, budget(), "dataset") == exact, "each lies in the store by itself"
+    assert OutputFisher().scores(search, budget()) == exact, "each lies in the store by itself"

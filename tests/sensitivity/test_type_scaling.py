@@ -2,14 +2,15 @@
 
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lampq.allocation.solvers.ilp import penalized_costs
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.plan.sites import LAYER_TYPES, Site
+from lampq.sensitivity.trace import penalized_costs
 from lampq.sensitivity.type_scaling import SMALLEST_DROP, TypeScaling, sample_blocks, single_layer_plan, type_scaling
 from lampq.tasks.sample_evaluation import Score
 
@@ -44,8 +45,9 @@ class MadeUpScores:
 
 
 def scaled(evaluator, traces, blocks=(0, 1, 2, 3), measure="accuracy", beta=2):
-    full_precision = BitPlan.full_precision(SITES)
-    return type_scaling(list(SITES), traces, blocks, beta, measure, evaluator, full_precision, BUDGET)
+    adapter, bank = SimpleNamespace(sites=SITES), SimpleNamespace(prepare=lambda wanted: None)
+    workbench = SimpleNamespace(layers=list(SITES), evaluator=evaluator, adapter=adapter, bank=bank)
+    return type_scaling(workbench, BUDGET, traces, blocks, beta, measure)
 
 
 def by_type(**values):

@@ -9,7 +9,7 @@ from torch import nn
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.errors import LampQError
 from lampq.plan.budget import Budget
-from lampq.sensitivity.weight_error import effective_weight, weight_errors
+from lampq.sensitivity.weight_error import WeightError, effective_weight
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 
@@ -20,7 +20,7 @@ def budget(*candidates):
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
 def test_errors_by_hand(build, tmp_path):
     search = search_over(build(), tmp_path)
-    errors = weight_errors(search, budget(2, 4))
+    errors = WeightError().scores(search, budget(2, 4))
     assert list(errors) == [s.name for s in search.layers]
     for site in search.layers:
         module = search.bank.module(site, 2, 2)
@@ -43,14 +43,14 @@ def test_a_reparameterized_layer_is_compared_in_the_original_units(tmp_path):
     torch.testing.assert_close(module(x) - module(torch.zeros_like(x)), x @ weight.T, rtol=1e-4, atol=1e-5)
     module.quantize_input = quantizer
     size = layer.weight.double().square().sum().item()
-    assert weight_errors(search, budget(8))[site.name][8] < 1e-3 * size
+    assert WeightError().scores(search, budget(8))[site.name][8] < 1e-3 * size
     assert (module.weight - layer.weight).square().sum() > 0.01 * size, "the module's own weights are other units"
 
 
 def test_bits_of_inputs_change_the_weights_only_where_they_are_calibrated_together(tmp_path):
     search = search_over(vit_adapter(), tmp_path)
     wide = Budget(Fraction(3), Fraction(8), (2, 4), "fixed", (3, 8), "target")
-    assert weight_errors(search, wide) == weight_errors(search, budget(2, 4))
+    assert WeightError().scores(search, wide) == WeightError().scores(search, budget(2, 4))
 
 
 def test_a_module_without_weights_is_one_line(tmp_path):
@@ -62,5 +62,5 @@ def test_the_full_precision_model_is_not_touched(tmp_path):
     search = search_over(vit_adapter(), tmp_path)
     pictures, before = images(search.adapter, 2), search.adapter.weights_hash()
     logits = search.adapter.run(pictures)
-    weight_errors(search, budget(2, 3))
+    WeightError().scores(search, budget(2, 3))
     assert search.adapter.weights_hash() == before and torch.equal(search.adapter.run(pictures), logits)

@@ -12,10 +12,8 @@ import torch
 from experiments.measured import Run
 from lampq.allocation.clado import Clado
 from lampq.allocation.greedy import Greedy
-from lampq.allocation.hawq_v2 import HAWQV2
 from lampq.allocation.lampq import LampQ
-from lampq.allocation.mix_qvit import MixQViT
-from lampq.allocation.output_fisher import OutputFisher
+from lampq.allocation.least_score import LeastScore
 from lampq.allocation.random_plan import RandomPlan
 from lampq.allocation.uniform import Uniform
 from lampq.allocation.vt_ptq import VTPTQ
@@ -37,6 +35,7 @@ from lampq.models.detection.pictures import Detections, Images, Instances
 from lampq.plan.bit_plan import BitPlan
 from lampq.report.detections import draw_detections
 from lampq.runs.record import RunRecord
+from lampq.sensitivity.fisher import Fisher
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.detection import DetectionTask, image_precision, packed, unpacked
 from lampq.tasks.validation import validate
@@ -136,7 +135,7 @@ def test_every_base_quantizer_of_table_4_is_close_at_8_bits_and_further_at_3(tmp
 ALLOCATORS = {
     "lampq": LampQ(mu=0.5, beta=2, gamma=4.0, labels="dataset", max_evaluations=2),
     "vt_ptq": VTPTQ(candidates=3),
-    "output_fisher": OutputFisher(),
+    "output_fisher": LeastScore("output_fisher"),
     "greedy": Greedy(max_evaluations=3),
     "random": RandomPlan(),
     "clado": Clado(pairs="diagonal"),
@@ -157,8 +156,7 @@ def test_every_allocator_keeps_the_budget_of_the_backbone(search, name):
 
 
 def test_fisher_traces_are_those_of_single_images(search):
-    allocator = LampQ(mu=0.5, beta=2, gamma=4.0, labels="dataset")
-    traces = allocator.fisher_traces(search)
+    traces = Fisher(labels="dataset").traces(search)
     layer = search.adapter.module(search.layers[5].name)
     squares = []
     for number in range(len(search.task.sample_images)):
@@ -174,13 +172,13 @@ def test_fisher_traces_are_those_of_single_images(search):
 @pytest.mark.parametrize(
     ("work", "said"),
     [
-        (lambda s: LampQ(mu=0.5, beta=2, gamma=4.0, labels="sampled").fisher_traces(s), "labels=sampled"),
+        (lambda s: Fisher(labels="sampled").traces(s), "labels=sampled"),
         (
             lambda s: LampQ(mu=0.5, beta=2, gamma=4.0, labels="dataset", drop="accuracy").allocate(s, budget_of(4)),
             "drop",
         ),
-        (lambda s: HAWQV2().allocate(s, budget_of(4)), "hawq_v2"),
-        (lambda s: MixQViT().allocate(s, budget_of(4)), "relevance"),
+        (lambda s: LeastScore("hawq_v2").allocate(s, budget_of(4)), "hawq_v2"),
+        (lambda s: LeastScore("mix_qvit").allocate(s, budget_of(4)), "relevance"),
     ],
 )
 def test_what_has_no_meaning_for_a_detector_is_refused_in_one_line(search, work, said):

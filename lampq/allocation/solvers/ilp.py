@@ -12,7 +12,6 @@ from lampq.allocation.solvers import cbc
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import TIE, Allocation, optimal_plan
 from lampq.allocation.solvers.relaxation import Relaxation
-from lampq.errors import LampQError
 
 SCALE = 1e6
 """The greedy plan's cost, as CBC sees it."""
@@ -20,29 +19,6 @@ SCALE = 1e6
 # CBC calls a plan optimal when it is within these tolerances. With costs of 1e-4 or less, which gamma^-B Omega
 # easily is, its defaults let it return plans many times worse than the best; scaled costs and tight tolerances do not.
 CBC_OPTIONS = ["increment 1e-9", "dualT 1e-9", "primalT 1e-9", "integerT 1e-9"]
-
-
-def penalized_costs(omega: Tensor | np.ndarray, candidate_bits: Sequence[int], gamma: float) -> np.ndarray:
-    """Omega_i^(B) = gamma^-B Omega_i: a layer's estimated error at each bit-width (Iterative Bit Update, Step 1).
-
-    Args:
-        omega: ``[layers]``, type-aware sensitivities, not negative.
-        candidate_bits: the bit set B.
-        gamma: penalizing factor, above 1.
-
-    Returns:
-        ``[layers, candidates]`` float64.
-
-    Raises:
-        LampQError: gamma is not above 1, or a sensitivity is negative or not a number.
-    """
-    if not gamma > 1:
-        raise LampQError(f"gamma={gamma}: fewer bits must cost more; choose a factor above 1")
-    omega = np.asarray(omega.detach().cpu() if isinstance(omega, Tensor) else omega, dtype=np.float64)
-    if not (np.isfinite(omega).all() and (omega >= 0).all()):
-        layer = int(np.argmin(np.isfinite(omega) & (omega >= 0)))
-        raise LampQError(f"the sensitivity of layer {layer} is {omega[layer]}; it must be finite and not negative")
-    return omega[:, None] * np.array([float(gamma) ** -int(b) for b in candidate_bits])
 
 
 def solve_ilp(

@@ -11,8 +11,9 @@ import torch
 from lampq.allocation.solvers import cbc, ilp
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
-from lampq.allocation.solvers.ilp import penalized_costs, solve_ilp
+from lampq.allocation.solvers.ilp import solve_ilp
 from lampq.errors import LampQError
+from lampq.sensitivity.trace import penalized_costs
 from tests.allocation.solvers.instances import WORKED, brute_force, random_instance, spent, transformer_sizes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*PuLP 4.0:DeprecationWarning")

@@ -5,13 +5,13 @@ import math
 
 import pytest
 
-from lampq.allocation.least_score import least_score_plan
-from lampq.allocation.mix_qvit import MixQViT
+from lampq.allocation.least_score import LeastScore
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
-from lampq.sensitivity.output_fisher import falling
+from lampq.sensitivity.mix_qvit import MixQViT
 from lampq.sensitivity.relevance import relevance_importance
-from lampq.sensitivity.single_layer_loss import single_layer_losses
+from lampq.sensitivity.scores import falling
+from lampq.sensitivity.single_layer_loss import SingleLayerLoss
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
@@ -21,8 +21,8 @@ FEW = {"relevance_images": 16}
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
 def test_scores_are_relevance_times_losses_made_to_fall(build, tmp_path):
     search = search_over(build(), tmp_path)
-    plan = MixQViT(**FEW).allocate(search, budget())
-    importance, losses = relevance_importance(search, 16), single_layer_losses(search, budget())
+    plan = LeastScore(MixQViT(**FEW)).allocate(search, budget())
+    importance, losses = relevance_importance(search, 16), SingleLayerLoss().scores(search, budget())
     assert plan.origin["importance"] == importance
     for name, row in plan.origin["scores"].items():
         expected = {str(b): importance[name] * max(0.0, v) for b, v in falling(losses[name]).items()}
@@ -34,12 +34,10 @@ def test_scores_are_relevance_times_losses_made_to_fall(build, tmp_path):
 
 
 def test_without_importance_it_is_the_program_of_the_losses(search):
-    plan = MixQViT(importance="none", **FEW).allocate(search, budget())
-    losses = single_layer_losses(search, budget())
-    scores = {name: {b: max(0.0, v) for b, v in falling(row).items()} for name, row in losses.items()}
-    expected = least_score_plan(search, budget(), scores, {"allocator": "test"})
-    assert plan.layer_bits() == expected.layer_bits()
-    assert plan.origin["objective"] == expected.origin["objective"]
+    plan = LeastScore(MixQViT(importance="none", **FEW)).allocate(search, budget())
+    losses = SingleLayerLoss().scores(search, budget())
+    scores = {name: {str(b): max(0.0, v) for b, v in falling(row).items()} for name, row in losses.items()}
+    assert plan.origin["scores"] == scores
     assert set(plan.origin["importance"].values()) == {1.0}
 
 
@@ -47,7 +45,7 @@ def test_without_importance_it_is_the_program_of_the_losses(search):
 def test_every_option_changes_the_scores(search, option):
     usual, other = MixQViT(**FEW), MixQViT(**{**FEW, **option})
     assert usual.settings() != other.settings()
-    before, after = (allocator.allocate(search, budget()) for allocator in (usual, other))
+    before, after = (LeastScore(metric).allocate(search, budget()) for metric in (usual, other))
     assert before.origin["scores"] != after.origin["scores"]
 
 
@@ -78,4 +76,4 @@ def test_bits_at_which_the_base_quantizer_is_not_defined_are_refused(search):
 
     limited = search_over(vit_adapter(), search.store.root, base_quantizer=FromThreeBits())
     with pytest.raises(LampQError, match=r"allocator.others: rtn is not defined at 2 bits"):
-        MixQViT(others=2).allocate(limited, budget(3, (3, 4)))
+        LeastScore(MixQViT(others=2)).allocate(limited, budget(3, (3, 4)))

@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
-from lampq.allocation.hawq_v2 import HAWQV2, warn_of_noise
+from lampq.allocation.least_score import LeastScore
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
-from lampq.sensitivity.hessian_trace import hessian_traces
+from lampq.sensitivity.hawq_v2 import HAWQV2, warn_of_noise
+from lampq.sensitivity.hessian_trace import Hessian, hessian_traces
 from lampq.sensitivity.labels import labels_of
-from lampq.sensitivity.weight_error import weight_errors
+from lampq.sensitivity.weight_error import WeightError
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
@@ -21,13 +22,13 @@ FEW = {"hessian_images": 16, "probes": 4}
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
 def test_omega_is_the_mean_trace_times_the_weights_error(build, tmp_path):
     search = search_over(build(), tmp_path)
-    plan = HAWQV2(**FEW).allocate(search, budget())
+    plan = LeastScore("hawq_v2", **FEW).allocate(search, budget())
     names = [s.name for s in search.layers]
     images, labels = search.task.sample_images[:16], search.task.sample_labels[:16]
     found = hessian_traces(search.adapter.network, names, images, labels, probes=4, seed=0)
     assert plan.origin["hessian_traces"] == dict(zip(names, found.trace.tolist(), strict=True))
     assert plan.origin["standard_errors"] == dict(zip(names, found.standard_error.tolist(), strict=True))
-    distances = weight_errors(search, budget())
+    distances = WeightError().scores(search, budget())
     for site in search.layers:
         mean_trace = max(0.0, plan.origin["hessian_traces"][site.name]) / site.parameters
         for bits in (2, 3, 4, 5):
@@ -40,7 +41,7 @@ def test_omega_is_the_mean_trace_times_the_weights_error(build, tmp_path):
 
 
 def test_no_single_exchange_lowers_omega(search):
-    plan = HAWQV2(**FEW).allocate(search, budget())
+    plan = LeastScore("hawq_v2", **FEW).allocate(search, budget())
     scores, limit = plan.origin["scores"], budget().total([s.parameters for s in search.layers])
 
     def omega(bits):
@@ -61,16 +62,16 @@ def test_no_single_exchange_lowers_omega(search):
 
 
 def test_every_option_changes_the_traces(search):
-    usual = HAWQV2(**FEW).allocate(search, budget())
+    usual = LeastScore("hawq_v2", **FEW).allocate(search, budget())
     for option in ({"hessian_images": 8}, {"probes": 5}, {"labels": "sampled"}):
-        other = HAWQV2(**{**FEW, **option})
+        other = LeastScore("hawq_v2", **{**FEW, **option})
         traces = other.allocate(search, budget()).origin["hessian_traces"]
         assert all(traces[name] != usual.origin["hessian_traces"][name] for name in traces), option
-        assert other.settings() != HAWQV2(**FEW).settings()
+        assert other.settings() != LeastScore("hawq_v2", **FEW).settings()
 
 
 def test_sampled_labels_are_the_models(search):
-    plan = HAWQV2(**FEW, labels="sampled").allocate(search, budget())
+    plan = LeastScore("hawq_v2", **FEW, labels="sampled").allocate(search, budget())
     names, labels = [s.name for s in search.layers], labels_of(search, "sampled")[:16]
     images = search.task.sample_images[:16]
     found = hessian_traces(search.adapter.network, names, images, labels, probes=4, seed=0)
@@ -79,30 +80,30 @@ def test_sampled_labels_are_the_models(search):
 
 def test_where_d_has_fewer_images_all_are_taken(tmp_path):
     few = search_over(vit_adapter(), tmp_path / "few", sample_images=16, calibration_images=16)
-    found = HAWQV2(hessian_images=500, probes=3).traces(few).samples
-    assert torch.equal(found, HAWQV2(hessian_images=16, probes=3).traces(few).samples)
+    found = Hessian(hessian_images=500, probes=3).estimated(few).samples
+    assert torch.equal(found, Hessian(hessian_images=16, probes=3).estimated(few).samples)
 
 
 def test_traces_are_shared_by_budgets_and_base_quantizers(store):
     class Other(RoundToNearest):
         revision = 99
 
-    HAWQV2(**FEW).allocate(search_over(vit_adapter(), store), budget())
+    LeastScore("hawq_v2", **FEW).allocate(search_over(vit_adapter(), store), budget())
     for target, method in ((2.5, RoundToNearest()), (3, Other())):
         again = search_over(vit_adapter(), store, base_quantizer=method)
-        HAWQV2(**FEW).allocate(again, budget(target))
+        LeastScore("hawq_v2", **FEW).allocate(again, budget(target))
         assert "hessian_traces" not in again.store.seconds_computed and again.task.dataset.reads["sample"] == 0
 
 
 def test_a_negative_trace_counts_as_zero_and_is_told(store, caplog, monkeypatch):
     search = search_over(vit_adapter(), store)
-    allocator = HAWQV2(**FEW)
-    found = allocator.traces(search)
+    metric = HAWQV2(**FEW)
+    found = metric.estimated(search)
     spoilt = found.samples.clone()
     spoilt[:, 2] = torch.tensor([-3.0, -3.1, -3.2, -3.1])
-    monkeypatch.setattr(allocator, "traces", lambda _: type(found)(spoilt))
+    monkeypatch.setattr(metric, "estimated", lambda _: type(found)(spoilt))
     with caplog.at_level("WARNING", "lampq"):
-        plan = allocator.allocate(search, budget())
+        plan = LeastScore(metric).allocate(search, budget())
     name = search.layers[2].name
     assert set(plan.origin["scores"][name].values()) == {0.0}
     assert plan.origin["hessian_traces"][name] == pytest.approx(-3.1)
@@ -127,7 +128,7 @@ def test_noise_is_warned_of(caplog):
 @pytest.mark.parametrize("target", ["2", "2.5", "5"])
 def test_fractional_and_extreme_budgets(store, target):
     search = search_over(swin_adapter(), store)
-    plan = HAWQV2(**FEW).allocate(search, budget(target))
+    plan = LeastScore("hawq_v2", **FEW).allocate(search, budget(target))
     budget(target).check_feasible(search.adapter.sites, plan)
     if target in ("2", "5"):
         assert set(plan.layer_bits().values()) == {int(target)}

@@ -1,4 +1,4 @@
-"""ModelOpt's allocation: the exact optimum of the scores, and what its option changes."""
+"""The plan of least total score, by output Fisher: the exact optimum, of weights and of inputs, and what is refused."""
 
 import itertools
 import math
@@ -8,19 +8,20 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lampq.allocation.least_score import at_the_target, least_score_plan
-from lampq.allocation.output_fisher import OutputFisher
+from lampq.allocation.least_score import LeastScore
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
-from lampq.sensitivity.output_fisher import falling, output_fisher, output_scores, weight_and_input_scores
+from lampq.sensitivity.metric import Metric
+from lampq.sensitivity.output_fisher import OutputFisher, output_scores
+from lampq.sensitivity.scores import at_the_target, falling
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 
 def test_the_plan_is_the_best_of_all_by_its_scores(tmp_path):
     search = search_over(vit_adapter(blocks=1), tmp_path)
-    plan = OutputFisher().allocate(search, budget())
+    plan = LeastScore(OutputFisher()).allocate(search, budget())
     scores, sizes = plan.origin["scores"], [s.parameters for s in search.layers]
 
     def total(bits):
@@ -36,8 +37,8 @@ def test_the_plan_is_the_best_of_all_by_its_scores(tmp_path):
 @pytest.mark.parametrize("build", [vit_adapter, swin_adapter], ids=["vit", "swin"])
 def test_the_scores_are_the_metrics_made_to_fall(build, tmp_path):
     search = search_over(build(), tmp_path)
-    plan = OutputFisher().allocate(search, budget())
-    for name, row in output_fisher(search, budget(), "dataset").items():
+    plan = LeastScore(OutputFisher()).allocate(search, budget())
+    for name, row in OutputFisher().scores(search, budget()).items():
         told = plan.origin["scores"][name]
         assert told == {str(bits): value for bits, value in falling(row).items()}
         assert list(told.values()) == sorted(told.values(), reverse=True)
@@ -48,8 +49,8 @@ def test_the_scores_are_the_metrics_made_to_fall(build, tmp_path):
 
 def test_inputs_of_their_own_have_scores_and_a_target_of_their_own(search):
     target = replace(budget(3), activation_rule="independent")
-    plan = OutputFisher().allocate(search, target)
-    weights, inputs = weight_and_input_scores(search, target, "dataset")
+    plan = LeastScore(OutputFisher()).allocate(search, target)
+    weights, inputs = OutputFisher().scores(search, target), OutputFisher().input_scores(search, target)
     images, labels = search.task.sample_images, search.task.sample_labels
     site = search.layers[1]
     for scores, pair in ((weights, (2, None)), (inputs, (None, 2))):
@@ -64,19 +65,19 @@ def test_inputs_of_their_own_have_scores_and_a_target_of_their_own(search):
         best = solve_dynamic_program(np.array(costs), sizes, (2, 3, 4, 5), 3 * sum(sizes))
         assert bits == best.bits and plan.origin[kind]["objective"] == best.objective
     assert [s.bits for s in plan.sites if s.allocated and s.weight_bits != s.activation_bits]
-    other = OutputFisher().allocate(search, replace(target, activation_bits=Fraction(4)))
+    other = LeastScore(OutputFisher()).allocate(search, replace(target, activation_bits=Fraction(4)))
     assert other.layer_bits() == plan.layer_bits() and other.key() != plan.key()
 
 
 def test_labels_change_the_scores(search):
-    given, drawn = (OutputFisher(labels).allocate(search, budget()) for labels in ("dataset", "sampled"))
+    given, drawn = (LeastScore(OutputFisher(labels)).allocate(search, budget()) for labels in ("dataset", "sampled"))
     assert given.origin["scores"] != drawn.origin["scores"]
     assert OutputFisher("dataset").settings() != OutputFisher("sampled").settings()
 
 
 def test_another_order_of_the_bit_set_is_the_same_plan(search):
-    one = OutputFisher().allocate(search, budget())
-    other = OutputFisher().allocate(search, budget(candidates=(4, 2, 5, 3)))
+    one = LeastScore(OutputFisher()).allocate(search, budget())
+    other = LeastScore(OutputFisher()).allocate(search, budget(candidates=(4, 2, 5, 3)))
     assert one.layer_bits() == other.layer_bits()
 
 
@@ -91,12 +92,32 @@ def test_what_cannot_be_met_is_one_line(search):
         minimum_bits = 3
 
     with pytest.raises(LampQError, match="below the smallest achievable average, 3;"):
-        OutputFisher().allocate(search, budget(2, (3, 4)))
+        LeastScore(OutputFisher()).allocate(search, budget(2, (3, 4)))
     with pytest.raises(LampQError, match="not defined at 2 bits"):
         limited = search_over(vit_adapter(), search.store.root, base_quantizer=FromThreeBits())
-        OutputFisher().allocate(limited, budget())
+        LeastScore(OutputFisher()).allocate(limited, budget())
     with pytest.raises(LampQError, match="a cost of layer 1 is not a number"):
-        broken = {s.name: dict.fromkeys((2, 3, 4, 5), math.nan if i == 1 else 1.0) for i, s in enumerate(search.layers)}
-        least_score_plan(search, budget(), broken, {"allocator": "test"})
-    with pytest.raises(LampQError, match=r"allocator\.labels=own: must be one of dataset, sampled"):
-        OutputFisher("own")
+        LeastScore(NotANumber()).allocate(search, budget())
+
+
+class NotANumber(Metric):
+    name = "not_a_number"
+
+    def scores(self, workbench, budget):
+        return {
+            s.name: dict.fromkeys((2, 3, 4, 5), math.nan if i == 1 else 1.0) for i, s in enumerate(workbench.layers)
+        }
+
+
+@pytest.mark.parametrize(
+    ("metric", "settings", "line"),
+    [
+        ("output_fisher", {"labels": "own"}, "allocator.labels=own: must be one of dataset, sampled"),
+        ("output_fisher", {"label": "own"}, "allocator.label=own: OutputFisher has no such key; did you mean labels?"),
+        ("output_fish", {}, "allocator.metric=output_fish: must be one of fisher, hessian"),
+    ],
+)
+def test_wrong_values_are_one_line(metric, settings, line):
+    with pytest.raises(LampQError) as caught:
+        LeastScore(metric, **settings)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
