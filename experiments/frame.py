@@ -61,14 +61,13 @@ def frame(results: Path, experiments: Iterable[str] | None = None) -> pd.DataFra
             return error
 
     names = experiments_with_cells(results) if experiments is None else experiments
-    cells = [cell for name in names for cell in read_cells(results, name)]
     rows = []
-    for cell in cells:
+    for cell in (cell for name in names for cell in read_cells(results, name)):
         state = cell.state_now(results)
         run = read(cell.fingerprints[-1]) if state == DONE and cell.fingerprints else None
         rows.append(_row(cell, run, MISSING if state == PLANNED or (state == DONE and run is None) else state))
     if experiments is None and (results / "runs").is_dir():
-        known = {cell.fingerprints[-1] for cell in cells if cell.fingerprints}
+        known = {row.get("fingerprint") for row in rows}
         others = (path.name for path in sorted((results / "runs").iterdir()) if path.is_dir())
         rows += [_row(None, run, DONE) for name in others if name not in known and (run := read(name)) is not None]
     return tidy(rows, (*CELL, *LABELS, *METRICS, *SEARCH, *WHERE, *OBJECTS))
@@ -104,7 +103,7 @@ def _row(cell: Cell | None, run: Run | DamagedRun | None, state: str) -> dict[st
     weight = asked.get("weight_bits", asked.get("bits", "?"))
     row["bits"] = f"{weight}/{asked.get('activation_bits', asked.get('bits', '?'))}"
     if isinstance(run, DamagedRun):
-        row |= {"state": DAMAGED, "damage": str(run)}
+        row |= {"state": DAMAGED, "damage": str(run), "fingerprint": run.folder.name}
     elif run is not None:
         metrics = {key: value for key, value in run.metrics.items() if value is not None}
         row |= {key: v if isinstance(v, str | int | float) else json.dumps(v) for key, v in metrics.items()}

@@ -19,7 +19,6 @@ from .frame import first, latest, tidy, widest
 from .measured import Run
 from .method_table import source
 from .methods import in_order, label
-from .rank_correlation import spearman
 
 NAME = "metrics"
 FILES = ("plan.json", "sensitivity.csv")
@@ -181,8 +180,9 @@ def _kinds(found: Gathered) -> dict[str, list[str]]:
 
 
 def _rho(one: Metric, other: Metric, layers: list[str]) -> float:
-    both = [name for name in layers if name in one.values and name in other.values]
-    return spearman([one.values[n] for n in both], [other.values[n] for n in both]) if len(both) > 1 else math.nan
+    """Spearman's rank correlation, equal values sharing their mean rank; NaN where one side has a single value."""
+    ranks = pd.DataFrame({"one": one.values, "other": other.values}).reindex(layers).dropna().rank()
+    return float(ranks.one.corr(ranks.other))
 
 
 def _records(one: Metric, other: Metric, found: Gathered) -> list[dict[str, Any]]:

@@ -7,38 +7,17 @@ from lampq.report.summary import duration, summary_table
 from lampq.runs.record import RunRecord
 from lampq.tasks.accuracies import ACCURACIES, accuracies_in
 
-COPIED = (
-    "average_weight_bits",
-    "average_activation_bits",
-    "packed_bytes",
-    "seconds_total",
-)
-
-
-ENDINGS = ("", "_standard_error", "_difference", "_difference_standard_error")
-"""Of an accuracy's name: itself, its error, the difference to full precision and its error."""
-
 
 def show(records: list[RunRecord]) -> None:
     """Print full precision and every record as one table, then the last plan's bits and the folders."""
     console = Console(width=None if Console().is_terminal else 120)
     last = records[-1].metrics
-    shown = accuracies_in(last)
-    rows = [
-        {
-            "method": "full precision",
-            **{name: last[f"{name}_full_precision"] for name in shown},
-            **{f"{n}_standard_error": last.get(f"{n}_full_precision_standard_error") for n in shown},
-            "average_weight_bits": 32,
-            "average_activation_bits": 32,
-            "packed_bytes": last["full_precision_bytes"],
-        }
-    ]
-    for record in records:
-        metrics = record.metrics
-        method = f"{metrics['base_quantizer']}, {metrics['allocator']}"
-        own = [f"{n}{end}" for n in shown for end in ENDINGS if f"{n}{end}" in metrics]
-        rows.append({"method": method, **{name: metrics[name] for name in (*own, *COPIED)}})
+    ends = ("", "_standard_error")
+    whole = {f"{name}{end}": last.get(f"{name}_full_precision{end}") for name in accuracies_in(last) for end in ends}
+    whole |= {"average_weight_bits": 32, "packed_bytes": last["full_precision_bytes"]}
+    rows = [{"method": "full precision", **whole}]
+    for metrics in (record.metrics for record in records):
+        rows.append({**metrics, "method": f"{metrics['base_quantizer']}, {metrics['allocator']}"})
     console.print(summary_table(rows))
     console.print(bits_grid(records[-1].plan))
     for record in records:

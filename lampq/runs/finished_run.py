@@ -43,7 +43,7 @@ class DamagedRun(LampQError):
 
     def __init__(self, folder: Path, file: str, reason: str) -> None:
         super().__init__(f"{folder}: {file} {reason}; run its command again to compute it again")
-        self.file, self.reason = file, reason
+        self.folder, self.file, self.reason = folder, file, reason
 
 
 @dataclass(frozen=True)

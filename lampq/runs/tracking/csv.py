@@ -1,13 +1,11 @@
 """runs.csv: one row a finished run. A view, rebuilt from the run folders, which are the truth."""
 
-import csv
-import io
 import json
 import logging
 from pathlib import Path
 
 from lampq.runs.finished_run import LABELS, DamagedRun, ended, read_run, signature
-from lampq.storage.atomic_write import write_text
+from lampq.storage.atomic_write import write_rows, write_text
 from lampq.storage.lock import hold
 
 log = logging.getLogger(__name__)
@@ -71,12 +69,7 @@ def rebuild_runs_csv(results: Path) -> Path:
         rows = sorted((row for row, _ in found.values()), key=_order)
         present = {name for row in rows for name in row}
         columns = [*LABELS, *(name for name in METRICS if name in present)]
-        columns += sorted(present.difference(columns))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(target, text.getvalue())
+        write_rows(target, rows, [*columns, *sorted(present.difference(columns))])
         seen = {name: signed for name, (_, signed) in found.items()}
         if seen != before:
             write_text(runs / SEEN, json.dumps(seen))
