@@ -12,23 +12,12 @@ PACKAGE = Path(lampq.__file__).parent
 
 ROOMS = [
     *("__init__", "quantization", "launch", "pipeline", "report", "runs"),
-    *("allocation", "sensitivity", "workbench", "tasks"),
-    *("bank", "base_quantizers", "reconstruction", "calibration", "datasets", "models"),
-    *("configuration", "quantized_modules", "number_formats", "reparameterization"),
+    *("allocation", "sensitivity", "workbench", "tasks", "datasets"),
+    *("bank", "base_quantizers", "reconstruction", "reparameterization", "calibration", "models"),
+    *("configuration", "quantized_modules", "number_formats"),
     *("plan", "storage", "workers", "progress", "parts", "limits", "errors"),
 ]
 """From the top down: files of a room import from that room and from those below it."""
-
-KNOWN = {
-    *(
-        (f"base_quantizers/{name}.py", "bank/realisation.py")
-        for name in ("base", "block_reconstruction", "aphq_vit", "repq_activations", "apq_like")
-    ),
-    ("reconstruction/block.py", "bank/realisation.py"),
-    ("reconstruction/block.py", "base_quantizers/adalog.py"),
-    ("reconstruction/losses/base.py", "reconstruction/block.py"),
-}
-"""Imports that run up or round."""
 
 
 def imported(path: Path) -> set[str]:
@@ -51,7 +40,7 @@ def files(names: set[str]) -> set[str]:
 
 
 NAMES = {path.relative_to(PACKAGE).as_posix(): imported(path) for path in PACKAGE.rglob("*.py")}
-IMPORTS = {name: {file for file in files(names) if (name, file) not in KNOWN} for name, names in NAMES.items()}
+IMPORTS = {name: files(names) for name, names in NAMES.items()}
 
 
 def room(name: str) -> str:

@@ -8,7 +8,7 @@ and a plan that differs from another one in a late block shares what lies before
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,98 +16,15 @@ from torch import Tensor, nn
 from lampq.bank.layer_bank import LayerBank
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.observation import CHUNK
-from lampq.calibration.rows import built_module, joined_operands
+from lampq.calibration.rows import built_module
+from lampq.calibration.segment import Segment, States
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures, join
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.sites import Site
 from lampq.progress import progress
 from lampq.storage.fingerprint import fingerprint
-from lampq.storage.store import Store
 from lampq.workers import Workers
-
-States = dict[str, dict[str, Tensor]]
-"""State of every quantized site, by the site's name."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a plan, and everything that a sequential method may look at to realise it.
-
-    Attributes:
-        index: which of the adapter's segments: 0 is the stem, then the blocks, the last one is the tail.
-        sites: (site, weight bits, activation bits) of its quantized sites in the order of execution; a site with
-            both in full precision is not among them.
-        quantized: an adapter in which all earlier segments are realised, this one and the later ones are in full
-            precision. It belongs to the method: modules may be replaced freely.
-        full_precision: the original; never changed.
-        inputs: what the quantized network feeds this segment, ``[images, ...]``.
-        full_precision_inputs: the same in the full-precision network.
-        images: the images behind both, ``[images, channels, height, width]``.
-        base_quantizer: the method itself.
-        bank: independent states, by site and bits, found on the calibration images.
-        store: for what has to survive an interruption inside a segment; its keys begin with `identity`.
-        identity: everything that this segment's states depend on (JSON-able).
-        seed: for everything random.
-        full_precision_outputs: gives this segment's output in the full-precision network, ``[images, ...]``.
-        full_precision_logits: gives the full-precision network's logits, ``[images, classes]``.
-        step: says that steps of work were done (`BaseQuantizer.realisation_steps` a segment), for the time left.
-    """
-
-    index: int
-    sites: tuple[tuple[Site, int | None, int | None], ...]
-    quantized: ModelAdapter
-    full_precision: ModelAdapter
-    inputs: Pictures
-    full_precision_inputs: Pictures
-    images: Pictures
-    base_quantizer: BaseQuantizer
-    bank: LayerBank
-    store: Store
-    identity: dict
-    seed: int
-    full_precision_outputs: Callable[[], Pictures]
-    full_precision_logits: Callable[[], Tensor]
-    step: Callable[[int], object] = field(default=lambda count: None)
-
-    def independent_states(self) -> States:
-        """What the bank holds for the sites of this segment, calibrated side by side where it is missing."""
-        self.bank.prepare(list(self.sites))
-        device = self.inputs.device
-        return {
-            site.name: {key: value.to(device).clone() for key, value in self.bank.entry(site, *bits).items()}
-            for site, *bits in self.sites
-        }
-
-    @torch.no_grad()
-    def observe(self, name: str, images: int | None = None, full_precision: bool = False) -> tuple[Tensor, ...]:
-        """What reaches one of the segment's sites as `quantized` stands now.
-
-        Args:
-            name: the site's name.
-            images: of how many images, the first ones; None for all.
-            full_precision: what reaches it in the full-precision network instead.
-
-        Returns:
-            the operands, one tensor for a layer, two for a matmul; images (times windows) on the first axis.
-        """
-        adapter = self.full_precision.clone() if full_precision else self.quantized
-        inputs = self.full_precision_inputs if full_precision else self.inputs
-        seen: list[tuple[Tensor, ...]] = []
-        hook = adapter.module(name).register_forward_pre_hook(lambda _, operands: seen.append(operands))
-        try:
-            for chunk in inputs[:images].split(CHUNK):
-                adapter.run_segment(self.index, chunk)
-        finally:
-            hook.remove()
-        return joined_operands(seen)
-
-    def place(self, name: str, state: dict[str, Tensor]) -> None:
-        """Put the module of a state with which its site feeds those after it into `quantized`."""
-        method = self.base_quantizer
-        modules = _modules_of(method, self.full_precision, self.sites, {name: state}, method.upstream_module)
-        for path, module in modules.items():
-            self.quantized.replace_module(path, module)
 
 
 class Realisation:
@@ -159,6 +76,15 @@ class Realisation:
         """The modules of one segment at a plan's bits, made of given states."""
         method = self.bank.independent if self._keeps_independent_states(index) else self.base_quantizer
         return _modules_of(method, self.adapter, self.sites(plan, index), states, method.quantized_module)
+
+    def independent_states(self, sites: tuple[tuple[Site, int | None, int | None], ...]) -> States:
+        """What the bank holds for these sites, calibrated side by side where it is missing."""
+        self.bank.prepare(list(sites))
+        device = next(self.adapter.network.parameters()).device
+        return {
+            site.name: {key: value.to(device).clone() for key, value in self.bank.entry(site, *bits).items()}
+            for site, *bits in sites
+        }
 
     def quantizer_parameters(self, plan: BitPlan) -> int:
         """Number of scales, zero points and the like that a plan adds to the model."""
@@ -243,7 +169,6 @@ class _Walk:
         self._realisation = realisation
         self._plan = plan
         self._index = 0
-        self._images: Pictures | None = None
         self._inputs: Pictures | None = None
         self._full_precision_inputs: Pictures | None = None
         self._full_precision_outputs: Pictures | None = None
@@ -264,11 +189,11 @@ class _Walk:
     def segment(self, index: int, parts: list[States], identity: dict, step: Callable[[int], object]) -> Segment:
         """The segment `index`, all before it realised by `parts`."""
         whole = self._realisation
-        if self._images is None:
+        if self._inputs is None:
             # Whoever asked for them first may have been in inference mode; a method may need gradients.
             images = whole._images()
             images = images.clone() if images.is_inference() else images
-            self._images = self._inputs = self._full_precision_inputs = images
+            self._inputs = self._full_precision_inputs = images
         quantized = whole.adapter.clone()
         for earlier, states in enumerate(parts[:index]):
             sites = whole.sites(self._plan, earlier)
@@ -282,16 +207,17 @@ class _Walk:
             self._inputs = outputs if same else run_in_chunks(quantized, self._index, self._inputs)
             self._full_precision_inputs, self._full_precision_outputs = outputs, None
             self._index += 1
+        sites, method, gradients = whole.sites(self._plan, index), whole.base_quantizer, whole.bank.gradients
         return Segment(
             index=index,
-            sites=whole.sites(self._plan, index),
+            sites=sites,
             quantized=quantized,
             full_precision=whole.adapter,
             inputs=self._inputs,
             full_precision_inputs=self._full_precision_inputs,
-            images=self._images,
-            base_quantizer=whole.base_quantizer,
-            bank=whole.bank,
+            independent_states=partial(whole.independent_states, sites),
+            upstream_modules=lambda states: _modules_of(method, whole.adapter, sites, states, method.upstream_module),
+            output_gradient=None if gradients is None else partial(gradients.at_segment, index),
             store=whole.bank.store,
             identity=identity,
             seed=whole._seed,

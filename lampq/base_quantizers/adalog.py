@@ -31,7 +31,12 @@ from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul
 from lampq.reparameterization.adalog_bias import GELU_SHIFT, absorb_shift
-from lampq.reparameterization.layernorm import reparameterize, transform_input, transform_layer
+from lampq.reparameterization.layernorm import (
+    reparameterize,
+    transform_input,
+    transform_layer,
+    transformed_layer,
+)
 
 SMALLEST_CHANNEL_SCALE = 1e-4
 
@@ -228,15 +233,6 @@ def layer_state(weights: Parameters | None, activations: Parameters | None, part
     if activations is not None:
         state |= {"input_scale": activations[0][0], f"input_{partner}": activations[1][0]}
     return state
-
-
-def transformed_layer(layer: nn.Module, state: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias before quantization: the layer's own or, in a realised state, those that it was trained to
-    (``weight``, ``bias``), after the reparameterization of the LayerNorm before it."""
-    weight, bias = layer.weight.detach(), layer.bias
-    if "channel_scale" in state:
-        weight, bias = transform_layer(weight, bias, state["channel_scale"], state["channel_shift"])
-    return state.get("weight", weight), state.get("bias", bias)
 
 
 def _head_wise(scale: Tensor, zero_point: Tensor, bits: int) -> AffineQuantizer:

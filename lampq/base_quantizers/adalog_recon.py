@@ -9,8 +9,8 @@ from typing import Literal
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.block_reconstruction import BlockReconstruction
 from lampq.parts import same
-from lampq.reconstruction.block import Recipe
 from lampq.reconstruction.losses.mse import SquaredError
+from lampq.reconstruction.training import Recipe
 
 PUBLISHED_DIVISOR = 10.0
 """What the squared error is divided by."""

@@ -6,10 +6,9 @@ Transformers, CVPR 2025.
 
 from torch import Tensor, nn
 
-from lampq.bank.realisation import Segment, States
-from lampq.base_quantizers.adalog import transformed_layer
 from lampq.base_quantizers.qdrop import QDrop
 from lampq.base_quantizers.uniform_search import UniformSearch
+from lampq.calibration.segment import Segment, States
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.parts import setting
@@ -17,6 +16,8 @@ from lampq.plan.sites import Site
 from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.average_hessian import AveragePerturbation, average_perturbation
 from lampq.reconstruction.mlp import Mlp, MlpRecipe, published_percentile, reconstruct_mlp
+from lampq.reconstruction.training import TrainedBlock
+from lampq.reparameterization.layernorm import transformed_layer
 from lampq.workers import Workers
 
 
@@ -65,7 +66,7 @@ class APHQViT(QDrop):
 
     def realise_segment(self, segment: Segment) -> States:
         with Workers(segment.inputs.device) as workers:
-            block = Block(segment, workers)
+            block = TrainedBlock(segment, workers)
             states, layers = segment.independent_states(), {}
             loss = self.loss_of(block)
             sites = {site.type: (site, *bits) for site, *bits in segment.sites}
@@ -100,7 +101,7 @@ class APHQViT(QDrop):
         mlp = Mlp(**{name: tensor.to(inputs.device) for name, tensor in trained.items()})
         made = dict(zip((fc1.name, fc2.name), mlp.layers(), strict=True))
         segment.quantized.replace_module(activation, nn.ReLU())
-        few = inputs[: segment.bank.identity["calibration"]["images"]]
+        few = inputs[: segment.identity["calibration"]["images"]]
         calibrations = (self.calibration, few, fc1, bits1), (self._of_relu(), mlp.hidden(few), fc2, bits2)
         for calibration, x, site, bits in calibrations:
             states[site.name] = calibration.calibrate(site, made[site.name], (x,), *bits)

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lampq.bank.realisation import Segment
 from lampq.base_quantizers.base import SEARCHES
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.calibration.parameter_search import Searched
+from lampq.calibration.segment import Segment, States
 from lampq.calibration.weighted_output_error import WeightedOutputError
 from lampq.limits import fraction
 from lampq.number_formats.uniform import AffineQuantizer, affine_from_range, fake_quantize_affine
@@ -99,10 +99,8 @@ class APQLike(PTQ4ViT):
         return Searched(start, tried, lambda x, scale: fake_quantize_affine(x, scale, zero_point, bits))
 
     @torch.no_grad()
-    def realise_segment(self, segment: Segment) -> dict[str, dict[str, Tensor]]:
-        gradient = None
-        if segment.bank.gradients is not None:
-            gradient = segment.bank.gradients.at_segment(segment.index)
+    def realise_segment(self, segment: Segment) -> States:
+        gradient = None if segment.output_gradient is None else segment.output_gradient()
         error = WeightedOutputError(segment.full_precision_outputs(), gradient, self.rho, ITEMS)
         states = segment.independent_states()
         for name, state in states.items():

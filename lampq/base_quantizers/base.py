@@ -1,19 +1,16 @@
 """What every base quantizer offers: calibrate one site at given bits, and build its quantized module."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lampq.calibration.segment import Segment, States
 from lampq.errors import LampQError
+from lampq.models.adapter import ModelAdapter
 from lampq.parts import Part
 from lampq.plan.sites import Site
-
-if TYPE_CHECKING:
-    from lampq.bank.realisation import Segment
-    from lampq.models.adapter import ModelAdapter
-
 
 SEARCHES = ("surrogate", "block_bank", "exact")
 """What plans may be scored with where a method is sequential."""
@@ -80,7 +77,7 @@ class BaseQuantizer(Part, ABC):
         """The method that finds the independent states; methods that share one share its entries and scores."""
         return self
 
-    def check_model(self, adapter: "ModelAdapter") -> None:
+    def check_model(self, adapter: ModelAdapter) -> None:
         """Refuse a model that the method cannot quantize, before any work.
 
         Raises:
@@ -139,7 +136,7 @@ class BaseQuantizer(Part, ABC):
         Fake-quantized weights are computed here, once, not in every forward.
         """
 
-    def realise_segment(self, segment: "Segment") -> dict[str, dict[str, Tensor]]:
+    def realise_segment(self, segment: Segment) -> States:
         """Sequential methods: states of the segment's sites, by the site's name.
 
         A state may hold, beside quantizer parameters, ``weight_codes`` ``[out channels, ...]`` (integers) and what
@@ -159,9 +156,7 @@ class BaseQuantizer(Part, ABC):
         """Sequential methods: what stands at a site while the sites after it are realised; its quantized module."""
         return self.quantized_module(site, layer, state, weight_bits, activation_bits)
 
-    def surrounding_modules(
-        self, adapter: "ModelAdapter", site: Site, state: dict[str, Tensor]
-    ) -> dict[str, nn.Module]:
+    def surrounding_modules(self, adapter: ModelAdapter, site: Site, state: dict[str, Tensor]) -> dict[str, nn.Module]:
         """Modules beside the site's own that a realised state changes, by their names in the network."""
         return {}
 

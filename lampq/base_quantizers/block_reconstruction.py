@@ -4,14 +4,15 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from lampq.bank.realisation import Segment, States
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
+from lampq.calibration.segment import Segment, States
 from lampq.parts import setting
 from lampq.plan.sites import Site
-from lampq.reconstruction.block import Block, Recipe
+from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.base import BlockLoss
 from lampq.reconstruction.losses.divergence import Divergence
+from lampq.reconstruction.training import Recipe, TrainedBlock
 from lampq.workers import Workers
 
 
@@ -104,7 +105,7 @@ class BlockReconstruction(BaseQuantizer):
 
     def realise_segment(self, segment: Segment) -> States:
         with Workers(segment.inputs.device) as workers:
-            block = Block(segment, workers)
+            block = TrainedBlock(segment, workers)
             return self.reconstruct(block, segment.independent_states(), {}, self.loss_of(block))
 
     def loss_of(self, block: Block) -> BlockLoss:
@@ -112,13 +113,13 @@ class BlockReconstruction(BaseQuantizer):
         last = block.segment.index == block.segment.full_precision.segments - 1
         return Divergence() if last else self.loss()
 
-    def reconstruct(self, block: Block, states: States, layers: dict[str, nn.Module], loss: BlockLoss) -> States:
+    def reconstruct(self, block: TrainedBlock, states: States, layers: dict[str, nn.Module], loss: BlockLoss) -> States:
         """Train a block from the given states on.
 
         Args:
             layers: full-precision layers in place of the network's own, by name.
         """
         recipe = self.recipe()
-        block.make_trainable(states, layers, recipe)
+        block.make_trainable(states, layers, recipe, self.quantized_module, self.has_choice)
         block.train(loss, recipe)
         return block.states()

@@ -9,9 +9,9 @@ from dataclasses import replace
 from lampq.base_quantizers.block_reconstruction import BlockReconstruction
 from lampq.base_quantizers.uniform_search import UniformSearch
 from lampq.parts import same, setting
-from lampq.reconstruction.block import Recipe
 from lampq.reconstruction.losses.base import BlockLoss
 from lampq.reconstruction.losses.mse import SquaredError
+from lampq.reconstruction.training import Recipe
 
 
 class QDrop(BlockReconstruction):

@@ -5,7 +5,7 @@ Li et al., RepQ-ViT: Scale Reparameterization for Post-Training Quantization of 
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from lampq.calibration.channel_range import bound_channels
 from lampq.calibration.finite_inputs import check_finite
 from lampq.calibration.patches import patches
 from lampq.calibration.percentile_clipping import affine_between, clipped_log_scale, clipped_range
+from lampq.calibration.segment import Segment, States
 from lampq.errors import LampQError
 from lampq.limits import choice, number, shown
 from lampq.number_formats.log_sqrt2 import LogSqrt2Quantizer
@@ -25,9 +26,6 @@ from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul
 from lampq.reparameterization.layernorm import reparameterize, transform_input, transform_layer
-
-if TYPE_CHECKING:
-    from lampq.bank.realisation import Segment
 
 
 def channel_bound(key: str, value: str | float) -> str | float:
@@ -178,7 +176,7 @@ class RepQActivations(BaseQuantizer):
         return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"))
 
     @torch.no_grad()
-    def realise_segment(self, segment: "Segment") -> dict[str, dict[str, Tensor]]:
+    def realise_segment(self, segment: Segment) -> States:
         """Site by site, each on what reaches it with everything before it quantized."""
         states = {}
         for site, *bits in segment.sites:

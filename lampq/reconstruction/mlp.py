@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lampq.reconstruction.block import PIECES, Block, added, cosine
+from lampq.reconstruction.block import PIECES, Block
 from lampq.reconstruction.losses.base import summed_over_tokens
+from lampq.reconstruction.training import added, cosine
 
 BOUND_IMAGES = 32
 """Images, the first ones, whose activations give the bound."""

@@ -5,7 +5,7 @@ Li et al., RepQ-ViT: Scale Reparameterization for Post-Training Quantization of 
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,12 @@ def transform_layer(
     weight = weight * channel_scale
     shift = weight @ channel_shift
     return weight, shift if bias is None else bias + shift
+
+
+def transformed_layer(layer: nn.Module, state: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias before quantization: the layer's own or, in a realised state, those that it was trained to
+    (``weight``, ``bias``), after the reparameterization of the LayerNorm before it."""
+    weight, bias = layer.weight.detach(), layer.bias
+    if "channel_scale" in state:
+        weight, bias = transform_layer(weight, bias, state["channel_scale"], state["channel_shift"])
+    return state.get("weight", weight), state.get("bias", bias)

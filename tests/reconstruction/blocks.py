@@ -4,8 +4,9 @@ from contextlib import contextmanager
 
 import torch
 
-from lampq.bank.realisation import Segment, run_in_chunks
-from lampq.reconstruction.block import Block, Recipe
+from lampq.bank.realisation import run_in_chunks
+from lampq.calibration.segment import Segment
+from lampq.reconstruction.training import Recipe, TrainedBlock
 from lampq.workers import Workers
 from tests.small_models import images, vit_adapter
 
@@ -39,19 +40,23 @@ def segment_of(method, index=2, bits=3, adapter=None, noise=0.1, count=48, seed=
         full_precision=adapter,
         inputs=quantized,
         full_precision_inputs=inputs,
-        images=inputs,
-        base_quantizer=method,
-        bank=None,
+        independent_states=dict,
+        upstream_modules=dict,
+        output_gradient=None,
         store=None,
-        identity={},
+        identity={"method": method},
         seed=seed,
         full_precision_outputs=lambda: run_in_chunks(adapter, index, inputs),
         full_precision_logits=lambda: run_in_chunks(adapter, index, inputs, adapter.segments),
     )
 
 
+def method_of(segment):
+    return segment.identity["method"]
+
+
 def independent_states(segment):
-    method = segment.base_quantizer
+    method = method_of(segment)
     return {
         site.name: method.calibrate(
             site,
@@ -67,9 +72,10 @@ def independent_states(segment):
 def block_of(segment, its_recipe=None, states=None):
     """The block, ready to be trained."""
     with Workers(torch.device("cpu")) as workers:
-        block = Block(segment, workers)
+        block, method = TrainedBlock(segment, workers), method_of(segment)
         if its_recipe is not None:
-            block.make_trainable(independent_states(segment) if states is None else states, {}, its_recipe)
+            states = independent_states(segment) if states is None else states
+            block.make_trainable(states, {}, its_recipe, method.quantized_module, method.has_choice)
         yield block
 
 
@@ -79,9 +85,9 @@ def error(segment, states, inputs=None):
     adapter = segment.full_precision.clone()
     for site, *bits in segment.sites:
         layer = segment.full_precision.module(site.name)
-        module = segment.base_quantizer.quantized_module(site, layer, states[site.name], *bits)
+        module = method_of(segment).quantized_module(site, layer, states[site.name], *bits)
         adapter.replace_module(site.name, module)
-        changed = segment.base_quantizer.surrounding_modules(adapter, site, states[site.name])
+        changed = method_of(segment).surrounding_modules(adapter, site, states[site.name])
         for name, other in changed.items():
             adapter.replace_module(name, other)
     output = adapter.run_segment(segment.index, segment.inputs if inputs is None else inputs)

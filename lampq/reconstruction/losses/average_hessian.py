@@ -9,16 +9,13 @@ independent sign for every element and image, and its product with M is exact (n
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.base import BlockLoss
-
-if TYPE_CHECKING:
-    from lampq.reconstruction.block import Block
 
 CHUNK = 4
 """Images whose Hessian products are computed at once; fixed, so that sums do not depend on threads."""
@@ -40,7 +37,7 @@ class AveragePerturbation(BlockLoss):
         self.images = images
         self.weights: Tensor | None = None
 
-    def prepare(self, block: "Block") -> None:
+    def prepare(self, block: Block) -> None:
         """H, ``[...]`` as one image's output."""
         if self.weights is None:
             self.weights = average_perturbation(block, self.temperature, self.images)
@@ -53,7 +50,7 @@ class AveragePerturbation(BlockLoss):
         return ((output - target).square() * self.weights).flatten(1).mean(1)
 
 
-def average_perturbation(block: "Block", temperature: float, images: int) -> Tensor:
+def average_perturbation(block: Block, temperature: float, images: int) -> Tensor:
     """``|M v|``, v random signs, averaged over the first images, shape of one image's output."""
     targets, segment = block.targets[:images], block.segment
 

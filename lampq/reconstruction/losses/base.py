@@ -1,12 +1,10 @@
 """What every loss of block reconstruction offers."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from lampq.reconstruction.block import Block
+from lampq.reconstruction.block import Block
 
 
 class BlockLoss(ABC):
@@ -18,10 +16,10 @@ class BlockLoss(ABC):
 
     of_clean_output = False
 
-    def prepare(self, block: "Block") -> None:  # noqa: B027
+    def prepare(self, block: Block) -> None:  # noqa: B027
         """Compute what does not change while the block is trained."""
 
-    def refresh(self, block: "Block", step: int) -> None:  # noqa: B027
+    def refresh(self, block: Block, step: int) -> None:  # noqa: B027
         """Called before every step: compute again what follows the block."""
 
     @abstractmethod

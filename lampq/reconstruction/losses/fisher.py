@@ -4,16 +4,12 @@ Wu et al., FIMA-Q: Post-Training Quantization for Vision Transformers by Fisher 
 2025.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.base import BlockLoss
 from lampq.reconstruction.losses.divergence import divergence
-
-if TYPE_CHECKING:
-    from lampq.reconstruction.block import Block
 
 CHUNK = 4
 """Images whose gradients are computed at once; fixed, so that sums do not depend on threads."""
@@ -37,11 +33,11 @@ class FisherApproximation(BlockLoss):
         self.temperature, self.rank, self.images = temperature, rank, images
         self._every = max(1, iterations // rank)
 
-    def prepare(self, block: "Block") -> None:
+    def prepare(self, block: Block) -> None:
         self._gradients: list[Tensor] = []
         self._errors: list[Tensor] = []
 
-    def refresh(self, block: "Block", step: int) -> None:
+    def refresh(self, block: Block, step: int) -> None:
         if step % self._every or len(self._gradients) == self.rank:
             return
         gradient, error = self._rows(block)
@@ -64,7 +60,7 @@ class FisherApproximation(BlockLoss):
     def _of_diagonal(self, output: Tensor, target: Tensor) -> Tensor:
         return ((output - target).square().flatten(1) * self._diagonal).mean(1)
 
-    def _rows(self, block: "Block") -> tuple[Tensor, Tensor]:
+    def _rows(self, block: Block) -> tuple[Tensor, Tensor]:
         """Mean |gradient| and mean |output error| of the first images, float64 ``[elements of an image's output]``."""
         logits = block.full_precision_logits()
 

@@ -4,17 +4,13 @@ Liu et al., PD-Quant: Post-Training Quantization Based on Prediction Difference 
 correction matches statistics of batch normalizations; a Vision Transformer has none, so it is not here.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.base import BlockLoss
 from lampq.reconstruction.losses.divergence import divergence
 from lampq.reconstruction.losses.mse import SquaredError
-
-if TYPE_CHECKING:
-    from lampq.reconstruction.block import Block
 
 
 class PredictionDifference(BlockLoss):
@@ -33,7 +29,7 @@ class PredictionDifference(BlockLoss):
         self.weight = weight
         self._error = SquaredError()
 
-    def prepare(self, block: "Block") -> None:
+    def prepare(self, block: Block) -> None:
         self._logits = block.full_precision_logits()
         self._rest = block.rest
 

@@ -6,9 +6,9 @@ import torch
 from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
 from lampq.base_quantizers.qdrop import QDrop
 from lampq.number_formats.uniform import fake_quantize_affine
-from lampq.reconstruction.block import added, cosine
 from lampq.reconstruction.losses.mse import SquaredError
-from tests.reconstruction.blocks import QUICK, block_of, error, independent_states, recipe, segment_of
+from lampq.reconstruction.training import added, cosine
+from tests.reconstruction.blocks import QUICK, block_of, error, independent_states, method_of, recipe, segment_of
 from tests.small_models import distilled_adapter, swin_adapter
 
 
@@ -40,7 +40,7 @@ def test_weights_end_at_a_neighbouring_code():
     assert state["weight_codes"].dtype == torch.uint8
     assert ((codes == lower.clamp(0, 7)) | (codes == (lower + 1).clamp(0, 7))).all()
     nearest = fake_quantize_affine(layer.weight, scale, zero_point, 3)
-    module = segment.base_quantizer.quantized_module(*placed(segment, "blocks.1.attn.proj", state))
+    module = method_of(segment).quantized_module(*placed(segment, "blocks.1.attn.proj", state))
     assert 0 < (module.weight != nearest).float().mean() < 0.5, "some weights are rounded the other way"
     assert torch.equal(module.weight, scale * (codes - zero_point))
 
