@@ -14,6 +14,9 @@ BASE_DENOMINATOR = 37
 SMALLEST_RATIO = 1e-15
 """Ratios x / scale below this one are treated as this one, so that the logarithm exists."""
 
+GELU_SHIFT = 0.16997124254703522
+"""Minus the minimum of GELU (the authors' value, 4e-8 above it): makes every post-GELU activation non-negative."""
+
 
 def adalog_shifts(log_base: Tensor, bits: int) -> Tensor:
     """Right shift ``floor(c q / r)`` of every code c, int64 ``[2^bits]``."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lampq.errors import LampQError
+from lampq.number_formats.adalog import GELU_SHIFT
 from lampq.number_formats.uniform import check_bits
-from lampq.reparameterization.adalog_bias import GELU_SHIFT
 
 
 def fake_quantize_probabilities(x: Tensor, split: Tensor | float, bits: int) -> Tensor:

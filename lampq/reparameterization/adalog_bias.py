@@ -5,8 +5,7 @@ Wu et al., AdaLog, ECCV 2024, section on bias reparameterization.
 
 from torch import Tensor
 
-GELU_SHIFT = 0.16997124254703522
-"""Minus the minimum of GELU (the authors' value, 4e-8 above it): makes every post-GELU activation non-negative."""
+from lampq.number_formats.adalog import GELU_SHIFT
 
 
 def absorb_shift(weight: Tensor, bias: Tensor | None, shift: float = GELU_SHIFT) -> Tensor:

@@ -10,8 +10,7 @@ from lampq.base_quantizers.adalog import AdaLog
 from lampq.calibration.direct_search import DirectRowOutputError, DirectTensorOutputError
 from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
-from lampq.number_formats.adalog import AdaLogQuantizer
-from lampq.reparameterization.adalog_bias import GELU_SHIFT
+from lampq.number_formats.adalog import GELU_SHIFT, AdaLogQuantizer
 from tests.base_quantizers.example_sites import TYPES, example, site
 from tests.small_models import images, swin_adapter, vit_adapter
 

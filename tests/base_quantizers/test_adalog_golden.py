@@ -16,10 +16,9 @@ from lampq.calibration.alternating_search import AlternatingSearch
 from lampq.calibration.candidate_formats import UniformFormat
 from lampq.calibration.candidates import activation_zero_points, uniform_grid
 from lampq.calibration.self_error import SelfError
-from lampq.number_formats.adalog import AdaLogQuantizer
+from lampq.number_formats.adalog import GELU_SHIFT, AdaLogQuantizer
 from lampq.number_formats.uniform import fake_quantize_affine
 from lampq.quantized_modules.matmul import MatMul
-from lampq.reparameterization.adalog_bias import GELU_SHIFT
 from lampq.reparameterization.layernorm import reparameterize, transform_input, transform_layer
 from tests.base_quantizers.example_sites import site
 

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 
 from lampq.errors import LampQError
+from lampq.number_formats.adalog import GELU_SHIFT
 from lampq.number_formats.twin_uniform import PostGELUQuantizer, ProbabilityQuantizer
-from lampq.reparameterization.adalog_bias import GELU_SHIFT
 
 
 def probabilities(split, bits, overlapping=False):
