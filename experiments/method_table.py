@@ -143,10 +143,10 @@ class Layout:
 
 def method_table(rows: pd.DataFrame, layout: Layout) -> Table:
     """Put a table together from the frame's rows of its experiment."""
-    rows = with_gain(rows[rows.method.notna()])
+    rows = with_gain(rows[rows.method.notna() & rows.model.notna()])
     rows["variation"] = pd.array([methods.variation(asked, layout.common) for asked in rows.asked], dtype="string")
     best = list(layout.rows(widest(rows, ["model", "bits", "method", "variation"])).itertuples(index=False))
-    printed_rows, known = layout.printed_rows(), set(rows.model.dropna())
+    printed_rows, known = layout.printed_rows(), set(rows.model)
     columns = layout.columns()
     body: list[list[str]] = []
     notes: list[str] = []

@@ -156,7 +156,8 @@ def _with_costs(found: Gathered, model: str, remarks: list[str]) -> Table:
         )
     if not found.costs:
         told.append("What single layers cost is not measured: run `method=single_layers` under this experiment.")
-    title, sources = f"Metrics against what layers cost alone: {model}", [source(row, row.method) for row in found.rows]
+    title = f"Metrics against what layers cost alone: {model}"
+    sources = [source(row, f"`{row.overrides}`") for row in found.rows]
     return Table(NAME, title, header, body, tidy(records), remarks=told + remarks, sources=sources)
 
 

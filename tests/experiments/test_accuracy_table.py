@@ -176,6 +176,7 @@ def test_variants_of_one_method_have_different_words(results):
 
 def test_a_single_run_under_the_experiments_name_stands_in_no_row(results):
     results.measured("table3", "bits=3")
+    results.cell("table3", "bits=3 method=lampq", FAILED, reason="no card")
     table = table_of(results)
     assert table.body == [] and table.sources == []
 
