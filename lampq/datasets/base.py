@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lampq.datasets.coco_annotations import Annotations
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures, Targets
+from lampq.parts import Part
 from lampq.storage.digests import Digests
 from lampq.storage.store import Store
 
@@ -35,7 +36,7 @@ class MadeBatch:
     history: list[dict[str, Any]]
 
 
-class ImageSets(ABC):
+class ImageSets(Part, ABC):
     """Calibration images, the sample set D, training images of block-wise methods, and validation images.
 
     The first three are drawn by the run's seed; no image is in two of them where there are enough. The same seed and
@@ -54,15 +55,16 @@ class ImageSets(ABC):
         annotations: of a data set for detection, what is to be found in the validation images.
     """
 
-    name: str
-    task: str = "classification"
-    full_validation_images: int
-    validation_count: int
-    batch_size: int = 1
-    judged_by: str = "loss"
-    image_bytes: int | None = None
-    categories: tuple[tuple[int, str], ...] = ()
-    annotations: Annotations | None = None
+    group = "dataset"
+    name: ClassVar[str]
+    task: ClassVar[str] = "classification"
+    full_validation_images: ClassVar[int]
+    validation_count: ClassVar[int]
+    batch_size = 1
+    judged_by = "loss"
+    image_bytes: ClassVar[int | None] = None
+    categories: ClassVar[tuple[tuple[int, str], ...]] = ()
+    annotations: ClassVar[Annotations | None] = None
 
     @abstractmethod
     def bind(self, adapter: ModelAdapter) -> None:
@@ -121,10 +123,10 @@ class ImageSets(ABC):
         """
         return []
 
-    def look_again(self) -> None:  # noqa: B027
+    def look_again(self) -> None:
         """Forget which files there are, and what is in them: they may have changed between two jobs."""
 
-    def keep_digests(self, digests: Digests) -> None:  # noqa: B027
+    def keep_digests(self, digests: Digests) -> None:
         """Remember what was found in files by these, which know a folder for it."""
 
     def repeated(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from lampq.datasets.decoding import decode, opened, sixteen_bits
 from lampq.datasets.image_files import ImageFiles, permuted
 from lampq.datasets.memory import tensor_bytes
 from lampq.errors import LampQError
-from lampq.limits import choice, integer, optional, shown, text
+from lampq.limits import integer, shown
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Images, ImageState, Instances
+from lampq.parts import setting
 from lampq.progress import progress
 from lampq.storage.fingerprint import fingerprint
 
@@ -23,6 +24,12 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of red, green and blue, of pixels from 0 to 255, as in the configurations of mmdet."""
 PADDED_TO = 32
 """Height and width are filled up with zeros to multiples of so many pixels."""
+
+
+def _two_sides(key: str, value: Any) -> list[int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise LampQError(f"{key}={shown(value)}: must be the longest and the shortest side, for example [1333,800]")
+    return sorted((integer(key, side, minimum=32) for side in value), reverse=True)
 
 
 class Coco(ImageFiles[ListedImage]):
@@ -33,41 +40,31 @@ class Coco(ImageFiles[ListedImage]):
 
     Args:
         root: folder with ``train2017/*.jpg``, ``val2017/*.jpg`` and ``annotations/``.
-        calibration_images: images that the base quantizer is calibrated on.
-        sample_images: S of the paper, size of D.
-        validation_images: how many validation images to evaluate on (spread evenly over the list sorted by id), None
-            for all.
         train_annotations, val_annotations: other annotation files, for a part of COCO; relative to the root. None for
             ``annotations/instances_train2017.json`` and ``annotations/instances_val2017.json``.
         image_scale: longest side and shortest side in pixels that a resized image may have, as large as possible
             within both; None leaves images as they are.
-        batch_size: validation images handed over at once.
         judged_by: what a search looks at on D: ``loss``, or ``ap`` (each image's average precision, then the loss).
     """
 
     name = "coco"
     task = "detection"
-    folders = {"train": "train2017", "val": "val2017"}  # noqa: RUF012
+    folders: ClassVar[dict[str, str]] = {"train": "train2017", "val": "val2017"}
     full_validation_images = 5000
 
-    def __init__(
-        self,
-        root: str,
-        calibration_images: int = 1,
-        sample_images: int = 64,
-        validation_images: int | None = None,
-        train_annotations: str | None = None,
-        val_annotations: str | None = None,
-        image_scale: list[int] | None = (1333, 800),
-        batch_size: int = 1,
-        judged_by: str = "loss",
-    ) -> None:
-        self.judged_by = choice("dataset.judged_by", judged_by, ("loss", "ap"))
-        super().__init__(root, calibration_images, sample_images, validation_images, batch_size)
-        self.image_scale = optional(_two_sides, "dataset.image_scale", image_scale)
+    calibration_images: int = setting(1, minimum=1)
+    sample_images: int = setting(64, minimum=1)
+    batch_size: int = setting(1, minimum=1)
+    train_annotations: str | None = None
+    val_annotations: str | None = None
+    image_scale: list[int] | None = setting((1333, 800), check=_two_sides)
+    judged_by: Literal["loss", "ap"] = "loss"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.annotation_files = {
-            split: self.root / (optional(text, f"dataset.{split}_annotations", given) or self._usual_file(split))
-            for split, given in (("train", train_annotations), ("val", val_annotations))
+            split: self.root / (given or self._usual_file(split))
+            for split, given in (("train", self.train_annotations), ("val", self.val_annotations))
         }
         self._training_of: tuple[int, list[ListedImage], dict[int, list[dict[str, Any]]]] | None = None
         self._annotations: dict[str, str] = {}
@@ -293,9 +290,3 @@ def normalize(pixels: Tensor) -> Tensor:
 
 def _counts(outline: dict[str, Any] | None) -> str | None:
     return None if outline is None else outline["counts"].decode()
-
-
-def _two_sides(key: str, value: Any) -> list[int]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise LampQError(f"{key}={shown(value)}: must be the longest and the shortest side, for example [1333,800]")
-    return sorted((integer(key, side, minimum=32) for side in value), reverse=True)

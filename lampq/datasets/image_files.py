@@ -12,8 +12,8 @@ from lampq.datasets.decoding import look
 from lampq.datasets.disjoint import DRAWN, DisjointSets
 from lampq.datasets.read_ahead import read_ahead
 from lampq.errors import LampQError
-from lampq.limits import integer, optional, text
 from lampq.models.detection.pictures import Pictures, Targets
+from lampq.parts import setting
 from lampq.storage.digests import Digests
 from lampq.storage.fingerprint import fingerprint
 
@@ -29,7 +29,11 @@ class ImageFiles(ImageSets, Generic[Listed]):
     known by its path and by what is in the file.
 
     Args:
-        root, calibration_images, sample_images, validation_images, batch_size: see the data sets.
+        root: folder of the data set.
+        calibration_images: images that the base quantizer is calibrated on.
+        sample_images: S of the paper, size of D; with fewer training images, all of them.
+        validation_images: how many validation images to evaluate on (spread evenly over their list), None for all.
+        batch_size: validation images in one forward pass.
 
     Attributes:
         folders: of training images and of validation images, relative to the root.
@@ -40,20 +44,21 @@ class ImageFiles(ImageSets, Generic[Listed]):
         digests: of files that were looked at.
     """
 
-    folders: ClassVar[dict[str, str]] = {"train": "train", "val": "val"}
-    drawn: str | None = DRAWN
-    apart = True
-    calibration_list: str | None = None
-    preprocessing: dict[str, Any]
+    root: str = setting()
+    calibration_images: int = setting(32, minimum=1)
+    sample_images: int = setting(1024, minimum=1)
+    validation_images: int | None = setting(None, minimum=1)
+    batch_size: int = setting(50, minimum=1)
 
-    def __init__(
-        self, root: str, calibration_images: int, sample_images: int, validation_images: int | None, batch_size: int
-    ) -> None:
-        self.root = Path(text("dataset.root", root)).expanduser()
-        self.calibration_images = integer("dataset.calibration_images", calibration_images, minimum=1)
-        self.sample_images = integer("dataset.sample_images", sample_images, minimum=1)
-        self.validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
-        self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
+    folders: ClassVar[dict[str, str]] = {"train": "train", "val": "val"}
+    drawn: ClassVar[str | None] = DRAWN
+    apart = True
+    calibration_list = None
+    preprocessing: ClassVar[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.root = Path(self.root).expanduser()
         self.digests = Digests()
 
     @abstractmethod

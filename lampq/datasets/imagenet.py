@@ -16,8 +16,9 @@ from torch import Tensor
 from lampq.datasets.decoding import decode
 from lampq.datasets.image_files import ImageFiles, permuted
 from lampq.errors import LampQError
-from lampq.limits import choice, integer, number, optional, shown, text
+from lampq.limits import number, shown
 from lampq.models.adapter import ModelAdapter
+from lampq.parts import setting
 from lampq.progress import progress
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
@@ -26,17 +27,20 @@ THREADS = 256
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
+def _three_channels(key: str, value: Any, **bounds: float) -> list[float]:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise LampQError(
+            f"{key}={shown(value)}: must be three numbers, one a colour channel, for example [0.5,0.5,0.5]"
+        )
+    return [number(key, channel, **bounds) for channel in value]
+
+
 class ImageNet(ImageFiles[Path]):
     """One or a part of it, known by the folders of its classes. How an image is decoded is told in
     `lampq.datasets.decoding`.
 
     Args:
         root: folder with ``train/WNID/*`` and ``val/WNID/*``.
-        calibration_images: images that the base quantizer is calibrated on.
-        sample_images: S of the paper, size of D; with fewer training images, all of them.
-        validation_images: how many validation images to evaluate on (spread evenly over the sorted list, so
-            over the classes), None for all.
-        batch_size: validation images in one forward pass.
         workers: threads that decode images.
         calibration_list: text file of paths relative to ``train/``: calibrate on exactly these images.
         resize, crop_size, interpolation, mean, std: preprocessing; None takes the model's own data configuration
@@ -48,35 +52,22 @@ class ImageNet(ImageFiles[Path]):
     splits = ("train", "val")
     """Folders that have to be there."""
 
-    def __init__(
-        self,
-        root: str,
-        calibration_images: int = 32,
-        sample_images: int = 1024,
-        validation_images: int | None = None,
-        batch_size: int = 50,
-        workers: int = 2,
-        calibration_list: str | None = None,
-        resize: int | None = None,
-        crop_size: int | None = None,
-        interpolation: str | None = None,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
-    ) -> None:
-        super().__init__(root, calibration_images, sample_images, validation_images, batch_size)
-        self.workers = integer("dataset.workers", workers, minimum=1, maximum=THREADS)
-        self.calibration_list = optional(text, "dataset.calibration_list", calibration_list)
-        self._overrides = {
-            "resize": optional(integer, "dataset.resize", resize, minimum=1),
-            "crop_size": optional(integer, "dataset.crop_size", crop_size, minimum=1),
-            "interpolation": optional(choice, "dataset.interpolation", interpolation, INTERPOLATIONS),
-            "mean": optional(_three_channels, "dataset.mean", mean, at_least=0, at_most=1),
-            "std": optional(_three_channels, "dataset.std", std, above=0),
-        }
+    workers: int = setting(2, minimum=1, maximum=THREADS)
+    calibration_list: str | None = None
+    resize: int | None = setting(None, minimum=1)
+    crop_size: int | None = setting(None, minimum=1)
+    interpolation: str | None = setting(None, options=INTERPOLATIONS)
+    mean: list[float] | None = setting(None, check=_three_channels, at_least=0, at_most=1)
+    std: list[float] | None = setting(None, check=_three_channels, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for split in self.splits:
             if not (self.root / split).is_dir():
                 folders = " and ".join(f"{name}/" for name in self.splits)
-                raise LampQError(f"dataset.root={root}: has no folder {split}/; give the folder that holds {folders}")
+                raise LampQError(
+                    f"dataset.root={self.root}: has no folder {split}/; give the folder that holds {folders}"
+                )
         self._transform = None
         self._listed_files: dict[str, list[Path]] = {}
         self._permutations: dict[int, list[Path]] = {}
@@ -96,12 +87,12 @@ class ImageNet(ImageFiles[Path]):
                 "ImageNet; choose a model trained on them, or another dataset"
             )
         config = adapter.data_config
-        crop = self._overrides["crop_size"] or adapter.input_size[-1]
+        crop = self.crop_size or adapter.input_size[-1]
         if crop != adapter.input_size[-1]:
             raise LampQError(
                 f"dataset.crop_size={crop}: the model takes {adapter.input_size[-1]} pixels; leave it null"
             )
-        resize = self._overrides["resize"] or int(crop / config.get("crop_pct", 0.875))
+        resize = self.resize or int(crop / config.get("crop_pct", 0.875))
         if resize < crop:
             raise LampQError(f"dataset.resize={resize}: must be at least the crop of {crop} pixels")
         # A few models were trained on images squeezed into a square instead of cut to one.
@@ -109,9 +100,9 @@ class ImageNet(ImageFiles[Path]):
         self.preprocessing = {
             "resize": [resize, resize] if squash else resize,
             "crop_size": crop,
-            "interpolation": self._overrides["interpolation"] or config.get("interpolation", "bicubic"),
-            "mean": list(self._overrides["mean"] or config["mean"]),
-            "std": list(self._overrides["std"] or config["std"]),
+            "interpolation": self.interpolation or config.get("interpolation", "bicubic"),
+            "mean": list(self.mean or config["mean"]),
+            "std": list(self.std or config["std"]),
         }
         self._transform = transforms.Compose(
             [
@@ -214,14 +205,6 @@ class ImageNet(ImageFiles[Path]):
         if folder.name not in classes:
             raise LampQError(f"dataset.root: folder {folder} is not a WordNet id of ILSVRC 2012; remove or rename it")
         return classes[folder.name]
-
-
-def _three_channels(key: str, value: Any, **bounds: float) -> list[float]:
-    if not isinstance(value, list | tuple) or len(value) != 3:
-        raise LampQError(
-            f"{key}={shown(value)}: must be three numbers, one a colour channel, for example [0.5,0.5,0.5]"
-        )
-    return [number(key, channel, **bounds) for channel in value]
 
 
 def wordnet_classes() -> dict[str, int]:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lampq.datasets.base import ImageSets
+from lampq.datasets.base import SETS, ImageSets
 from lampq.datasets.shape_drawing import OUTLINES, TEXTURES, Uniforms, draw_shapes, mix, random_stream
 from lampq.errors import LampQError
-from lampq.limits import integer
 from lampq.models.adapter import ModelAdapter
 from lampq.models.embedded.architectures import MEAN, STD
+from lampq.parts import setting
 
 REVISION = 1
 """Raised whenever any image changes."""
@@ -139,19 +139,14 @@ class Shapes(ImageSets):
     full_validation_images = 4000
     input_size = (3, IMAGE_SIZE, IMAGE_SIZE)
 
-    def __init__(
-        self,
-        calibration_images: int = 32,
-        sample_images: int = 1024,
-        validation_images: int = 4000,
-        batch_size: int = 64,
-    ) -> None:
-        counts = {"calibration": calibration_images, "sample": sample_images, "validation": validation_images}
-        self.counts = {
-            which: integer(f"dataset.{which}_images", count, minimum=1, maximum=IMAGES_PER_RUN_SEED)
-            for which, count in counts.items()
-        }
-        self.batch_size = integer("dataset.batch_size", batch_size, minimum=1)
+    calibration_images: int = setting(32, minimum=1, maximum=IMAGES_PER_RUN_SEED)
+    sample_images: int = setting(1024, minimum=1, maximum=IMAGES_PER_RUN_SEED)
+    validation_images: int = setting(4000, minimum=1, maximum=IMAGES_PER_RUN_SEED)
+    batch_size: int = setting(64, minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.counts = {which: getattr(self, f"{which}_images") for which in SETS}
 
     def bind(self, adapter: ModelAdapter) -> None:
         """Check that the model takes images of this size."""

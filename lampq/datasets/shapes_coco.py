@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class ShapesCoco(Coco):
     """
 
     name = "shapes_coco"
-    folders = {"train": "train", "val": "val"}  # noqa: RUF012
+    folders: ClassVar[dict[str, str]] = {"train": "train", "val": "val"}
     full_validation_images = IMAGES["val"][1]
     drawn = None
     apart = False  # as of the shapes for classification

@@ -5,7 +5,9 @@ for the last number only.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import fields
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,16 +18,28 @@ from lampq.datasets.psaq.image_batch import HISTORY, REVISION, Draws, PixelRange
 from lampq.datasets.psaq.recipe import Recipe
 from lampq.datasets.shapes import Shapes
 from lampq.errors import LampQError
-from lampq.limits import choice, integer, number, optional, shown, text
+from lampq.limits import integer, number, shown
 from lampq.models.adapter import ModelAdapter
+from lampq.parts import setting
 from lampq.storage.digests import Digests
 from lampq.storage.fingerprint import fingerprint
 from lampq.storage.store import Store
 
-SOURCES = ("psaq", "noise", "real")
 LEARNING_RATE, LEARNING_RATE_SWIN = 0.20, 0.25
 KIND = "synthesis"
 """Sub-folder of the store."""
+
+
+def _several(key: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise LampQError(f"{key}={shown(value)}: must be a list with a number of pixels for each epoch, as [15,30]")
+    return tuple(integer(key, pixels, minimum=0) for pixels in value)
+
+
+def _two(key: str, value: Any, **bounds: float) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise LampQError(f"{key}={shown(value)}: must be two numbers")
+    return tuple(number(key, each, **bounds) for each in value)
 
 
 class PSAQ(ImageSets):
@@ -50,71 +64,45 @@ class PSAQ(ImageSets):
         images_per_batch: images optimised together; they share a density grid and a total variation.
     """
 
-    def __init__(
-        self,
-        source: str,
-        root: str | None,
-        images: int,
-        calibration_images: int,
-        sample_images: int,
-        validation_images: int | None,
-        batch_size: int,
-        workers: int,
-        steps: int,
-        warmup: float,
-        jitter: list[int],
-        flip: float,
-        learning_rate: float | None,
-        betas: list[float],
-        entropy_weight: float,
-        class_weight: float,
-        smoothness_weight: float,
-        smoothness: list[float],
-        bandwidth: float,
-        density_points: int,
-        dropped_tokens: str,
-        images_per_batch: int,
-    ) -> None:
-        self.source = choice("dataset.source", source, SOURCES)
-        self.name = "psaq" if source == "psaq" else f"psaq, {source}"
-        self.images = integer("dataset.images", images, minimum=1, maximum=1 << 20)
-        self._wanted = {
-            "calibration": integer("dataset.calibration_images", calibration_images, minimum=1),
-            "sample": integer("dataset.sample_images", sample_images, minimum=1),
-        }
+    source: Literal["psaq", "noise", "real"]
+    root: str | None
+    images: int = setting(minimum=1, maximum=1 << 20)
+    calibration_images: int = setting(minimum=1)
+    sample_images: int = setting(minimum=1)
+    validation_images: int | None = setting(minimum=1)
+    batch_size: int = setting(minimum=1)
+    workers: int = setting(minimum=1)
+    steps: int = setting(minimum=1)
+    warmup: float = setting(at_least=0, at_most=0.99)
+    jitter: list[int] = setting(check=_several)
+    flip: float = setting(at_least=0, at_most=1)
+    learning_rate: float | None = setting(above=0)
+    betas: list[float] = setting(check=_two, at_least=0, at_most=0.9999)
+    entropy_weight: float = setting(at_least=0)
+    class_weight: float = setting(at_least=0)
+    smoothness_weight: float = setting(at_least=0)
+    smoothness: list[float] = setting(check=_two, at_least=0)
+    bandwidth: float = setting(above=0)
+    density_points: int = setting(minimum=2)
+    dropped_tokens: Literal["class", "first"]
+    images_per_batch: int = setting(minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.name = "psaq" if self.source == "psaq" else f"psaq, {self.source}"
+        self._wanted = {"calibration": self.calibration_images, "sample": self.sample_images}
         self._counts = {name: min(count, self.images) for name, count in self._wanted.items()}
-        self.images_per_batch = integer("dataset.images_per_batch", images_per_batch, minimum=1)
-        self.dropped_tokens = choice("dataset.dropped_tokens", dropped_tokens, ("class", "first"))
-        self._learning_rate = optional(number, "dataset.learning_rate", learning_rate, above=0)
-        self._settings = {
-            "steps": integer("dataset.steps", steps, minimum=1),
-            "warmup": number("dataset.warmup", warmup, at_least=0, at_most=0.99),
-            "jitter": tuple(
-                integer("dataset.jitter", pixels, minimum=0) for pixels in _several("dataset.jitter", jitter)
-            ),
-            "flip": number("dataset.flip", flip, at_least=0, at_most=1),
-            "betas": tuple(_two("dataset.betas", betas, at_least=0, at_most=0.9999)),
-            "entropy_weight": number("dataset.entropy_weight", entropy_weight, at_least=0),
-            "class_weight": number("dataset.class_weight", class_weight, at_least=0),
-            "smoothness_weight": number("dataset.smoothness_weight", smoothness_weight, at_least=0),
-            "smoothness": tuple(_two("dataset.smoothness", smoothness, at_least=0)),
-            "bandwidth": number("dataset.bandwidth", bandwidth, above=0),
-            "density_points": integer("dataset.density_points", density_points, minimum=2),
-        }
-        self._real = self._real_images(root, validation_images, batch_size, workers)
-        self.batch_size, self.full_validation_images = self._real.batch_size, self._real.full_validation_images
+        self._real = self._real_images()
+        self.full_validation_images = self._real.full_validation_images
         self._store: Store | None = None
         self._held: dict[str, dict[str, Tensor]] = {}
 
-    def _real_images(self, root: str | None, validation_images: int | None, batch_size: int, workers: int) -> ImageSets:
-        batch_size = integer("dataset.batch_size", batch_size, minimum=1)
-        validation_images = optional(integer, "dataset.validation_images", validation_images, minimum=1)
-        workers = integer("dataset.workers", workers, minimum=1)
-        calibration, sample = self._counts["calibration"], self._counts["sample"]
-        if root is None:
-            return Shapes(calibration, sample, validation_images or Shapes.full_validation_images, batch_size)
+    def _real_images(self) -> ImageSets:
+        counts, validated = tuple(self._counts.values()), self.validation_images
+        if self.root is None:
+            return Shapes(*counts, validated or Shapes.full_validation_images, self.batch_size)
         data_set = ImageNet if self.source == "real" else ValidationImages
-        return data_set(text("dataset.root", root), calibration, sample, validation_images, batch_size, workers)
+        return data_set(self.root, *counts, validated, self.batch_size, self.workers)
 
     def bind(self, adapter: ModelAdapter) -> None:
         """Take the model that images are made from.
@@ -132,11 +120,9 @@ class PSAQ(ImageSets):
         self._pixels = PixelRange(tuple(adapter.data_config["mean"]), tuple(adapter.data_config["std"]))
         self._classes = adapter.classes
         rate = LEARNING_RATE_SWIN if adapter.windows else LEARNING_RATE
-        self._recipe = Recipe(
-            **self._settings,
-            learning_rate=self._learning_rate or rate,
-            dropped=adapter.prefix_tokens if self.dropped_tokens == "class" else 1,
-        )
+        own = {f.name: getattr(self, f.name) for f in fields(Recipe) if f.name not in ("learning_rate", "dropped")}
+        dropped = adapter.prefix_tokens if self.dropped_tokens == "class" else 1
+        self._recipe = Recipe(**own, learning_rate=self.learning_rate or rate, dropped=dropped)
 
     def make(self, seed: int, store: Store, sample: bool, training: int | None) -> list[MadeBatch]:
         """Make the images that a run uses, unless they are in the store; noise and real images are not made."""
@@ -242,11 +228,9 @@ class PSAQ(ImageSets):
         }
         return key | ({"recipe": self._recipe.to_json()} if self.source == "psaq" else {"noise": True})
 
-    @property
+    @cached_property
     def _weights(self) -> str:
-        if "_weights_hash" not in self.__dict__:
-            self._weights_hash = self._adapter.weights_hash()
-        return self._weights_hash
+        return self._adapter.weights_hash()
 
     def _batch(self, seed: int, batch: int) -> dict[str, Tensor]:
         """One batch: ``images``, ``labels`` and, of synthetic images, what else `make_batch` returns."""
@@ -294,15 +278,3 @@ class ValidationImages(ImageNet):
     """ImageNet of which only ``val/`` has to be there."""
 
     splits = ("val",)
-
-
-def _several(key: str, value: Any) -> list:
-    if not isinstance(value, list | tuple) or not value:
-        raise LampQError(f"{key}={shown(value)}: must be a list with a number of pixels for each epoch, as [15,30]")
-    return list(value)
-
-
-def _two(key: str, value: Any, **bounds: float) -> list[float]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise LampQError(f"{key}={shown(value)}: must be two numbers")
-    return [number(key, each, **bounds) for each in value]
