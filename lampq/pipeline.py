@@ -74,7 +74,8 @@ def compute(settings: Settings, prepared: Prepared, work: Allocator | SingleComp
             single = isinstance(work, SingleComponents)
             workbench = workbench_of(settings, prepared, store, None if single else settings.evaluation_images)
             times = StageTimes(store, tracker)
-            made = workbench.task.make_images(store, single or work.searches, settings.base_quantizer.training_images)
+            training = settings.base_quantizer.training_images
+            made = workbench.task.dataset.make(settings.seed, store, single or work.searches, training)
             show_synthesis(made, record.folder)
             if single:
                 rows, plan = work.measure(workbench, settings.budget), None
@@ -124,4 +125,4 @@ def evaluate(workbench: Workbench, plan: BitPlan, record: RunRecord, times: Stag
     record.write_rows(task.outcomes_file, task.outcomes(results, full_precision))
     show_detections(task.side_by_side(results, full_precision), record.folder)
     check_published(task, metrics)
-    return {**metrics, "full_validation_images": task.full_validation_images}
+    return {**metrics, "full_validation_images": task.dataset.full_validation_images}

@@ -1,7 +1,6 @@
 """Image classification: what a plan is scored by during search and reported by in the end."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lampq.models.adapter import ModelAdapter
-from lampq.progress import progress
 from lampq.tasks.task import Task
 
 
@@ -20,11 +18,6 @@ class ClassificationTask(Task):
     judged = "top1"
     accuracies = ("top1",)
     outcomes_file = "outcomes.csv"
-
-    def validation(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Validation batches (images, labels), from image number `start` on."""
-        for images, labels in self.dataset.validation(start):
-            yield images.to(self.device), labels.to(self.device)
 
     def losses(self, adapter: ModelAdapter, images: Tensor, targets: Tensor, start: int = 0) -> Tensor:
         """Cross-entropy in nats, ``[images]``."""
@@ -48,17 +41,7 @@ class ClassificationTask(Task):
     @torch.inference_mode()
     def measure(self, adapter: ModelAdapter, start: int, stop: int) -> dict[str, Tensor]:
         """``loss``, ``top1``, ``top5``, float64 ``[images]``."""
-        results: list[dict[str, Tensor]] = []
-        done = start
-        bar = progress(description=f"evaluating images {start + 1} to {stop}", total=stop - start, unit="images")
-        for images, labels in self.validation(start):
-            images, labels = images[: stop - done], labels[: stop - done]
-            results.append(self.outcome(adapter.run(images), labels))
-            bar.update(len(images))
-            done += len(images)
-            if done >= stop:
-                break
-        bar.close()
+        results = [self.outcome(adapter.run(images), labels) for images, labels in self.validation(start, stop)]
         return {name: torch.cat([result[name] for result in results]) for name in results[0]}
 
     def metrics(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> dict[str, float]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from lampq.datasets.base import ImageSets
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Detections, Images, ImageState, Instances, SideBySide
-from lampq.progress import progress
 from lampq.storage.store import tensors_hash
 from lampq.tasks.average_precision import (
     SHOWN,
@@ -92,16 +91,10 @@ class DetectionTask(Task):
         ids: list[int] = []
         found: list[Detections] = []
         shapes: list[tuple[int, int]] = []
-        bar = progress(description=f"evaluating images {start + 1} to {stop}", total=stop - start, unit="images")
-        for images, numbers in self.dataset.validation(start):
-            images, numbers = images[: stop - start - len(ids)], numbers[: stop - start - len(ids)]
-            found += adapter.run(images.to(self.device))
+        for images, numbers in self.validation(start, stop):
+            found += adapter.run(images)
             shapes += [image.meta["ori_shape"] for image in images]
             ids += numbers
-            bar.update(len(images))
-            if len(ids) >= stop - start:
-                break
-        bar.close()
         return {**packed(found), "ids": torch.tensor(ids), "shapes": torch.tensor(shapes)}
 
     def metrics(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> dict[str, float]:
@@ -154,13 +147,10 @@ class DetectionTask(Task):
 
     def side_by_side(self, quantized: dict[str, Tensor], full_precision: dict[str, Tensor]) -> SideBySide:
         """What both models find in the first validation images."""
-        images: list[ImageState] = []
-        for batch, _ in self.dataset.validation():
-            images += batch
-            if len(images) >= PICTURES:
-                break
-        both = [unpacked(results)[:PICTURES] for results in (full_precision, quantized)]
-        return SideBySide(images[:PICTURES], *both, [name for _, name in self.dataset.categories])
+        shown = min(PICTURES, self.dataset.validation_count)
+        images = [image for batch, _ in self.validation(0, shown) for image in batch]
+        both = [unpacked(results)[:shown] for results in (full_precision, quantized)]
+        return SideBySide(images, *both, [name for _, name in self.dataset.categories])
 
     def published(self, adapter: ModelAdapter) -> dict[str, float]:
         published = adapter.published_ap

@@ -1,19 +1,19 @@
-"""What a model is judged by, whatever it does: the three sets of images, and what is measured on each."""
+"""What a model is judged by, whatever it does: the sets of images, and what is measured on each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lampq.datasets.base import ImageSets, MadeBatch
+from lampq.datasets.base import ImageSets
 from lampq.datasets.memory import check_memory, tensor_bytes
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures, SideBySide, Targets
-from lampq.storage.store import Store
+from lampq.progress import progress
 
 
 class Task(ABC):
@@ -97,16 +97,6 @@ class Task(ABC):
         self._said.update(new)
         return new
 
-    def make_images(self, store: Store, searches: bool, training_images: int | None) -> list[MadeBatch]:
-        """Make the images that a run uses, of a data set that makes them: what there is to be shown of them.
-
-        Args:
-            store: where they are kept.
-            searches: whether D is used.
-            training_images: how many training images are; None for the calibration images.
-        """
-        return self.dataset.make(self.seed, store, searches, training_images)
-
     @cached_property
     def calibration_images(self) -> Pictures:
         """``[images, channels, height, width]``"""
@@ -147,14 +137,18 @@ class Task(ABC):
             images, labels = self.dataset.sample(self.seed)
             return images.to(self.device), labels.to(self.device) if isinstance(labels, Tensor) else labels
 
-    @property
-    def validation_count(self) -> int:
-        return self.dataset.validation_count
-
-    @property
-    def full_validation_images(self) -> int:
-        """Size of the whole validation set, on which published accuracies are measured."""
-        return self.dataset.full_validation_images
+    def validation(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Pictures, Any]]:
+        """Validation batches of images number `start` to `stop` - 1 (None: to the last one), on the device."""
+        done, stop = start, self.dataset.validation_count if stop is None else stop
+        description = f"evaluating images {start + 1} to {stop}"
+        with progress(description=description, total=stop - start, unit="images") as bar:
+            for images, targets in self.dataset.validation(start):
+                images, targets = images[: stop - done], targets[: stop - done]
+                yield images.to(self.device), targets.to(self.device) if isinstance(targets, Tensor) else targets
+                bar.update(len(images))
+                done += len(images)
+                if done >= stop:
+                    return
 
     @property
     def sample_count(self) -> int:

@@ -24,8 +24,9 @@ def validate(quantized: QuantizedModel, plan: BitPlan, task: Task, store: Store,
     """Results of a plan on the validation images (see `Task.measure`)."""
     identity = {**identity, "plan": plan.key(), "validation": task.identity["validation"]}
     pieces = []
-    for start in range(0, task.validation_count, PIECE):
-        stop = min(start + PIECE, task.validation_count)
+    count = task.dataset.validation_count
+    for start in range(0, count, PIECE):
+        stop = min(start + PIECE, count)
         pieces.append(
             store.fetch(
                 "validation",
@@ -38,7 +39,7 @@ def validate(quantized: QuantizedModel, plan: BitPlan, task: Task, store: Store,
 
 def check_published(task: Task, metrics: dict) -> None:
     """Warn where a full validation set disagrees with the published full-precision accuracy by more than `GATE`."""
-    if task.full_validation_images != metrics["images"]:
+    if task.dataset.full_validation_images != metrics["images"]:
         return
     for name, published in task.published(task.adapter).items():
         measured = metrics[f"{name}_full_precision"]
