@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 import torch
 
 from lampq.models.adapter import ModelAdapter
+from lampq.parts import Part
 
 
-class Model(ABC):
+class Model(Part, ABC):
     """Which network, and where its weights come from.
 
     Attributes:
@@ -15,10 +16,9 @@ class Model(ABC):
         checkpoint: a file of weights; None for those that come with the model.
     """
 
-    name: str
-    checkpoint: str | None
+    group = "model"
 
-    def check(self) -> None:  # noqa: B027
+    def check(self) -> None:
         """Find what can be found before any work starts.
 
         Raises:

@@ -5,9 +5,9 @@ import logging
 import torch
 
 from lampq.errors import LampQError
-from lampq.limits import boolean, number, optional, text
 from lampq.models.adapter import ModelAdapter
 from lampq.models.base import Model
+from lampq.parts import setting
 
 
 class TimmClassifier(Model):
@@ -24,17 +24,10 @@ class TimmClassifier(Model):
         LampQError: a value is none of these.
     """
 
-    def __init__(
-        self,
-        name: str,
-        checkpoint: str | None = None,
-        resize_weights: bool = False,
-        published_top1: float | None = None,
-    ) -> None:
-        self.name = text("model.name", name)
-        self.published_top1 = optional(number, "model.published_top1", published_top1, at_least=0, at_most=100)
-        self.checkpoint = optional(text, "model.checkpoint", checkpoint)
-        self.resize_weights = boolean("model.resize_weights", resize_weights)
+    name: str
+    checkpoint: str | None = None
+    resize_weights: bool = False
+    published_top1: float | None = setting(None, at_least=0, at_most=100)
 
     def build(self, device: torch.device) -> ModelAdapter:
         """Build the network with its weights.

@@ -2,14 +2,15 @@
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from lampq.errors import LampQError
-from lampq.limits import choice, number, optional, text
 from lampq.models.adapter import ModelAdapter
 from lampq.models.base import Model
+from lampq.parts import setting
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +49,17 @@ class MmdetDetector(Model):
         LampQError: a value is none of these.
     """
 
-    def __init__(
-        self,
-        name: str,
-        checkpoint: str | None = None,
-        quantize: str = "detector",
-        published_box_ap: float | None = None,
-        published_mask_ap: float | None = None,
-    ) -> None:
-        self.architecture = choice("model.name", name, ARCHITECTURES)
-        self.checkpoint = optional(text, "model.checkpoint", checkpoint)
-        # Nobody shall take what random weights give for a result.
-        self.name = f"{name}_{RANDOM}" if checkpoint == RANDOM else name
-        self.quantize = choice("model.quantize", quantize, ("detector", "backbone"))
-        self.published_box_ap = optional(number, "model.published_box_ap", published_box_ap, 0)
-        self.published_mask_ap = optional(number, "model.published_mask_ap", published_mask_ap, 0)
+    name: str = setting(options=ARCHITECTURES)
+    checkpoint: str | None = None
+    quantize: Literal["detector", "backbone"] = "detector"
+    published_box_ap: float | None = setting(None, above=0)
+    published_mask_ap: float | None = setting(None, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.architecture = self.name
+        if self.checkpoint == RANDOM:  # nobody shall take what random weights give for a result
+            self.name = f"{self.name}_{RANDOM}"
 
     def check(self) -> None:
         """See, before any work, that there are weights to read.
@@ -74,11 +71,6 @@ class MmdetDetector(Model):
             raise LampQError(self._where_from())
 
     def build(self, device: torch.device) -> ModelAdapter:
-        """Build the network with its weights.
-
-        Raises:
-            LampQError: no checkpoint, one that does not fit or cannot be read, packages that are missing.
-        """
         self.check()
         from lampq.models.checkpoints import read_weights
         from lampq.models.detection.detector_adapter import SwinDetectorAdapter

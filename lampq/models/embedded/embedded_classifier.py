@@ -1,10 +1,10 @@
 """The small classifiers that come with the package: they need no download and no data set on disk."""
 
 from importlib import resources
+from typing import Literal
 
 import torch
 
-from lampq.limits import choice, optional, text
 from lampq.models.adapter import ModelAdapter
 from lampq.models.base import Model
 
@@ -17,16 +17,10 @@ class EmbeddedClassifier(Model):
         checkpoint: other weights of the same architecture, or None for the embedded ones.
     """
 
-    def __init__(self, name: str, checkpoint: str | None = None) -> None:
-        self.name = choice("model.name", name, ("shapes_vit", "shapes_swin"))
-        self.checkpoint = optional(text, "model.checkpoint", checkpoint)
+    name: Literal["shapes_vit", "shapes_swin"]
+    checkpoint: str | None = None
 
     def build(self, device: torch.device) -> ModelAdapter:
-        """Build the network with its weights.
-
-        Raises:
-            LampQError: a checkpoint is given that cannot be read or does not fit.
-        """
         from lampq.models.checkpoints import load_weights, read_weights
         from lampq.models.embedded.architectures import EMBEDDED, MEAN, STD, build_embedded
         from lampq.models.timm_adapters import adapt

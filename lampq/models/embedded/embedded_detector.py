@@ -1,10 +1,10 @@
 """The small detector that comes with the package: it needs no download and no data set on disk."""
 
 from importlib import resources
+from typing import Literal
 
 import torch
 
-from lampq.limits import choice, optional, text
 from lampq.models.adapter import ModelAdapter
 from lampq.models.base import Model
 
@@ -18,17 +18,11 @@ class EmbeddedDetector(Model):
         quantize: ``detector`` (every convolution and linear layer) or ``backbone`` (neck and heads in full precision).
     """
 
-    def __init__(self, name: str, checkpoint: str | None = None, quantize: str = "detector") -> None:
-        self.name = choice("model.name", name, ("shapes_mask_rcnn",))
-        self.checkpoint = optional(text, "model.checkpoint", checkpoint)
-        self.quantize = choice("model.quantize", quantize, ("detector", "backbone"))
+    name: Literal["shapes_mask_rcnn"]
+    checkpoint: str | None = None
+    quantize: Literal["detector", "backbone"] = "detector"
 
     def build(self, device: torch.device) -> ModelAdapter:
-        """Build the network with its weights.
-
-        Raises:
-            LampQError: a checkpoint is given that cannot be read or does not fit, or packages are missing.
-        """
         from lampq.models.checkpoints import load_weights, read_weights
         from lampq.models.detection.detector_adapter import SwinDetectorAdapter
         from lampq.models.embedded.detectors import SIDE, build_embedded_detector
