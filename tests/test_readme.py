@@ -162,7 +162,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 @pytest.fixture
 def worked_method(tmp_path, monkeypatch):
     """Method and model of docs/adding.md, as if their files were in their folders: (class, folder of the YAML)."""
-    (code,), (written, model) = blocks("docs/adding.md", "python"), blocks("docs/adding.md", "yaml")
+    (code,), (written, *_, model) = blocks("docs/adding.md", "python"), blocks("docs/adding.md", "yaml")
     target = re.search(r"^_target_: (.*)\.(\w+)$", written, re.M)
     module = ModuleType(target[1])
     monkeypatch.setitem(sys.modules, target[1], module)
@@ -198,6 +198,14 @@ def test_the_worked_method_keeps_the_contract(worked_method, monkeypatch):
 
 
 # What is named is there
+
+
+def test_measured_figures_are_those_of_the_published_tables():
+    measured = PAGES["README.md"].split("## What was measured")[1].split("\n## ")[0]
+    tables = "\n".join(path.read_text() for path in ROOT.glob("results/published/tables/*.md")).replace("−", "-")
+    figures = re.findall(r"-?\d+\.\d\d ± \d\.\d\d", measured)
+    assert len(figures) > 20
+    assert [figure for figure in figures if figure not in tables] == []
 
 
 def test_links_lead_somewhere():
