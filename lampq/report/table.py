@@ -76,7 +76,7 @@ class Table:
         for row in self.body:
             cells = [latex_text(text) for text in row]
             if len(cells) == 1:
-                lines.append("\\midrule")
+                lines += ["\\midrule"] * (lines[-1] != "\\midrule")
                 cells = [f"\\multicolumn{{{len(self.header)}}}{{l}}{{\\textbf{{{cells[0]}}}}}"]
             lines.append(" & ".join(cells) + " \\\\")
         lines += ["\\bottomrule", "\\end{tabular}"]
