@@ -176,13 +176,13 @@ class SearchSpace:
 
         return np.array([[cost(group, bits) for bits in self.bits] for group in self.groups])
 
-    def solved(self, scores: Scores, solver: Callable[..., Allocation]) -> Allocation:
+    def solved(self, scores: Scores, solver: Callable[[AllocationProblem], Allocation]) -> Allocation:
         """What a solver makes of the scores: bits of each group.
 
         Raises:
             LampQError: a score is not a number.
         """
-        return solver(self.costs(scores), self.spending, self.bits, self.room)
+        return solver(self.problem(self.costs(scores)))
 
     def problem(self, costs: np.ndarray) -> AllocationProblem:
         """The allocation problem of these costs ``[groups, bits]``.

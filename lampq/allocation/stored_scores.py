@@ -65,9 +65,7 @@ class StoredScores:
         """
         bits = sorted({b for group in space.groups if not group.pinned for b in group.bits})
         if self.by_bits is None:
-            names = list(self.omega)
-            rows = penalized_costs(np.array(list(self.omega.values())), bits, self.gamma).tolist()
-            return space.costs({name: dict(zip(bits, row, strict=True)) for name, row in zip(names, rows, strict=True)})
+            return space.costs(penalized_costs(self.omega, bits, self.gamma))
         for value in bits:
             if value not in self.scored_bits:
                 raise LampQError(

@@ -1,10 +1,8 @@
 """Metrics that are one number a layer, a trace: what gamma makes of it at each bit-width."""
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
-
-import numpy as np
-from torch import Tensor
+from collections.abc import Mapping, Sequence
 
 from lampq.errors import LampQError
 from lampq.parts import setting
@@ -32,28 +30,23 @@ class Trace(Metric):
 
     def penalized(self, omega: dict[str, float], budget: Budget) -> Scores:
         """``gamma^-B omega`` of each layer at each bit-width of the bit set."""
-        rows = penalized_costs(list(omega.values()), budget.candidates, self.gamma).tolist()
-        return {name: dict(zip(budget.candidates, row, strict=True)) for name, row in zip(omega, rows, strict=True)}
+        return penalized_costs(omega, budget.candidates, self.gamma)
 
 
-def penalized_costs(omega: Tensor | np.ndarray, candidate_bits: Sequence[int], gamma: float) -> np.ndarray:
+def penalized_costs(omega: Mapping[str, float], candidate_bits: Sequence[int], gamma: float) -> Scores:
     """Omega_i^(B) = gamma^-B Omega_i: a layer's estimated error at each bit-width (Iterative Bit Update, Step 1).
 
     Args:
-        omega: ``[layers]``, type-aware sensitivities, not negative.
+        omega: type-aware sensitivity of each layer, not negative.
         candidate_bits: the bit set B.
         gamma: penalizing factor, above 1.
-
-    Returns:
-        ``[layers, candidates]`` float64.
 
     Raises:
         LampQError: gamma is not above 1, or a sensitivity is negative or not a number.
     """
     if not gamma > 1:
         raise LampQError(f"gamma={gamma}: fewer bits must cost more; choose a factor above 1")
-    omega = np.asarray(omega.detach().cpu() if isinstance(omega, Tensor) else omega, dtype=np.float64)
-    if not (np.isfinite(omega).all() and (omega >= 0).all()):
-        layer = int(np.argmin(np.isfinite(omega) & (omega >= 0)))
-        raise LampQError(f"the sensitivity of layer {layer} is {omega[layer]}; it must be finite and not negative")
-    return omega[:, None] * np.array([float(gamma) ** -int(b) for b in candidate_bits])
+    for name, value in omega.items():
+        if not 0 <= value < math.inf:
+            raise LampQError(f"the sensitivity of layer {name} is {value}; it must be finite and not negative")
+    return {name: {b: value * float(gamma) ** -b for b in candidate_bits} for name, value in omega.items()}

@@ -16,6 +16,7 @@ from lampq.sensitivity.metric import Metric
 from lampq.sensitivity.output_fisher import OutputFisher, output_scores
 from lampq.sensitivity.scores import at_the_target, falling
 from tests.allocation.budgets import budget
+from tests.allocation.solvers.instances import solved
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 
@@ -62,7 +63,7 @@ def test_inputs_of_their_own_have_scores_and_a_target_of_their_own(search):
         ("inputs", inputs, elements, [plan[s.name].activation_bits for s in search.layers]),
     ):
         costs = [[falling(rows[s.name])[b] for b in (2, 3, 4, 5)] for s in search.layers]
-        best = solve_dynamic_program(np.array(costs), sizes, (2, 3, 4, 5), 3 * sum(sizes))
+        best = solved(solve_dynamic_program, np.array(costs), sizes, (2, 3, 4, 5), 3 * sum(sizes))
         assert bits == best.bits and plan.origin[kind]["objective"] == best.objective
     assert [s.bits for s in plan.sites if s.allocated and s.weight_bits != s.activation_bits]
     other = LeastScore(OutputFisher()).allocate(search, replace(target, activation_bits=Fraction(4)))

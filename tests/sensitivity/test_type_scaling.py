@@ -67,8 +67,7 @@ def test_the_worked_example():
     assert found.alpha["qkv"] == pytest.approx(0.03)
     omega = found.alpha["qkv"] * 8
     assert omega == pytest.approx(0.24)
-    costs = penalized_costs([omega], [2, 3], gamma=4)
-    assert costs[0].tolist() == pytest.approx([0.015, 0.00375])
+    assert penalized_costs({"": omega}, [2, 3], gamma=4)[""] == pytest.approx({2: 0.015, 3: 0.00375})
 
 
 def test_with_every_block_the_mean_of_omega_over_a_type_is_its_drop():

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
-from torch import Tensor
 
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.relaxation import Relaxation
@@ -34,28 +32,13 @@ class Allocation:
     gap: float
 
 
-def solve_dynamic_program(
-    costs: Tensor | np.ndarray,
-    sizes: Sequence[int] | np.ndarray,
-    candidate_bits: Sequence[int],
-    budget: Fraction | int,
-) -> Allocation:
+def solve_dynamic_program(problem: AllocationProblem) -> Allocation:
     """Choose the bit-width of every layer: least total cost within the budget, exactly.
 
     Solves the paper's ``argmin sum_i Omega_i^(B_i)  s.t.  sum_i c_i B_i <= b_t sum_i c_i`` (section Iterative Bit
     Update, Step 1; Algorithm 1, line 11). Of all plans within 1e-6 (relative) of the optimum it takes the one that
     gives the first layer the most bits, among these the second layer, and so on.
-
-    Args:
-        costs: ``[layers, candidates]``, Omega_i^(B), any additive cost; infinite where a layer must not have a width.
-        sizes: c_i, parameters of each layer; or ``[layers, candidates]``, what each bit-width spends.
-        candidate_bits: the bit set B, in the order of the columns of `costs`.
-        budget: b_t sum_i c_i, weight bits (or what else is spent) in all, exact.
-
-    Raises:
-        LampQError: every plan is above the budget, or a malformed instance.
     """
-    problem = AllocationProblem.checked(_array(costs), sizes, candidate_bits, budget)
     choice = optimal_plan(problem)
     return Allocation(problem.bits_of(choice), problem.objective(choice), "dynamic program", 0.0)
 
@@ -124,7 +107,3 @@ def _slack(excess: float, base: float) -> float:
 
 def _excess(problem: AllocationProblem, choice: Sequence[int]) -> float:
     return float(sum(problem.excess_costs[i, k] for i, k in enumerate(choice)))
-
-
-def _array(costs: Tensor | np.ndarray) -> np.ndarray:
-    return costs.detach().cpu().numpy() if isinstance(costs, Tensor) else costs

@@ -1,12 +1,9 @@
 """Initial assignment: the paper's integer linear program (section Iterative Bit Update, Step 1)."""
 
 import math
-from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 import pulp
-from torch import Tensor
 
 from lampq.allocation.solvers import cbc
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
@@ -21,30 +18,14 @@ SCALE = 1e6
 CBC_OPTIONS = ["increment 1e-9", "dualT 1e-9", "primalT 1e-9", "integerT 1e-9"]
 
 
-def solve_ilp(
-    costs: Tensor | np.ndarray,
-    sizes: Sequence[int] | np.ndarray,
-    candidate_bits: Sequence[int],
-    budget: Fraction | int,
-) -> Allocation:
+def solve_ilp(problem: AllocationProblem) -> Allocation:
     """Choose the bit-width of every layer with PuLP's CBC, and check the answer against the exact optimum.
 
     ``argmin sum_i Omega_i^(B_i)  s.t.  sum_i c_i B_i <= b_t sum_i c_i`` (Algorithm 1, line 11), with one binary
     variable for each layer and bit-width. CBC's plan is compared with the dynamic program's: if it is within 1e-6
     (relative) of the optimum, the two are tied and the rule of `solve_dynamic_program` says which tied plan is
     returned; if it is worse, the dynamic program's plan is returned and `Allocation.solver` says so.
-
-    Args:
-        costs: ``[layers, candidates]``, Omega_i^(B), any additive cost; infinite where a layer must not have a width.
-        sizes: c_i, parameters of each layer; or ``[layers, candidates]``, what each bit-width spends.
-        candidate_bits: the bit set B, in the order of the columns of `costs`.
-        budget: b_t sum_i c_i, weight bits (or what else is spent) in all, exact.
-
-    Raises:
-        LampQError: every plan is above the budget, or a malformed instance.
     """
-    costs = costs.detach().cpu().numpy() if isinstance(costs, Tensor) else costs
-    problem = AllocationProblem.checked(costs, sizes, candidate_bits, budget)
     choice = optimal_plan(problem)
     objective = problem.objective(choice)
     found = _cbc_plan(problem)

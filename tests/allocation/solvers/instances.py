@@ -6,6 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
+from lampq.allocation.solvers.dynamic_program import Allocation
+
 # (sizes, Omega, gamma, bit set, target average) -> (bits, objective), worked by hand.
 WORKED = [
     ((1, 1), (16, 1), 4, range(1, 6), 3, [4, 2], 0.125),
@@ -14,6 +17,11 @@ WORKED = [
     ((3, 1, 4, 4), (9, 1, 4, 1), 20, range(2, 6), 3, [3, 3, 3, 3], 0.001875),
     ((3, 1, 4, 4), (90, 1, 40, 1), 2, range(1, 6), 3, [5, 1, 4, 1], 6.3125),
 ]
+
+
+def solved(solver, *instance) -> Allocation:
+    """What a solver makes of costs, sizes, bit set and budget."""
+    return solver(AllocationProblem.checked(*instance))
 
 
 def spent(bits: list[int], sizes: list[int]) -> int:

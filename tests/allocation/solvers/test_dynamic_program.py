@@ -12,13 +12,13 @@ import torch
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.allocation.solvers.ilp import solve_ilp
 from lampq.errors import LampQError
-from tests.allocation.solvers.instances import WORKED, brute_force, random_instance, spent, transformer_sizes
+from tests.allocation.solvers.instances import WORKED, brute_force, random_instance, solved, spent, transformer_sizes
 
 
 @pytest.mark.parametrize(("sizes", "omega", "gamma", "bits", "average", "expected", "objective"), WORKED)
 def test_worked_examples(sizes, omega, gamma, bits, average, expected, objective):
     costs = torch.tensor([[w * float(gamma) ** -b for b in bits] for w in omega], dtype=torch.float64)
-    allocation = solve_dynamic_program(costs, sizes, list(bits), average * sum(sizes))
+    allocation = solved(solve_dynamic_program, costs, sizes, list(bits), average * sum(sizes))
     assert allocation.bits == expected
     assert allocation.objective == pytest.approx(objective, rel=1e-12)
 
@@ -34,7 +34,7 @@ def test_equals_trying_every_plan(seed):
         sizes = [c * 9973 + 7 * i for i, c in enumerate(sizes, start=1)]
         budget = Fraction(7, 2) * sum(sizes)
     optimum, plan = brute_force(costs, sizes, bits, budget)
-    allocation = solve_dynamic_program(costs, sizes, bits, budget)
+    allocation = solved(solve_dynamic_program, costs, sizes, bits, budget)
     assert allocation.bits == plan
     assert abs(allocation.objective - optimum) <= 1e-6 * abs(optimum)
 
@@ -48,7 +48,7 @@ def test_forbidden_widths_are_not_chosen(seed):
     cheapest = sum(c * min(b for b, no in zip(bits, row, strict=True) if not no)
                    for c, row in zip(sizes, forbidden, strict=True))  # fmt: skip
     budget = cheapest + sum(sizes) // 2
-    allocation = solve_dynamic_program(costs, sizes, bits, budget)
+    allocation = solved(solve_dynamic_program, costs, sizes, bits, budget)
     assert allocation.bits == brute_force(costs, sizes, bits, budget)[1]
     assert math.isfinite(allocation.objective)
 
@@ -68,7 +68,7 @@ def test_spending_need_not_be_proportional_to_bits(seed):
         if sum(spending[i, k] for i, k in enumerate(plan)) <= budget
     )
     for solve in (solve_dynamic_program, solve_ilp):
-        allocation = solve(costs, spending, (2, 3, 4, 6), budget)
+        allocation = solved(solve, costs, spending, (2, 3, 4, 6), budget)
         assert allocation.objective == pytest.approx(best, rel=1e-6)
         columns = [(2, 3, 4, 6).index(b) for b in allocation.bits]
         assert sum(spending[i, k] for i, k in enumerate(columns)) <= budget
@@ -78,7 +78,8 @@ def test_spending_need_not_be_proportional_to_bits(seed):
 def test_sizes_are_the_table_of_size_times_bits():
     costs, sizes, bits, budget = random_instance(5, layers=8)
     table = np.outer(sizes, bits)
-    assert solve_dynamic_program(costs, table, bits, budget) == solve_dynamic_program(costs, sizes, bits, budget)
+    by_table, by_size = (solved(solve_dynamic_program, costs, spends, bits, budget) for spends in (table, sizes))
+    assert by_table == by_size
 
 
 def test_budget_is_never_exceeded():
@@ -86,7 +87,7 @@ def test_budget_is_never_exceeded():
     for seed in range(60):
         layers = int(rng.integers(1, 30))
         costs, sizes, bits, budget = random_instance(seed, layers)
-        allocation = solve_dynamic_program(costs, sizes, bits, budget)
+        allocation = solved(solve_dynamic_program, costs, sizes, bits, budget)
         assert spent(allocation.bits, sizes) <= budget
         # Nothing that would cost less still fits: no single layer can take a better width.
         for i, (b, c) in enumerate(zip(allocation.bits, sizes, strict=True)):
@@ -97,9 +98,9 @@ def test_budget_is_never_exceeded():
 
 
 def test_the_budget_is_a_floor_of_an_exact_fraction():
-    costs = [[1.0, 0.0], [1.0, 0.1]]
-    assert solve_dynamic_program(np.array(costs), [3, 3], [2, 3], Fraction(7, 2) * 4 + 1).bits == [3, 2]  # 15 of 15
-    assert solve_dynamic_program(np.array(costs), [3, 3], [2, 3], Fraction(44, 3)).bits == [2, 2]  # 14.67: not 15
+    costs = np.array([[1.0, 0.0], [1.0, 0.1]])
+    for budget, bits in ((Fraction(7, 2) * 4 + 1, [3, 2]), (Fraction(44, 3), [2, 2])):  # 15 of 15; 14.67: not 15
+        assert solved(solve_dynamic_program, costs, [3, 3], [2, 3], budget).bits == bits
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -107,9 +108,9 @@ def test_permuting_layers_permutes_the_plan(seed):
     sizes = transformer_sizes(192, 4)
     costs, _, bits, _ = random_instance(seed, len(sizes), sizes)
     budget = Fraction(7, 2) * sum(sizes)
-    plan = solve_dynamic_program(costs, sizes, bits, budget).bits
+    plan = solved(solve_dynamic_program, costs, sizes, bits, budget).bits
     order = np.random.default_rng(seed).permutation(len(sizes))
-    permuted = solve_dynamic_program(costs[order], [sizes[i] for i in order], bits, budget).bits
+    permuted = solved(solve_dynamic_program, costs[order], [sizes[i] for i in order], bits, budget).bits
     assert permuted == [plan[i] for i in order]
 
 
@@ -118,8 +119,8 @@ def test_scaling_all_costs_changes_nothing(factor):
     sizes = transformer_sizes(384, 12)
     costs, _, bits, _ = random_instance(3, len(sizes), sizes)
     budget = 3 * sum(sizes)
-    plain = solve_dynamic_program(costs, sizes, bits, budget)
-    scaled = solve_dynamic_program(costs * factor, sizes, bits, budget)
+    plain = solved(solve_dynamic_program, costs, sizes, bits, budget)
+    scaled = solved(solve_dynamic_program, costs * factor, sizes, bits, budget)
     assert scaled.bits == plain.bits
     assert scaled.objective == pytest.approx(plain.objective * factor, rel=1e-12)
 
@@ -127,37 +128,37 @@ def test_scaling_all_costs_changes_nothing(factor):
 def test_the_order_of_the_bit_set_does_not_matter():
     costs, sizes, bits, budget = random_instance(8, layers=9)
     order = np.random.default_rng(0).permutation(len(bits))
-    shuffled = solve_dynamic_program(costs[:, order], sizes, [bits[k] for k in order], budget)
-    assert shuffled == solve_dynamic_program(costs, sizes, bits, budget)
+    shuffled = solved(solve_dynamic_program, costs[:, order], sizes, [bits[k] for k in order], budget)
+    assert shuffled == solved(solve_dynamic_program, costs, sizes, bits, budget)
 
 
 def test_equal_sensitivity_for_each_parameter_gives_uniform_bits():
     sizes = transformer_sizes(96, 6)
     costs = np.array(sizes)[:, None] * 4.0 ** -np.arange(1, 7)
-    assert solve_dynamic_program(costs, sizes, range(1, 7), 3 * sum(sizes)).bits == [3] * 24
+    assert solved(solve_dynamic_program, costs, sizes, range(1, 7), 3 * sum(sizes)).bits == [3] * 24
 
 
 def test_ties_give_the_first_layers_the_most_bits():
     costs = np.tile(4.0 ** -np.arange(2, 6), (4, 1)) * np.array([[1], [1 + 1e-9], [1], [1 + 1e-8]])
-    assert solve_dynamic_program(costs, [5] * 4, range(2, 6), 14 * 5).bits == [4, 4, 3, 3]
+    assert solved(solve_dynamic_program, costs, [5] * 4, range(2, 6), 14 * 5).bits == [4, 4, 3, 3]
     costs[2] *= 1.1  # no tie any more
-    assert solve_dynamic_program(costs, [5] * 4, range(2, 6), 14 * 5).bits == [4, 3, 4, 3]
+    assert solved(solve_dynamic_program, costs, [5] * 4, range(2, 6), 14 * 5).bits == [4, 3, 4, 3]
 
 
 def test_a_budget_for_everything_gives_every_layer_its_best():
     costs, sizes, bits, _ = random_instance(1, layers=12)
-    allocation = solve_dynamic_program(costs, sizes, bits, 32 * sum(sizes))
+    allocation = solved(solve_dynamic_program, costs, sizes, bits, 32 * sum(sizes))
     assert allocation.bits == [bits[-1]] * 12
 
 
 def test_a_budget_that_only_the_smallest_plan_meets():
     costs, sizes, bits, _ = random_instance(1, layers=12)
-    assert solve_dynamic_program(costs, sizes, bits, bits[0] * sum(sizes)).bits == [bits[0]] * 12
+    assert solved(solve_dynamic_program, costs, sizes, bits, bits[0] * sum(sizes)).bits == [bits[0]] * 12
 
 
 def test_a_budget_below_the_smallest_plan():
     with pytest.raises(LampQError, match=r"budget of 1\.5 bits .* smallest achievable average, 2; add a smaller"):
-        solve_dynamic_program(np.ones((2, 3)), [3, 1], [2, 3, 4], 6)
+        solved(solve_dynamic_program, np.ones((2, 3)), [3, 1], [2, 3, 4], 6)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_a_budget_below_the_smallest_plan():
 )
 def test_malformed_instances(costs, sizes, bits, message):
     with pytest.raises(LampQError, match=message):
-        solve_dynamic_program(costs, sizes, bits, 100)
+        solved(solve_dynamic_program, costs, sizes, bits, 100)
 
 
 @pytest.mark.parametrize("odd", [False, True])
@@ -187,7 +188,7 @@ def test_ninety_six_layers_and_eight_widths_take_no_time(odd):
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        allocation = solve_dynamic_program(costs, sizes, range(1, 9), Fraction(7, 2) * sum(sizes))
+        allocation = solved(solve_dynamic_program, costs, sizes, range(1, 9), Fraction(7, 2) * sum(sizes))
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.3
     assert spent(allocation.bits, sizes) <= Fraction(7, 2) * sum(sizes)

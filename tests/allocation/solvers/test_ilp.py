@@ -6,23 +6,21 @@ from fractions import Fraction
 import numpy as np
 import pulp
 import pytest
-import torch
 
 from lampq.allocation.solvers import cbc, ilp
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.allocation.solvers.ilp import solve_ilp
 from lampq.errors import LampQError
-from lampq.sensitivity.trace import penalized_costs
-from tests.allocation.solvers.instances import WORKED, brute_force, random_instance, spent, transformer_sizes
+from tests.allocation.solvers.instances import WORKED, brute_force, random_instance, solved, spent, transformer_sizes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*PuLP 4.0:DeprecationWarning")
 
 
 @pytest.mark.parametrize(("sizes", "omega", "gamma", "bits", "average", "expected", "objective"), WORKED)
 def test_worked_examples(sizes, omega, gamma, bits, average, expected, objective):
-    costs = penalized_costs(torch.tensor(omega), bits, gamma)
-    allocation = solve_ilp(costs, sizes, list(bits), average * sum(sizes))
+    costs = [[value * float(gamma) ** -b for b in bits] for value in omega]
+    allocation = solved(solve_ilp, costs, sizes, list(bits), average * sum(sizes))
     assert allocation.bits == expected
     assert allocation.objective == pytest.approx(objective, rel=1e-12)
     assert allocation.solver == "integer linear program (CBC)"
@@ -35,8 +33,8 @@ def test_agrees_with_the_dynamic_program_at_every_scale(seed):
     layers = len(sizes) if sizes else 5 + seed % 40
     costs, sizes, bits, budget = random_instance(seed, layers, sizes)
     costs = costs / costs.max() * 10.0 ** -(seed % 21)
-    allocation = solve_ilp(costs, sizes, bits, budget)
-    exact = solve_dynamic_program(costs, sizes, bits, budget)
+    allocation = solved(solve_ilp, costs, sizes, bits, budget)
+    exact = solved(solve_dynamic_program, costs, sizes, bits, budget)
     assert allocation.solver == "integer linear program (CBC)"
     assert allocation.gap <= 1e-6
     assert allocation.bits == exact.bits
@@ -60,8 +58,8 @@ def test_unscaled_costs_are_what_the_check_is_for(monkeypatch):
     sizes = transformer_sizes(192, 12)
     costs, _, bits, _ = random_instance(3, len(sizes), sizes)
     budget = Fraction(7, 2) * sum(sizes)
-    allocation = solve_ilp(costs, sizes, bits, budget)
-    assert allocation.bits == solve_dynamic_program(costs, sizes, bits, budget).bits
+    allocation = solved(solve_ilp, costs, sizes, bits, budget)
+    assert allocation.bits == solved(solve_dynamic_program, costs, sizes, bits, budget).bits
     assert allocation.solver.startswith("dynamic program (CBC was off by ")
     assert allocation.gap > 1e-6
 
@@ -69,8 +67,8 @@ def test_unscaled_costs_are_what_the_check_is_for(monkeypatch):
 def test_without_cbc_the_dynamic_program_answers(monkeypatch):
     monkeypatch.setattr(ilp.pulp.PULP_CBC_CMD, "available", lambda self: False)
     costs, sizes, bits, budget = random_instance(2, layers=6)
-    allocation = solve_ilp(costs, sizes, bits, budget)
-    assert allocation.bits == solve_dynamic_program(costs, sizes, bits, budget).bits
+    allocation = solved(solve_ilp, costs, sizes, bits, budget)
+    assert allocation.bits == solved(solve_dynamic_program, costs, sizes, bits, budget).bits
     assert allocation.solver == "dynamic program (CBC gave no plan)"
     assert math.isinf(allocation.gap)
 
@@ -96,8 +94,8 @@ def test_with_a_broken_cbc_the_plan_is_the_same_and_one_line_says_so(tmp_path, m
     cbc._tell.cache_clear()
     costs, sizes, bits, budget = random_instance(2, layers=6)
     for _ in range(2):
-        allocation = solve_ilp(costs, sizes, bits, budget)
-        assert allocation.bits == solve_dynamic_program(costs, sizes, bits, budget).bits
+        allocation = solved(solve_ilp, costs, sizes, bits, budget)
+        assert allocation.bits == solved(solve_dynamic_program, costs, sizes, bits, budget).bits
         assert allocation.solver == "dynamic program (CBC gave no plan)"
     assert len(caplog.records) == 1 and told in caplog.text and "plans are found without it" in caplog.text
 
@@ -106,38 +104,23 @@ def test_a_better_plan_than_the_exact_one_is_an_error(monkeypatch):
     monkeypatch.setattr(ilp, "optimal_plan", lambda problem: [0] * len(problem.costs))
     costs, sizes, bits, _ = random_instance(2, layers=6)
     with pytest.raises(RuntimeError, match="worse than CBC's"):
-        solve_ilp(costs, sizes, bits, 3 * sum(sizes))
+        solved(solve_ilp, costs, sizes, bits, 3 * sum(sizes))
 
 
 def test_layers_without_sensitivity_and_forbidden_widths():
-    costs = penalized_costs(np.array([0.0, 1.0, 0.0, 5.0]), range(2, 6), 4)
+    costs = np.outer([0.0, 1.0, 0.0, 5.0], 4.0 ** -np.arange(2, 6))
     costs[3, 2:] = np.inf
-    allocation = solve_ilp(costs, [1, 1, 1, 1], range(2, 6), 12)
+    allocation = solved(solve_ilp, costs, [1, 1, 1, 1], range(2, 6), 12)
     assert allocation.bits == [2, 5, 2, 3]
     assert allocation.solver == "integer linear program (CBC)"
 
 
 def test_all_costs_zero():
-    allocation = solve_ilp(np.zeros((3, 4)), [1, 2, 3], range(2, 6), 18)
+    allocation = solved(solve_ilp, np.zeros((3, 4)), [1, 2, 3], range(2, 6), 18)
     assert allocation.bits == [5, 3, 2]  # a tie of all plans: the first layers get the most bits
     assert allocation.gap == 0
 
 
 def test_infeasible():
     with pytest.raises(LampQError, match="raise bits"):
-        solve_ilp(np.ones((2, 2)), [1, 1], [3, 4], 5)
-
-
-def test_penalized_costs_are_the_papers():
-    """alpha .03 and a trace of 8: Omega .24; at gamma 4, .00375 with 3 bits and .015 with 2."""
-    costs = penalized_costs(torch.tensor([0.24], dtype=torch.float64), [3, 2], 4)
-    assert costs.tolist() == [[0.00375, 0.015]]
-    assert costs.dtype == np.float64
-
-
-@pytest.mark.parametrize(("omega", "gamma", "message"), [
-    ([1.0], 1, "gamma=1"), ([1.0, -1.0], 4, "layer 1 is -1.0"), ([math.nan], 4, "layer 0 is nan"),
-])  # fmt: skip
-def test_penalized_costs_refuse(omega, gamma, message):
-    with pytest.raises(LampQError, match=message):
-        penalized_costs(np.array(omega), [2, 3], gamma)
+        solved(solve_ilp, np.ones((2, 2)), [1, 1], [3, 4], 5)
