@@ -116,7 +116,8 @@ def iterative_update(
     best = workbench.evaluator.score(current)
     visited, history, accepted = {current.key()}, [], 0
     bar = progress(description="iterative update", total=maximum_swaps, unit="swaps")
-    while accepted < maximum_swaps:
+    while accepted < maximum_swaps:  # line 13
+        # Lines 14 to 18: what a bit more saves and a bit less costs, of every layer.
         if scores is None:
             gains, costs = _estimates(current, workbench, budget, space, quantized, ratios)
         else:
@@ -124,7 +125,7 @@ def iterative_update(
         room = space.room - space.spent(bits)
         improved = False
         tried = 0
-        for up, down in ranked_swaps(space.groups, bits, gains, costs, room, literal_swaps):
+        for up, down in ranked_swaps(space.groups, bits, gains, costs, room, literal_swaps):  # lines 19 to 21
             if tried > try_next_pairs or len(history) == max_evaluations:
                 break
             moved = {up.name: up.next_more(bits[up.name]), down.name: down.next_less(bits[down.name])}
@@ -141,11 +142,11 @@ def iterative_update(
             after = score.accuracy, score.mean_loss
             swap = Swap(up.name, down.name, gain, cost, *after, best.accuracy, improved)
             history.append(asdict(swap))
-            if improved:
+            if improved:  # line 25
                 current, bits, best = candidate, swapped, score
                 workbench.evaluator.set_base(current)
                 break
-        if not improved:
+        if not improved:  # lines 22 to 24
             break
         accepted += 1
         bar.update()
