@@ -86,9 +86,9 @@ class Counting(RoundToNearest):
     def __init__(self):
         self.calibrated = []
 
-    def calibrate(self, site, layer, inputs, weight_bits, activation_bits):
-        self.calibrated.append((site.name, weight_bits, activation_bits))
-        return super().calibrate(site, layer, inputs, weight_bits, activation_bits)
+    def calibrate(self, site, layer, inputs, bits):
+        self.calibrated.append((site.name, *bits))
+        return super().calibrate(site, layer, inputs, bits)
 
 
 def budget(target=3):

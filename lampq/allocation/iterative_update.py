@@ -10,6 +10,7 @@ from torch import Tensor
 from lampq.allocation.search_space import SearchSpace
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
 from lampq.plan.sites import Site
@@ -205,7 +206,7 @@ def _estimates(
             return cost_of_less_bits(errors[name][0], bits[group.name], less[group.name], ratios)
     else:
         others = {g.name: [b for b in (more[g.name], less[g.name]) if b is not None] for g in space.groups}
-        wanted = {s: [(b, budget.input_bits(b)) for b in others[g.name]] for g in space.groups for s in g.layers}
+        wanted = {s: [budget.bits_at(b) for b in others[g.name]] for g in space.groups for s in g.layers}
         errors = _errors(plan, workbench, quantized, wanted)
 
         def gain(group: Group, name: str) -> float:
@@ -236,16 +237,16 @@ def cost_of_less_bits(loss: float, bits: int, less: int, ratios: dict[int, float
 
 
 def _errors(
-    plan: BitPlan, workbench: Workbench, quantized: QuantizedModel, others: dict[Site, list[tuple[int, int]]]
+    plan: BitPlan, workbench: Workbench, quantized: QuantizedModel, others: dict[Site, list[Bits]]
 ) -> dict[str, list[float]]:
-    """Reconstruction errors of every layer under a plan, then at other (weight, input) bits; computed once."""
-    workbench.bank.prepare([(site, *bits) for site, wanted in others.items() for bits in wanted])
+    """Reconstruction errors of every layer under a plan, then at other bits; computed once."""
+    workbench.bank.prepare([(site, bits) for site, wanted in others.items() for bits in wanted])
     key = {**workbench.bank.identity, "plan": plan.key(), "alternatives": {s.name: bits for s, bits in others.items()}}
 
     def compute() -> dict[str, Tensor]:
         adapter = quantized.apply(plan).adapter
         images = workbench.task.calibration_images
-        modules = {s.name: [workbench.bank.module(s, *bits) for bits in wanted] for s, wanted in others.items()}
+        modules = {s.name: [workbench.bank.module(s, bits) for bits in wanted] for s, wanted in others.items()}
         errors = reconstruction_errors(adapter, workbench.adapter, workbench.layers, images, modules)
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in errors.items()}
 

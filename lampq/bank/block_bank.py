@@ -41,7 +41,7 @@ class BlockBank:
         """
         whole, made = self._realisation, {}
         for index in range(whole.adapter.segments):
-            key = index, tuple((site.name, *bits) for site, *bits in whole.sites(plan, index))
+            key = index, tuple((site.name, *bits) for site, bits in whole.sites(plan, index))
             made[key] = self._modules.get(key) or whole.modules_of(plan, index, self._states(plan, index))
         self._modules = made
         return {name: module for part in made.values() for name, module in part.items()}
@@ -50,7 +50,7 @@ class BlockBank:
         """States of a segment at a plan's bits. What is not allocated is taken from where the first layer is."""
         adapter = self._realisation.adapter
         planned = {s.name: plan[s.name].bits for s in adapter.sites if adapter.segment_of(s) == index}
-        quantized = [name for name, bits in planned.items() if bits != (None, None)]
+        quantized = [name for name, bits in planned.items() if bits.quantized]
         layer_bits = {name: planned[name] for name in quantized if plan[name].allocated}
         found: dict[tuple | None, States] = {}
         for bits in dict.fromkeys(layer_bits.values()) or [None]:

@@ -19,6 +19,7 @@ from lampq.calibration.rows import built_module, seen_layer
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.progress import progress
 from lampq.storage.store import Store
@@ -62,9 +63,7 @@ class LayerBank:
         self._observing = Lock()
         self._modules: dict[tuple, nn.Module] = {}
 
-    def entry(
-        self, site: Site, weight_bits: int | None, activation_bits: int | None, concurrency: int = 1
-    ) -> dict[str, Tensor]:
+    def entry(self, site: Site, bits: Bits, concurrency: int = 1) -> dict[str, Tensor]:
         """Quantizer parameters of a site at given bits (calibrated on a miss).
 
         Args:
@@ -73,37 +72,37 @@ class LayerBank:
         Raises:
             LampQError: the base quantizer is not defined at these bits.
         """
-        self.check_bits(site.name, weight_bits, activation_bits)
+        self.check_bits(site.name, *bits)
         layer = seen_layer(site, self.adapter.module(site.name))
 
         def calibrate() -> dict[str, Tensor]:
             with self._observing:
                 inputs = self._observer.inputs(site)
                 gradient = {} if self.gradients is None else {"output_gradient": self.gradients.at_site(site)}
-            return self.independent.calibrate(site, layer, inputs, weight_bits, activation_bits, **gradient)
+            return self.independent.calibrate(site, layer, inputs, bits, **gradient)
 
-        return self.store.fetch("bank", self._key(site, weight_bits, activation_bits), calibrate, concurrency)
+        return self.store.fetch("bank", self._key(site, bits), calibrate, concurrency)
 
-    def module(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> nn.Module:
+    def module(self, site: Site, bits: Bits) -> nn.Module:
         """The module of a site at given bits; the full-precision one where neither operand is quantized."""
-        if weight_bits is None and activation_bits is None:
+        if not bits.quantized:
             return self.adapter.module(site.name)
-        key = (site.name, weight_bits, activation_bits)
+        key = (site.name, bits)
         if key not in self._modules:
-            state = self.entry(site, weight_bits, activation_bits)
+            state = self.entry(site, bits)
             device = next(self.adapter.network.parameters()).device
             state = {name: tensor.to(device) for name, tensor in state.items()}
-            layer, bits = self.adapter.module(site.name), (weight_bits, activation_bits)
-            module = built_module(self.independent.quantized_module, site, layer, state, *bits)
+            layer = self.adapter.module(site.name)
+            module = built_module(self.independent.quantized_module, site, layer, state, bits)
             self._modules[key] = module.eval().requires_grad_(False).to(device)
         return self._modules[key]
 
     def calibrate(self, plan: BitPlan) -> None:
         """Make sure that every entry of a plan is there."""
-        self.prepare([(self.adapter.site(s.name), *s.bits) for s in plan.sites if s.bits != (None, None)])
+        self.prepare([(self.adapter.site(s.name), s.bits) for s in plan.sites if s.bits.quantized])
 
-    def prepare(self, wanted: list[tuple[Site, int | None, int | None]]) -> None:
-        """Calibrate what is missing of (site, weight bits, activation bits), with progress.
+    def prepare(self, wanted: list[tuple[Site, Bits]]) -> None:
+        """Calibrate what is missing of sites at their bits, with progress.
 
         A search is many small steps, which several threads inside one step hardly speed up. So sites are calibrated
         side by side instead, each on one thread; that also makes the numbers independent of the number of threads.
@@ -133,9 +132,9 @@ class LayerBank:
     def quantizer_parameters(self, plan: BitPlan) -> int:
         """Number of scales, zero points and log bases that a plan's entries add to the model."""
         return sum(
-            self.independent.stored_parameters(self.entry(self.adapter.site(s.name), *s.bits))
+            self.independent.stored_parameters(self.entry(self.adapter.site(s.name), s.bits))
             for s in plan.sites
-            if s.bits != (None, None)
+            if s.bits.quantized
         )
 
     def check_bits(self, where: str, *bits: int | None) -> None:
@@ -152,5 +151,5 @@ class LayerBank:
                     f"{method.maximum_bits}; change bits, bit_set or lampq.beta"
                 )
 
-    def _key(self, site: Site, weight_bits: int | None, activation_bits: int | None) -> dict:
-        return {**self.identity, "site": site.name, "weight_bits": weight_bits, "activation_bits": activation_bits}
+    def _key(self, site: Site, bits: Bits) -> dict:
+        return {**self.identity, "site": site.name, "weight_bits": bits.weight, "activation_bits": bits.activation}

@@ -39,7 +39,7 @@ class QuantizedModel:
             return self._apply_whole(plan, self._realisation)
         # All modules first: where one cannot be had, the model stays at the plan it says it has.
         modules = {
-            site.name: self._bank.module(site, *new.bits)
+            site.name: self._bank.module(site, new.bits)
             for site, old, new in zip(self.adapter.sites, self.plan.sites, plan.sites, strict=True)
             if old.bits != new.bits
         }

@@ -21,6 +21,7 @@ from lampq.calibration.segment import Segment, States
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures, join
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.progress import progress
 from lampq.storage.fingerprint import fingerprint
@@ -77,13 +78,13 @@ class Realisation:
         method = self.bank.independent if self._keeps_independent_states(index) else self.base_quantizer
         return _modules_of(method, self.adapter, self.sites(plan, index), states, method.quantized_module)
 
-    def independent_states(self, sites: tuple[tuple[Site, int | None, int | None], ...]) -> States:
+    def independent_states(self, sites: tuple[tuple[Site, Bits], ...]) -> States:
         """What the bank holds for these sites, calibrated side by side where it is missing."""
         self.bank.prepare(list(sites))
         device = next(self.adapter.network.parameters()).device
         return {
-            site.name: {key: value.to(device).clone() for key, value in self.bank.entry(site, *bits).items()}
-            for site, *bits in sites
+            site.name: {key: value.to(device).clone() for key, value in self.bank.entry(site, bits).items()}
+            for site, bits in sites
         }
 
     def quantizer_parameters(self, plan: BitPlan) -> int:
@@ -96,13 +97,13 @@ class Realisation:
         wanted = [key for index, key in enumerate(keys) if self.sites(plan, index)]
         return sum(not store.holds("realisation", key) for key in wanted)
 
-    def sites(self, plan: BitPlan, index: int) -> tuple[tuple[Site, int | None, int | None], ...]:
-        """(site, weight bits, activation bits) of what a plan quantizes in a segment."""
+    def sites(self, plan: BitPlan, index: int) -> tuple[tuple[Site, Bits], ...]:
+        """What a plan quantizes in a segment, and the bits there."""
         pairs = zip(self.adapter.sites, plan.sites, strict=True)
         return tuple(
-            (site, *planned.bits)
+            (site, planned.bits)
             for site, planned in pairs
-            if planned.bits != (None, None) and self.adapter.segment_of(site) == index
+            if planned.bits.quantized and self.adapter.segment_of(site) == index
         )
 
     def _keeps_independent_states(self, index: int) -> bool:
@@ -114,7 +115,7 @@ class Realisation:
         """Key of every segment: the method, the images and the bits up to and including the segment."""
         keys, bits = [], []
         for index in range(self.adapter.segments):
-            bits = bits + [[site.name, *site_bits] for site, *site_bits in self.sites(plan, index)]
+            bits = bits + [[site.name, *site_bits] for site, site_bits in self.sites(plan, index)]
             keys.append({**self.identity, "segment": index, "bits": bits})
         return keys
 
@@ -147,7 +148,7 @@ class Realisation:
 
             def realise(index: int = index, key: dict = key) -> dict[str, Tensor]:
                 if self._keeps_independent_states(index):
-                    return _flat({s.name: self.bank.entry(s, *bits) for s, *bits in self.sites(plan, index)})
+                    return _flat({s.name: self.bank.entry(s, bits) for s, bits in self.sites(plan, index)})
                 segment = walk.segment(index, parts, key, bar.update if bar is not None else lambda count: None)
                 return _flat(self.base_quantizer.realise_segment(segment))
 
@@ -254,17 +255,17 @@ def predictions_in_chunks(adapter: ModelAdapter, start: int, inputs: Pictures) -
 def _modules_of(
     method: BaseQuantizer,
     adapter: ModelAdapter,
-    sites: tuple[tuple[Site, int | None, int | None], ...],
+    sites: tuple[tuple[Site, Bits], ...],
     states: States,
     build: Callable[..., nn.Module],
 ) -> dict[str, nn.Module]:
     """Modules that `build` makes of those sites that have a state, and what else these states change."""
     device = next(adapter.network.parameters()).device
     modules = {}
-    for site, *bits in sites:
+    for site, bits in sites:
         if site.name in states:
             layer, state = adapter.module(site.name), states[site.name]
-            modules[site.name] = built_module(build, site, layer, state, *bits)
+            modules[site.name] = built_module(build, site, layer, state, bits)
             modules |= method.surrounding_modules(adapter, site, state)
     return {name: module.eval().requires_grad_(False).to(device) for name, module in modules.items()}
 

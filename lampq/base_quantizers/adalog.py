@@ -26,6 +26,7 @@ from lampq.number_formats.adalog import AdaLogQuantizer
 from lampq.number_formats.binary import fake_quantize_binary
 from lampq.number_formats.uniform import AffineQuantizer, affine_values, fake_quantize_affine
 from lampq.parts import setting
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -79,37 +80,30 @@ class AdaLog(BaseQuantizer):
         self.alternating_search = AlternatingSearch(self.candidates, self.rounds, self.steps, self.elitist)
 
     @torch.no_grad()
-    def calibrate(
-        self,
-        site: Site,
-        layer: nn.Module,
-        inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> dict[str, Tensor]:
+    def calibrate(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Tensor]:
         """Entries: ``weight_scale``, ``weight_zero_point`` ``[out channels]``; ``input_scale``, ``input_zero_point``
         or (after GELU) ``input_log_base`` (scalars); after a LayerNorm ``channel_scale``, ``channel_shift``
         ``[in channels]``; for matmuls ``a_scale``, ``a_zero_point`` or (pv) ``a_log_base``, and ``b_scale``,
         ``b_zero_point``, ``[heads]``."""
         check_finite(site, inputs)
         if site.is_matmul:
-            return {} if activation_bits is None else self._stored(self.search_matmul(site, *inputs, activation_bits))
+            return {} if bits.activation is None else self._stored(self.search_matmul(site, *inputs, bits.activation))
         check_finite(site, (layer.weight,))
         if site.type == "patch_embed":
-            return self._calibrate_convolution(site, layer, inputs[0], weight_bits)
+            return self._calibrate_convolution(site, layer, inputs[0], bits.weight)
         x = inputs[0].flatten(0, -2)
         weight = layer.weight.detach().to(inputs[0].dtype)
         state = {}
-        if site.after_layernorm and activation_bits is not None:
-            channel_scale, channel_shift = self._reparameterize(x, activation_bits)
+        if site.after_layernorm and bits.activation is not None:
+            channel_scale, channel_shift = self._reparameterize(x, bits.activation)
             x = transform_input(x, channel_scale, channel_shift)
             weight, _ = transform_layer(weight, None, channel_scale, channel_shift)
             state |= {"channel_scale": channel_scale, "channel_shift": channel_shift}
         weight_format = weight_grid = None
-        if weight_bits is not None:
-            zero_points = self.weight_zero_points(weight_bits)
-            weight_format, weight_grid = self._weight_candidates(weight, weight_bits, zero_points)
-        state |= self.search_layer(site, weight, x, weight_format, weight_grid, activation_bits)
+        if bits.weight is not None:
+            zero_points = self.weight_zero_points(bits.weight)
+            weight_format, weight_grid = self._weight_candidates(weight, bits.weight, zero_points)
+        state |= self.search_layer(site, weight, x, weight_format, weight_grid, bits.activation)
         return self._stored({name: tensor.clone() for name, tensor in state.items()})
 
     def _stored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -137,35 +131,28 @@ class AdaLog(BaseQuantizer):
         return layer_state(*self.alternating_search.layer(*arguments), "zero_point")
 
     @torch.no_grad()
-    def quantized_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def quantized_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         if site.is_matmul:
-            if activation_bits is None:
+            if bits.activation is None:
                 return QuantizedMatMul(None, None)
             if "a_log_base" in state:
                 one = torch.ones_like(state["a_log_base"])
-                quantize_a = AdaLogQuantizer(one, state["a_log_base"], activation_bits)
+                quantize_a = AdaLogQuantizer(one, state["a_log_base"], bits.activation)
             else:
-                quantize_a = _head_wise(state["a_scale"], state["a_zero_point"], activation_bits)
-            return QuantizedMatMul(quantize_a, _head_wise(state["b_scale"], state["b_zero_point"], activation_bits))
+                quantize_a = _head_wise(state["a_scale"], state["a_zero_point"], bits.activation)
+            return QuantizedMatMul(quantize_a, _head_wise(state["b_scale"], state["b_zero_point"], bits.activation))
         weight, bias = transformed_layer(layer, state)
-        if weight_bits is not None:
-            weight = self._quantize_weight(weight, state, weight_bits)
+        if bits.weight is not None:
+            weight = self._quantize_weight(weight, state, bits.weight)
         if site.type == "patch_embed":
             return QuantizedConvolution(weight, layer)
-        if activation_bits is None:
+        if bits.activation is None:
             return QuantizedLinear(weight, bias)
         if "input_log_base" in state:
             # The shift is added inside the number format, and never subtracted: the bias has absorbed it.
-            quantize = AdaLogQuantizer(state["input_scale"], state["input_log_base"], activation_bits, GELU_SHIFT)
+            quantize = AdaLogQuantizer(state["input_scale"], state["input_log_base"], bits.activation, GELU_SHIFT)
             return QuantizedLinear(weight, absorb_shift(weight, bias), quantize)
-        quantize = AffineQuantizer(state["input_scale"], state["input_zero_point"], activation_bits)
+        quantize = AffineQuantizer(state["input_scale"], state["input_zero_point"], bits.activation)
         return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"))
 
     def search_matmul(self, site: Site, a: Tensor, b: Tensor, bits: int) -> dict[str, Tensor]:

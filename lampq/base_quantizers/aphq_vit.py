@@ -12,6 +12,7 @@ from lampq.calibration.segment import Segment, States
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.parts import setting
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.average_hessian import AveragePerturbation, average_perturbation
@@ -69,28 +70,28 @@ class APHQViT(QDrop):
             block = TrainedBlock(segment, workers)
             states, layers = segment.independent_states(), {}
             loss = self.loss_of(block)
-            sites = {site.type: (site, *bits) for site, *bits in segment.sites}
+            sites = {site.type: (site, bits) for site, bits in segment.sites}
             if self.mlp_reconstruction and {"fc1", "fc2"} <= sites.keys():
                 loss.weights = average_perturbation(block, self.temperature, self.hessian_images)
                 layers = self._rectify(block, sites["fc1"], sites["fc2"], states, loss.weights)
             found = self.reconstruct(block, states, layers, loss)
-        for site, weight_bits, _ in segment.sites:
+        for site, bits in segment.sites:
             if site.name in layers:
                 weight, bias = transformed_layer(layers[site.name], found[site.name])
-                found[site.name] |= {"bias": bias} if weight_bits is not None else {"weight": weight, "bias": bias}
+                found[site.name] |= {"bias": bias} if bits.weight is not None else {"weight": weight, "bias": bias}
         return found
 
     def _rectify(
-        self, block: Block, first: tuple, second: tuple, states: States, weights: Tensor
+        self, block: Block, first: tuple[Site, Bits], second: tuple[Site, Bits], states: States, weights: Tensor
     ) -> dict[str, nn.Module]:
         """Train a block's MLP anew, put it into the block and into the states; its layers, by name."""
-        (fc1, *bits1), (fc2, *bits2) = first, second
+        (fc1, bits1), (fc2, bits2) = first, second
         segment = block.segment
         activation = activation_name(fc1)
         layers = [segment.full_precision.module(site.name) for site in (fc1, fc2)]
         gelu = segment.full_precision.module(activation)
         inputs = segment.observe(fc1.name, full_precision=True)[0].flatten(1, -2)
-        percentile = published_percentile(bits2[1] if bits2[1] is not None else 8)
+        percentile = published_percentile(8 if bits2.activation is None else bits2.activation)
         recipe = MlpRecipe(self.iterations, self.batch_size, self.mlp_rate, percentile)
         key = {name: segment.identity[name] for name in ("model", "weights", "images", "seed")}
         key |= {"mlp": fc1.name, "recipe": vars(recipe), "revision": self.revision}
@@ -104,7 +105,7 @@ class APHQViT(QDrop):
         few = inputs[: segment.identity["calibration"]["images"]]
         calibrations = (self.calibration, few, fc1, bits1), (self._of_relu(), mlp.hidden(few), fc2, bits2)
         for calibration, x, site, bits in calibrations:
-            states[site.name] = calibration.calibrate(site, made[site.name], (x,), *bits)
+            states[site.name] = calibration.calibrate(site, made[site.name], (x,), bits)
         return made
 
     def _of_relu(self) -> UniformSearch:

@@ -18,6 +18,7 @@ from lampq.calibration.weighted_output_error import WeightedOutputError
 from lampq.limits import fraction
 from lampq.number_formats.uniform import AffineQuantizer, affine_from_range, fake_quantize_affine
 from lampq.parts import fixed, setting
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.quantized_modules.matmul import QuantizedMatMul
 
@@ -67,27 +68,19 @@ class APQLike(PTQ4ViT):
         site: Site,
         layer: nn.Module,
         inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
+        bits: Bits,
         output_gradient: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Entries as of PTQ4ViT, for pv ``a_scale`` ``[1]`` and ``a_zero_point`` (a scalar) in place of the split."""
-        state = super().calibrate(site, layer, inputs, weight_bits, activation_bits, output_gradient)
-        return self._with_zero_point(site, inputs, state, activation_bits)
+        state = super().calibrate(site, layer, inputs, bits, output_gradient)
+        return self._with_zero_point(site, inputs, state, bits.activation)
 
     @torch.no_grad()
-    def quantized_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
-        module = super().quantized_module(site, layer, state, weight_bits, activation_bits)
-        if site.type != "pv" or activation_bits is None:
+    def quantized_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
+        module = super().quantized_module(site, layer, state, bits)
+        if site.type != "pv" or bits.activation is None:
             return module
-        quantize = AffineQuantizer(state["a_scale"], state["a_zero_point"], activation_bits)
+        quantize = AffineQuantizer(state["a_scale"], state["a_zero_point"], bits.activation)
         return QuantizedMatMul(quantize, module.quantize_b)
 
     def searched(self, site: Site, operand: str, x: Tensor, bits: int) -> Searched:
@@ -107,26 +100,20 @@ class APQLike(PTQ4ViT):
             segment.place(name, state)
         for _ in range(self.block_rounds):
             before = dict(states)
-            for site, *bits in segment.sites:
+            for site, bits in segment.sites:
                 if site.type != "patch_embed":
-                    states[site.name] = self._search_in_block(segment, error, states[site.name], site, *bits)
+                    states[site.name] = self._search_in_block(segment, error, states[site.name], site, bits)
             if all(states[name] is before[name] for name in states):
                 break
         return states
 
     def _search_in_block(
-        self,
-        segment: Segment,
-        error: WeightedOutputError,
-        state: dict[str, Tensor],
-        site: Site,
-        weight_bits: int | None,
-        activation_bits: int | None,
+        self, segment: Segment, error: WeightedOutputError, state: dict[str, Tensor], site: Site, bits: Bits
     ) -> dict[str, Tensor]:
         """State of a site with which the block's output is best, all its other sites as they are: the same object
         where none is better."""
         layer, inputs = segment.full_precision.module(site.name), segment.observe(site.name)
-        for name, searched in self.operands(site, layer, inputs, weight_bits, activation_bits).items():
+        for name, searched in self.operands(site, layer, inputs, bits).items():
             tried = torch.cat([state[name][None], searched.candidates])
             placed = None
 

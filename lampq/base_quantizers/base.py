@@ -10,6 +10,7 @@ from lampq.calibration.segment import Segment, States
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.parts import Part
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 
 SEARCHES = ("surrogate", "block_bank", "exact")
@@ -97,14 +98,7 @@ class BaseQuantizer(Part, ABC):
             )
 
     @abstractmethod
-    def calibrate(
-        self,
-        site: Site,
-        layer: nn.Module,
-        inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> dict[str, Tensor]:
+    def calibrate(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Tensor]:
         """Find the quantizer parameters of one site.
 
         Args:
@@ -115,22 +109,14 @@ class BaseQuantizer(Part, ABC):
                 ``[images, channels]``, ``[images, channels, height, width]`` for the patch convolution), or the
                 two operands of a matmul, ``[images (times windows), heads, rows, inner]`` and
                 ``[images (times windows), heads, inner, columns]``.
-            weight_bits: bits of the weights (for a matmul: ignored), or None for full precision.
-            activation_bits: bits of the inputs, or None for full precision.
+            bits: of the weights (for a matmul: ignored) and of the inputs.
 
         Returns:
             The entry: name -> tensor.
         """
 
     @abstractmethod
-    def quantized_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def quantized_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         """Build the module that replaces `layer`: same call, quantized operands (simulated in floating point).
 
         Fake-quantized weights are computed here, once, not in every forward.
@@ -145,16 +131,9 @@ class BaseQuantizer(Part, ABC):
         """
         raise NotImplementedError
 
-    def upstream_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def upstream_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         """Sequential methods: what stands at a site while the sites after it are realised; its quantized module."""
-        return self.quantized_module(site, layer, state, weight_bits, activation_bits)
+        return self.quantized_module(site, layer, state, bits)
 
     def surrounding_modules(self, adapter: ModelAdapter, site: Site, state: dict[str, Tensor]) -> dict[str, nn.Module]:
         """Modules beside the site's own that a realised state changes, by their names in the network."""

@@ -8,6 +8,7 @@ from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
 from lampq.calibration.segment import Segment, States
 from lampq.parts import setting
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.reconstruction.block import Block
 from lampq.reconstruction.losses.base import BlockLoss
@@ -79,25 +80,11 @@ class BlockReconstruction(BaseQuantizer):
     def realisation_steps(self) -> int:
         return self.iterations
 
-    def calibrate(
-        self,
-        site: Site,
-        layer: nn.Module,
-        inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> dict[str, Tensor]:
-        return self.calibration.calibrate(site, layer, inputs, weight_bits, activation_bits)
+    def calibrate(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Tensor]:
+        return self.calibration.calibrate(site, layer, inputs, bits)
 
-    def quantized_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
-        return self.calibration.quantized_module(site, layer, state, weight_bits, activation_bits)
+    def quantized_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
+        return self.calibration.quantized_module(site, layer, state, bits)
 
     def has_choice(self, bits: int | None) -> bool:
         """Whether weights at these bits are rounded to one of two neighbouring codes, so that there is a choice."""

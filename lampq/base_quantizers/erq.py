@@ -14,6 +14,7 @@ from lampq.calibration.percentile_clipping import affine_between, clipped_range
 from lampq.calibration.rounding_refinement import refined_codes
 from lampq.calibration.row_output_error import gram
 from lampq.parts import same, setting
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 
 FRACTIONS = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
@@ -100,18 +101,11 @@ class ERQ(RepQActivations):
         return (state["weight_codes"].to(scale.dtype) - zero_point) * scale, state.get("bias", bias)
 
     @torch.no_grad()
-    def upstream_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def upstream_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         """Weights in full precision, and one input format a channel after a LayerNorm."""
         if "channel_scale" in state:
-            return self.channel_wise_module(layer, layer.weight.detach(), state, activation_bits)
-        return super().upstream_module(site, layer, state, None, activation_bits)
+            return self.channel_wise_module(layer, layer.weight.detach(), state, bits.activation)
+        return super().upstream_module(site, layer, state, Bits(None, bits.activation))
 
     def _grid(self, problem: LinearProblem, weight: Tensor, bits: int) -> dict[str, Tensor]:
         groups = [torch.arange(weight.shape[1], device=weight.device)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.finite_inputs import check_finite
 from lampq.number_formats.uniform import AffineQuantizer, SymmetricQuantizer, affine_from_range
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -35,52 +36,38 @@ class PSAQViT(BaseQuantizer):
     quantizes_tensors = True
 
     @torch.no_grad()
-    def calibrate(
-        self,
-        site: Site,
-        layer: nn.Module,
-        inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> dict[str, Tensor]:
+    def calibrate(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Tensor]:
         """Entries: ``weight_scale`` ``[out channels]``; ``input_scale``, ``input_zero_point`` (scalars), for a matmul
         ``output_scale``, ``output_zero_point`` (scalars)."""
         state = {}
-        if weight_bits is not None and not (site.is_matmul or site.is_tensor):
+        if bits.weight is not None and not (site.is_matmul or site.is_tensor):
             check_finite(site, (layer.weight,))
             largest = layer.weight.detach().flatten(1).abs().amax(1)
-            scale = largest / ((2**weight_bits - 1) / 2)
+            scale = largest / ((2**bits.weight - 1) / 2)
             usable = scale > torch.finfo(scale.dtype).tiny
             state["weight_scale"] = torch.where(usable, scale, torch.ones_like(scale))
-        if activation_bits is not None and site.type != "patch_embed":
+        if bits.activation is not None and site.type != "patch_embed":
             check_finite(site, inputs)
             name, tensor = ("output", layer(*inputs)) if site.is_matmul else ("input", inputs[0])
-            scale, zero_point = affine_from_range(tensor.amin(), tensor.amax(), activation_bits)
+            scale, zero_point = affine_from_range(tensor.amin(), tensor.amax(), bits.activation)
             state |= {f"{name}_scale": scale, f"{name}_zero_point": zero_point}
         return state
 
     @torch.no_grad()
-    def quantized_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def quantized_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         def activation_format(name: str) -> AffineQuantizer | None:
-            if activation_bits is None:
+            if bits.activation is None:
                 return None
-            return AffineQuantizer(state[f"{name}_scale"], state[f"{name}_zero_point"], activation_bits)
+            return AffineQuantizer(state[f"{name}_scale"], state[f"{name}_zero_point"], bits.activation)
 
         if site.is_matmul:
             return QuantizedMatMul(None, None, activation_format("output"))
         if site.is_tensor:
             return activation_format("input") or nn.Identity()
         weight = layer.weight.detach()
-        if weight_bits is not None:
+        if bits.weight is not None:
             scale = state["weight_scale"].view(-1, *[1] * (weight.dim() - 1))
-            weight = SymmetricQuantizer(scale, weight_bits)(weight)
+            weight = SymmetricQuantizer(scale, bits.weight)(weight)
         if isinstance(layer, nn.Conv2d):
             return QuantizedConvolution(weight, layer)  # the image is a site of its own
         return QuantizedLinear(weight, layer.bias, activation_format("input"))

@@ -24,6 +24,7 @@ from lampq.number_formats.twin_uniform import (
 )
 from lampq.number_formats.uniform import SymmetricQuantizer, fake_quantize_symmetric
 from lampq.parts import setting
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -91,8 +92,7 @@ class PTQ4ViT(BaseQuantizer):
         site: Site,
         layer: nn.Module,
         inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
+        bits: Bits,
         output_gradient: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Entries: ``weight_scale`` ``[1]``, for qkv ``[3]``, for the patch embedding ``[out channels]``;
@@ -103,7 +103,7 @@ class PTQ4ViT(BaseQuantizer):
             output_gradient: g, of the output's shape; without it every element counts alike.
         """
         check_finite(site, inputs if site.is_matmul else (*inputs, layer.weight))
-        tried = self.operands(site, layer, inputs, weight_bits, activation_bits)
+        tried = self.operands(site, layer, inputs, bits)
         if not tried:
             return {}
         if site.is_matmul:
@@ -122,55 +122,41 @@ class PTQ4ViT(BaseQuantizer):
         return {name: parameter for name, parameter in zip(names, found, strict=True) if name in tried}
 
     @torch.no_grad()
-    def quantized_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def quantized_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         if site.is_matmul:
-            if activation_bits is None:
+            if bits.activation is None:
                 return QuantizedMatMul(None, None)
-            b = _head_wise(state["b_scale"], activation_bits)
+            b = _head_wise(state["b_scale"], bits.activation)
             if "a_split" in state:
-                return QuantizedMatMul(ProbabilityQuantizer(state["a_split"], activation_bits, self.literal), b)
-            return QuantizedMatMul(_head_wise(state["a_scale"], activation_bits), b)
+                return QuantizedMatMul(ProbabilityQuantizer(state["a_split"], bits.activation, self.literal), b)
+            return QuantizedMatMul(_head_wise(state["a_scale"], bits.activation), b)
         weight = layer.weight.detach()
-        if weight_bits is not None:
+        if bits.weight is not None:
             groups = len(state["weight_scale"])
             scale = state["weight_scale"].view(groups, 1, 1)
             grouped = weight.reshape(groups, len(weight) // groups, -1)
-            weight = fake_quantize_symmetric(grouped, scale, weight_bits).view_as(weight)
+            weight = fake_quantize_symmetric(grouped, scale, bits.weight).view_as(weight)
         if site.type == "patch_embed":
             return QuantizedConvolution(weight, layer)
-        if activation_bits is None:
+        if bits.activation is None:
             return QuantizedLinear(weight, layer.bias)
         input_format = PostGELUQuantizer if site.after_gelu else SymmetricQuantizer
-        return QuantizedLinear(weight, layer.bias, input_format(state["input_scale"], activation_bits))
+        return QuantizedLinear(weight, layer.bias, input_format(state["input_scale"], bits.activation))
 
-    def operands(
-        self,
-        site: Site,
-        layer: nn.Module,
-        inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> dict[str, Searched]:
+    def operands(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Searched]:
         """The operands of a site that are quantized, in the order of searching, by the entry that describes each."""
         if site.is_matmul:
-            if activation_bits is None:
+            if bits.activation is None:
                 return {}
             names = (self.probability_entry if site.type == "pv" else "a_scale", "b_scale")
             pairs = zip("ab", inputs, strict=True)
-            searched = [self.searched(site, operand, x, activation_bits) for operand, x in pairs]
+            searched = [self.searched(site, operand, x, bits.activation) for operand, x in pairs]
             return dict(zip(names, searched, strict=True))
         tried = {}
-        if weight_bits is not None:
-            tried["weight_scale"] = self.searched(site, "weight", layer.weight.detach().flatten(1), weight_bits)
-        if activation_bits is not None and site.type != "patch_embed":
-            tried["input_scale"] = self.searched(site, "input", inputs[0], activation_bits)
+        if bits.weight is not None:
+            tried["weight_scale"] = self.searched(site, "weight", layer.weight.detach().flatten(1), bits.weight)
+        if bits.activation is not None and site.type != "patch_embed":
+            tried["input_scale"] = self.searched(site, "input", inputs[0], bits.activation)
         return tried
 
     def searched(self, site: Site, operand: str, x: Tensor, bits: int) -> Searched:

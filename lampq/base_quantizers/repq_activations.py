@@ -21,6 +21,7 @@ from lampq.limits import choice, number, shown
 from lampq.number_formats.log_sqrt2 import LogSqrt2Quantizer
 from lampq.number_formats.uniform import AffineQuantizer
 from lampq.parts import setting
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -138,39 +139,25 @@ class RepQActivations(BaseQuantizer):
         """Weight ``[out channels, in channels]`` after quantization, and the bias that goes with it."""
 
     @torch.no_grad()
-    def calibrate(
-        self,
-        site: Site,
-        layer: nn.Module,
-        inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> dict[str, Tensor]:
+    def calibrate(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Tensor]:
         """Entries: ``input_scale``, ``input_zero_point`` (scalars); after a LayerNorm ``channel_scale``,
         ``channel_shift`` ``[in channels]``; for matmuls ``a_scale``, ``b_scale``, ``b_zero_point`` and (qk)
         ``a_zero_point`` (scalars); and what the method's weights need."""
-        return self._calibrate(site, layer, inputs, inputs, weight_bits, activation_bits)
+        return self._calibrate(site, layer, inputs, inputs, bits)
 
     @torch.no_grad()
-    def quantized_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def quantized_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         if site.is_matmul:
-            if activation_bits is None:
+            if bits.activation is None:
                 return QuantizedMatMul(None, None)
-            a, b = (_affine(state, name, activation_bits) for name in ("a", "b"))
+            a, b = (_affine(state, name, bits.activation) for name in ("a", "b"))
             if site.type == "pv":
-                a = LogSqrt2Quantizer(state["a_scale"], activation_bits, extra_zero=self.literal)
+                a = LogSqrt2Quantizer(state["a_scale"], bits.activation, extra_zero=self.literal)
             return QuantizedMatMul(a, b)
         weight, bias = self._transformed(layer, state)
-        if weight_bits is not None:
-            weight, bias = self.quantized_weight(weight, bias, state, weight_bits)
-        quantize = None if activation_bits is None else _affine(state, "input", activation_bits)
+        if bits.weight is not None:
+            weight, bias = self.quantized_weight(weight, bias, state, bits.weight)
+        quantize = None if bits.activation is None else _affine(state, "input", bits.activation)
         if isinstance(layer, nn.Conv2d):
             return QuantizedConvolution(weight.view_as(layer.weight), layer, quantize, bias)
         return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"))
@@ -179,12 +166,12 @@ class RepQActivations(BaseQuantizer):
     def realise_segment(self, segment: Segment) -> States:
         """Site by site, each on what reaches it with everything before it quantized."""
         states = {}
-        for site, *bits in segment.sites:
+        for site, bits in segment.sites:
             layer, observed = segment.full_precision.module(site.name), segment.observe(site.name)
             fitted = observed
             if self.weights_on_full_precision and not site.is_matmul:
                 fitted = segment.observe(site.name, full_precision=True)
-            states[site.name] = self._calibrate(site, layer, observed, fitted, *bits)
+            states[site.name] = self._calibrate(site, layer, observed, fitted, bits)
             segment.place(site.name, states[site.name])
         return states
 
@@ -197,20 +184,14 @@ class RepQActivations(BaseQuantizer):
         return QuantizedLinear(weight, layer.bias, AffineQuantizer(scale, zero_point, activation_bits))
 
     def _calibrate(
-        self,
-        site: Site,
-        layer: nn.Module,
-        observed: tuple[Tensor, ...],
-        fitted: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
+        self, site: Site, layer: nn.Module, observed: tuple[Tensor, ...], fitted: tuple[Tensor, ...], bits: Bits
     ) -> dict[str, Tensor]:
         """As `calibrate`; activations on what was `observed`, weights fitted to the inputs `fitted`."""
         check_finite(site, observed)
-        state = {} if activation_bits is None else self._activations(site, observed, activation_bits)
-        if not site.is_matmul and weight_bits is not None:
+        state = {} if bits.activation is None else self._activations(site, observed, bits.activation)
+        if not site.is_matmul and bits.weight is not None:
             check_finite(site, (layer.weight,))
-            state |= self.calibrate_weight(self._problem(site, layer, fitted[0], state, activation_bits), weight_bits)
+            state |= self.calibrate_weight(self._problem(site, layer, fitted[0], state, bits.activation), bits.weight)
         return {name: tensor.clone() for name, tensor in state.items()}
 
     def _activations(self, site: Site, inputs: tuple[Tensor, ...], bits: int) -> dict[str, Tensor]:

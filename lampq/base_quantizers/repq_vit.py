@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lampq.base_quantizers.repq_activations import LinearProblem, RepQActivations
 from lampq.calibration.percentile_clipping import affine_between, clipped_range
 from lampq.number_formats.uniform import fake_quantize_affine
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 
 
@@ -30,22 +31,15 @@ class RepQViT(RepQActivations):
         return fake_quantize_affine(weight, scale, zero_point, bits), bias
 
     @torch.no_grad()
-    def upstream_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def upstream_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         """A layer after a LayerNorm still has one format a channel, and weights that are rounded as they are: the
         authors observe all activations first and reparameterize then."""
         if "channel_scale" not in state:
-            return super().upstream_module(site, layer, state, weight_bits, activation_bits)
+            return super().upstream_module(site, layer, state, bits)
         weight = layer.weight.detach()
-        if weight_bits is not None:
-            weight = fake_quantize_affine(weight, *(p[:, None] for p in _clipped(weight, weight_bits)), weight_bits)
-        return self.channel_wise_module(layer, weight, state, activation_bits)
+        if bits.weight is not None:
+            weight = fake_quantize_affine(weight, *(p[:, None] for p in _clipped(weight, bits.weight)), bits.weight)
+        return self.channel_wise_module(layer, weight, state, bits.activation)
 
 
 def _clipped(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.finite_inputs import check_finite
 from lampq.number_formats.uniform import AffineQuantizer, affine_from_range, fake_quantize_affine
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -21,50 +22,36 @@ class RoundToNearest(BaseQuantizer):
     name = "rtn"
     revision = 1
 
-    def calibrate(
-        self,
-        site: Site,
-        layer: nn.Module,
-        inputs: tuple[Tensor, ...],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> dict[str, Tensor]:
+    def calibrate(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Tensor]:
         """Entries: ``weight_scale``, ``weight_zero_point`` ``[out channels]``; ``input_scale``, ``input_zero_point``
         (scalars), for a matmul ``a_scale``, ``a_zero_point``, ``b_scale``, ``b_zero_point`` (scalars)."""
         state = {}
-        if not site.is_matmul and weight_bits is not None:
+        if not site.is_matmul and bits.weight is not None:
             check_finite(site, (layer.weight,))
             rows = layer.weight.detach().flatten(1)
-            scale, zero_point = affine_from_range(rows.amin(1), rows.amax(1), weight_bits)
+            scale, zero_point = affine_from_range(rows.amin(1), rows.amax(1), bits.weight)
             state |= {"weight_scale": scale, "weight_zero_point": zero_point}
-        if activation_bits is not None and site.type != "patch_embed":
+        if bits.activation is not None and site.type != "patch_embed":
             check_finite(site, inputs)
             names = ("a", "b") if site.is_matmul else ("input",)
             for name, x in zip(names, inputs, strict=True):
-                scale, zero_point = affine_from_range(x.amin(), x.amax(), activation_bits)
+                scale, zero_point = affine_from_range(x.amin(), x.amax(), bits.activation)
                 state |= {f"{name}_scale": scale, f"{name}_zero_point": zero_point}
         return state
 
-    def quantized_module(
-        self,
-        site: Site,
-        layer: nn.Module,
-        state: dict[str, Tensor],
-        weight_bits: int | None,
-        activation_bits: int | None,
-    ) -> nn.Module:
+    def quantized_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         def activation_format(name: str) -> AffineQuantizer | None:
-            if activation_bits is None or site.type == "patch_embed":
+            if bits.activation is None or site.type == "patch_embed":
                 return None
-            return AffineQuantizer(state[f"{name}_scale"], state[f"{name}_zero_point"], activation_bits)
+            return AffineQuantizer(state[f"{name}_scale"], state[f"{name}_zero_point"], bits.activation)
 
         if site.is_matmul:
             return QuantizedMatMul(activation_format("a"), activation_format("b"))
         weight = layer.weight.detach()
-        if weight_bits is not None:
+        if bits.weight is not None:
             row = (-1, *[1] * (weight.dim() - 1))
             scale, zero_point = state["weight_scale"].view(row), state["weight_zero_point"].view(row)
-            weight = fake_quantize_affine(weight, scale, zero_point, weight_bits)
+            weight = fake_quantize_affine(weight, scale, zero_point, bits.weight)
         if isinstance(layer, nn.Conv2d):
             return QuantizedConvolution(weight, layer)
         return QuantizedLinear(weight, layer.bias, activation_format("input"))

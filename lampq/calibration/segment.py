@@ -10,6 +10,7 @@ from lampq.calibration.observation import CHUNK
 from lampq.calibration.rows import joined_operands
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures
+from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.storage.store import Store
 
@@ -23,8 +24,7 @@ class Segment:
 
     Attributes:
         index: which of the adapter's segments: 0 is the stem, then the blocks, the last one is the tail.
-        sites: (site, weight bits, activation bits) of its quantized sites in the order of execution; a site with
-            both in full precision is not among them.
+        sites: its quantized sites and their bits, in the order of execution.
         quantized: an adapter in which all earlier segments are realised, this one and the later ones are in full
             precision. It belongs to the method: modules may be replaced freely.
         full_precision: the original; never changed.
@@ -43,7 +43,7 @@ class Segment:
     """
 
     index: int
-    sites: tuple[tuple[Site, int | None, int | None], ...]
+    sites: tuple[tuple[Site, Bits], ...]
     quantized: ModelAdapter
     full_precision: ModelAdapter
     inputs: Pictures

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from lampq.errors import LampQError
+from lampq.plan.bits import Bits
 from lampq.plan.plan_format import check_plan
 from lampq.plan.sites import Site
 from lampq.storage.atomic_write import write_text
@@ -34,9 +35,8 @@ class SitePlan:
     score: float | None = None
 
     @property
-    def bits(self) -> tuple[int | None, int | None]:
-        """(weight bits, activation bits)"""
-        return self.weight_bits, self.activation_bits
+    def bits(self) -> Bits:
+        return Bits(self.weight_bits, self.activation_bits)
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class BitPlan:
                 return site
         raise KeyError(name)
 
-    def with_bits(self, bits: dict[str, tuple[int | None, int | None]]) -> "BitPlan":
-        """A copy in which the named sites get the given (weight bits, activation bits)."""
+    def with_bits(self, bits: dict[str, Bits]) -> "BitPlan":
+        """A copy in which the named sites get the given bits."""
         unknown = set(bits) - {site.name for site in self.sites}
         if unknown:
             raise KeyError(f"no such site: {', '.join(sorted(unknown))}")

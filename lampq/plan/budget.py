@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan, SitePlan
+from lampq.plan.bits import Bits
 from lampq.plan.groups import Pins, Ties
 from lampq.plan.sites import Site
 
@@ -76,6 +77,10 @@ class Budget:
         if self.activation_rule != "follow":
             return int(self.activation_bits)
         return max(1, min(16, weight_bits + int(self.activation_bits - self.weight_bits)))
+
+    def bits_at(self, weight_bits: int) -> Bits:
+        """Bits of a layer whose weights have `weight_bits`."""
+        return Bits(weight_bits, self.input_bits(weight_bits))
 
     def total(self, sizes: list[int]) -> int:
         """The budget in weight bits, floor(b_t sum c_i), for layers of the given sizes c_i."""
@@ -195,11 +200,11 @@ def realised_costs(sites: tuple[Site, ...], plan: BitPlan) -> dict[str, float]:
         weight, activation = of(bits[site.name][0]), of(bits[site.name][1])
         bops += site.macs * activation * (activation if site.is_matmul else weight)
     return {
-        "average_weight_bits": average([(s.parameters, of(bits[s.name][0])) for s in weights if s.allocated]),
-        "average_weight_bits_all": average([(s.parameters, of(bits[s.name][0])) for s in weights]),
-        "average_activation_bits": average([(s.input_elements, of(bits[s.name][1])) for s in linears]),
+        "average_weight_bits": average([(s.parameters, of(bits[s.name].weight)) for s in weights if s.allocated]),
+        "average_weight_bits_all": average([(s.parameters, of(bits[s.name].weight)) for s in weights]),
+        "average_activation_bits": average([(s.input_elements, of(bits[s.name].activation)) for s in linears]),
         "average_operand_bits": average(
-            [(s.input_elements + s.second_input_elements, of(bits[s.name][1])) for s in matmuls]
+            [(s.input_elements + s.second_input_elements, of(bits[s.name].activation)) for s in matmuls]
         ),
         "bops": bops,
     }

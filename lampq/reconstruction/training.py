@@ -91,14 +91,14 @@ class TrainedBlock(Block):
         adapter = self.segment.full_precision
         self._dropping = Dropping(recipe.quantized_activation)
         self._states = states
-        for site, weight_bits, activation_bits in self.segment.sites:
+        for site, bits in self.segment.sites:
             layer, state = layers.get(site.name, adapter.module(site.name)), states[site.name]
-            module = quantized_module(site, layer, state, weight_bits, activation_bits)
-            if "weight_scale" in state and has_choice(weight_bits):
+            module = quantized_module(site, layer, state, bits)
+            if "weight_scale" in state and has_choice(bits.weight):
                 weight, module.bias = transformed_layer(layer, state)
                 row = (-1, *[1] * (weight.dim() - 1))
                 scale, zero_point = state["weight_scale"].view(row), state["weight_zero_point"].view(row)
-                self._roundings[site.name] = SoftRounding(weight, scale, zero_point, weight_bits)
+                self._roundings[site.name] = SoftRounding(weight, scale, zero_point, bits.weight)
                 module.weight = self._roundings[site.name].weight
             elif not site.is_matmul:
                 module.bias = transformed_layer(layer, state)[1]
@@ -181,14 +181,14 @@ class TrainedBlock(Block):
     def states(self) -> States:
         """States of the sites after hardening."""
         found = {}
-        for site, weight_bits, _ in self.segment.sites:
+        for site, bits in self.segment.sites:
             state = dict(self._states[site.name])
             for name in OPERANDS.values():
                 if (site.name, name) in self._scales:
                     state[name] = self._scales[site.name, name].detach().view_as(state[name])
             if site.name in self._roundings:
                 codes = self._roundings[site.name].codes()
-                state["weight_codes"] = codes.to(torch.uint8 if weight_bits <= 8 else torch.int32)
+                state["weight_codes"] = codes.to(torch.uint8 if bits.weight <= 8 else torch.int32)
             found[site.name] = state
         return found
 

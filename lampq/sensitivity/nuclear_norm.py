@@ -20,6 +20,7 @@ from lampq.bank.quantized_model import QuantizedModel
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures, batches
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.sites import MODULES, Site, module_of
 from lampq.progress import progress
@@ -67,7 +68,7 @@ class NuclearNorm(Metric):
 def _measure(workbench: Workbench, budget: Budget, parts: list[list[Site]], error: str) -> list[Tensor]:
     """``[candidates]`` float64 of every module, block by block from the full-precision model's states."""
     full_precision = BitPlan.full_precision(workbench.adapter.sites)
-    wanted = [(s, *_bits(s, b, budget)) for sites in parts for s in sites for b in budget.candidates]
+    wanted = [(s, _bits(s, b, budget)) for sites in parts for s in sites for b in budget.candidates]
     workbench.bank.prepare(wanted)
     original, quantized = workbench.adapter.clone(), QuantizedModel(workbench.adapter, workbench.bank)
     states = [original.run_segment(0, chunk) for chunk in batches(workbench.task.calibration_images, CHUNK)]
@@ -94,9 +95,9 @@ def _measure(workbench: Workbench, budget: Budget, parts: list[list[Site]], erro
     return omega
 
 
-def _bits(site: Site, bits: int, budget: Budget) -> tuple[int | None, int]:
+def _bits(site: Site, bits: int, budget: Budget) -> Bits:
     """(weight bits, activation bits) of a module's site when the module has `bits`."""
-    return None if site.is_matmul else bits, budget.input_bits(bits)
+    return Bits(None if site.is_matmul else bits, budget.input_bits(bits))
 
 
 def _run(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Images, Pictures, Targets, with_gradients
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.sensitivity.fisher import class_losses
@@ -26,9 +27,6 @@ from lampq.sensitivity.metric import Metric
 from lampq.sensitivity.scores import Scores
 from lampq.sensitivity.straight_through import straight_through
 from lampq.workbench import Workbench
-
-Bits = tuple[int | None, int | None]
-"""(weight bits, input bits); None is full precision."""
 
 CHUNK = 16
 """Images run at once; fixed, so that scores do not depend on a user's batch size."""
@@ -75,9 +73,9 @@ class OutputFisher(Metric):
 def bits_of_operands(budget: Budget) -> tuple[dict[int, Bits], dict[int, Bits]]:
     """What is scored, by the bits of weights and, where they are chosen by themselves, by those of inputs."""
     if not budget.independent:
-        return {b: (b, budget.input_bits(b)) for b in budget.candidates}, {}
+        return {b: budget.bits_at(b) for b in budget.candidates}, {}
     inputs = budget.input_candidates or budget.candidates
-    return {b: (b, None) for b in budget.candidates}, {b: (None, b) for b in inputs}
+    return {b: Bits(b, None) for b in budget.candidates}, {b: Bits(None, b) for b in inputs}
 
 
 def scores_at(
@@ -102,11 +100,11 @@ def scores_at(
         return {**workbench.bank.identity, **identity_of_labels(workbench, labels), **given, **at_plan}
 
     missing = tuple(bits for bits in wanted if not workbench.store.holds("output_fisher", key(bits)))
-    workbench.bank.prepare([(s, *bits) for s in layers for bits in missing])
+    workbench.bank.prepare([(s, bits) for s in layers for bits in missing])
 
     @cache
     def measured(together: tuple[Bits, ...]) -> Tensor:
-        modules = {s.name: [workbench.bank.module(s, *bits) for bits in together] for s in layers}
+        modules = {s.name: [workbench.bank.module(s, bits) for bits in together] for s in layers}
         images = workbench.task.sample_images
         adapter = straight_through(workbench.adapter, workbench.bank, plan)
         with progress(description="output errors and gradients over D", total=len(images), unit="images") as bar:

@@ -71,7 +71,7 @@ def pairwise_losses(workbench: Workbench, budget: Budget, groups: Sequence[Group
         LampQError: a loss is not finite, or the base quantizer is not defined at a bit-width needed.
     """
     evaluator, full_precision = workbench.evaluator, BitPlan.full_precision(workbench.adapter.sites)
-    workbench.bank.prepare([(s, b, budget.input_bits(b)) for g in groups for s in g.layers for b in g.bits])
+    workbench.bank.prepare([(s, budget.bits_at(b)) for g in groups for s in g.layers for b in g.bits])
     every = range(len(groups))
     partners = {
         i: [
@@ -83,7 +83,7 @@ def pairwise_losses(workbench: Workbench, budget: Budget, groups: Sequence[Group
     }
 
     def with_group(plan: BitPlan, group: Group, bits: int) -> BitPlan:
-        return plan.with_bits({s.name: (bits, budget.input_bits(bits)) for s in group.layers})
+        return plan.with_bits({s.name: budget.bits_at(bits) for s in group.layers})
 
     def loss(plan: BitPlan, where: str, keep: bool = False) -> float:
         value = evaluator.score(plan, keep).mean_loss

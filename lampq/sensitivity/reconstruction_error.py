@@ -23,12 +23,12 @@ class Reconstruction(Metric):
 
     def scores(self, workbench: Workbench, budget: Budget) -> Scores:
         layers, bits = workbench.layers, list(budget.candidates)
-        wanted = [(s, b, budget.input_bits(b)) for s in layers for b in bits]
+        wanted = [(s, budget.bits_at(b)) for s in layers for b in bits]
         key = {**workbench.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
 
         def compute() -> dict[str, Tensor]:
             workbench.bank.prepare(wanted)
-            modules = {s.name: [workbench.bank.module(s, b, budget.input_bits(b)) for b in bits] for s in layers}
+            modules = {s.name: [workbench.bank.module(s, budget.bits_at(b)) for b in bits] for s in layers}
             images = workbench.task.calibration_images
             errors = reconstruction_errors(workbench.adapter, workbench.adapter, layers, images, modules)
             # The first is that of the full-precision layer itself.

@@ -9,6 +9,7 @@ from typing import Any
 from lampq.errors import LampQError
 from lampq.limits import integer, optional, shown
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.sites import LAYER_TYPES, MATMUL_TYPES, MODULES, Site
 from lampq.progress import progress
@@ -143,7 +144,7 @@ class SingleComponents:
         self, plan: BitPlan, component: Component, bits: int, sites: tuple[Site, ...], budget: Budget
     ) -> BitPlan:
         inputs = budget.input_bits(bits)
-        chosen = {s.name: (None if s.is_matmul else bits, inputs) for s in sites if s.name in component.sites}
+        chosen = {s.name: Bits(None if s.is_matmul else bits, inputs) for s in sites if s.name in component.sites}
         return plan.with_bits(chosen)
 
 

@@ -6,6 +6,7 @@ from lampq.errors import LampQError
 from lampq.limits import integer
 from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.sensitivity.metric import Metric
@@ -52,13 +53,13 @@ class SingleLayerLoss(Metric):
             workbench.bank.check_bits("allocator.others", self.others)
             context = budget.plan(sites, dict.fromkeys((s.name for s in layers), self.others))
         workbench.bank.calibrate(context)
-        workbench.bank.prepare([(s, b, budget.input_bits(b)) for s in layers for b in budget.candidates])
+        workbench.bank.prepare([(s, budget.bits_at(b)) for s in layers for b in budget.candidates])
         evaluator.set_base(context)
         total = (len(budget.candidates) + (not alone)) * len(layers)
         bar = progress(description="losses of single layers on D", total=total, unit="scores")
 
         def loss(name: str, bits: int | None) -> float:
-            pair = (None, None) if bits is None else (bits, budget.input_bits(bits))
+            pair = Bits(None, None) if bits is None else budget.bits_at(bits)
             value = evaluator.score(context.with_bits({name: pair})).mean_loss
             if not math.isfinite(value):
                 raise LampQError(

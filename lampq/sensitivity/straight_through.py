@@ -22,8 +22,8 @@ def straight_through(full_precision: ModelAdapter, bank: LayerBank, plan: BitPla
         return full_precision
     adapter = full_precision.clone()
     for site in plan.sites:
-        if site.bits != (None, None):
-            quantized = bank.module(full_precision.site(site.name), *site.bits)
+        if site.bits.quantized:
+            quantized = bank.module(full_precision.site(site.name), site.bits)
             adapter.module(site.name).register_forward_hook(_quantized_value(quantized))
     return adapter
 

@@ -56,7 +56,7 @@ def sample_blocks(blocks: int, mu: float, seed: int) -> tuple[int, ...]:
 
 def single_layer_plan(full_precision: BitPlan, layer: Site, bits: int, budget: Budget) -> BitPlan:
     """One layer at `bits`, every other site in full precision."""
-    return full_precision.with_bits({layer.name: (bits, budget.input_bits(bits))})
+    return full_precision.with_bits({layer.name: budget.bits_at(bits)})
 
 
 def type_scaling(
@@ -75,7 +75,7 @@ def type_scaling(
     """
     evaluator, full_precision = workbench.evaluator, BitPlan.full_precision(workbench.adapter.sites)
     sampled = [layer for layer in workbench.layers if layer.block in blocks]
-    workbench.bank.prepare([(layer, beta, budget.input_bits(beta)) for layer in sampled])
+    workbench.bank.prepare([(layer, budget.bits_at(beta)) for layer in sampled])
     evaluator.set_base(full_precision)
     base = evaluator.score(full_precision)  # line 1
     # Late blocks last: the evaluator re-runs only what follows the changed block, so time per step falls.

@@ -13,6 +13,7 @@ from lampq.allocation.iterative_update import (
     iterative_update,
     ranked_swaps,
 )
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
 from lampq.plan.sites import Site
@@ -264,7 +265,7 @@ def estimates(search, ratios):
     if ratios is not None:
         errors = reconstruction_errors(quantized, search.adapter, search.layers, pictures)
         return {name: (error * (1 - 1 / ratios[4]), error * (ratios[3] - 1)) for name, (error,) in errors.items()}
-    others = {s.name: [search.bank.module(s, 4, 4), search.bank.module(s, 2, 2)] for s in search.layers}
+    others = {s.name: [search.bank.module(s, Bits(4, 4)), search.bank.module(s, Bits(2, 2))] for s in search.layers}
     errors = reconstruction_errors(quantized, search.adapter, search.layers, pictures, others)
     return {name: (at3 - at4, at2 - at3) for name, (at3, at4, at2) in errors.items()}
 

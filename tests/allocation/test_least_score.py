@@ -12,6 +12,7 @@ from lampq.allocation.least_score import LeastScore
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
+from lampq.plan.bits import Bits
 from lampq.sensitivity.metric import Metric
 from lampq.sensitivity.output_fisher import OutputFisher, output_scores
 from lampq.sensitivity.scores import at_the_target, falling
@@ -54,8 +55,8 @@ def test_inputs_of_their_own_have_scores_and_a_target_of_their_own(search):
     weights, inputs = OutputFisher().scores(search, target), OutputFisher().input_scores(search, target)
     images, labels = search.task.sample_images, search.task.sample_labels
     site = search.layers[1]
-    for scores, pair in ((weights, (2, None)), (inputs, (None, 2))):
-        (expected,) = output_scores(search.adapter, {site.name: [search.bank.module(site, *pair)]}, images, labels)
+    for scores, pair in ((weights, Bits(2, None)), (inputs, Bits(None, 2))):
+        (expected,) = output_scores(search.adapter, {site.name: [search.bank.module(site, pair)]}, images, labels)
         assert scores[site.name][2] == pytest.approx(expected.item(), rel=1e-9)
     elements = [s.input_elements for s in search.layers]
     for kind, rows, sizes, bits in (

@@ -7,6 +7,7 @@ from lampq.bank.layer_bank import LayerBank
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.storage.store import Store
 from tests.small_models import images, swin_adapter, vit_adapter
@@ -21,9 +22,9 @@ class Counting(RoundToNearest):
     def settings(self):
         return self._settings
 
-    def calibrate(self, site, layer, inputs, weight_bits, activation_bits):
-        self.calibrated.append((site.name, weight_bits, activation_bits))
-        return super().calibrate(site, layer, inputs, weight_bits, activation_bits)
+    def calibrate(self, site, layer, inputs, bits):
+        self.calibrated.append((site.name, *bits))
+        return super().calibrate(site, layer, inputs, bits)
 
 
 class Setup:
@@ -41,7 +42,7 @@ class Setup:
 
 
 def everything(setup, bits=3):
-    return {site.name: setup.bank.entry(site, bits, bits) for site in setup.adapter.sites}
+    return {site.name: setup.bank.entry(site, Bits(bits, bits)) for site in setup.adapter.sites}
 
 
 @pytest.mark.parametrize("build", [lambda: vit_adapter(2), swin_adapter])
@@ -62,18 +63,18 @@ def test_entries_are_shared_and_a_hit_runs_no_image(tmp_path, build):
 def test_an_entry_is_calibrated_alone(tmp_path):
     setup = Setup(tmp_path)
     site = setup.adapter.site("blocks.1.mlp.fc2")
-    alone = setup.bank.entry(site, 3, 4)
+    alone = setup.bank.entry(site, Bits(3, 4))
     assert setup.method.calibrated == [(site.name, 3, 4)]
     with_others = everything(Setup(tmp_path / "other"))
     assert torch.equal(alone["weight_scale"], with_others[site.name]["weight_scale"])
-    setup.bank.entry(site, 3, 5)
+    setup.bank.entry(site, Bits(3, 5))
     assert setup.method.calibrated[1:] == [(site.name, 3, 5)]
 
 
 def test_an_entry_holds_quantizer_parameters_and_no_weights(tmp_path):
     setup = Setup(tmp_path)
     for site in setup.adapter.sites:
-        count = sum(tensor.numel() for tensor in setup.bank.entry(site, 3, 3).values())
+        count = sum(tensor.numel() for tensor in setup.bank.entry(site, Bits(3, 3)).values())
         rows = 0 if site.is_matmul else setup.adapter.module(site.name).weight.shape[0]
         assert count <= 2 * rows + 4
 
@@ -103,12 +104,12 @@ def test_bits_out_of_range_are_one_line(tmp_path):
     setup = Setup(tmp_path)
     setup.method.minimum_bits, setup.method.maximum_bits = 2, 8
     site = setup.adapter.sites[1]
-    for bits in ((1, 4), (4, 9), (None, 1)):
+    for bits in (Bits(1, 4), Bits(4, 9), Bits(None, 1)):
         with pytest.raises(LampQError, match=r"is not defined at [19] bits, only at 2 to 8") as caught:
-            setup.bank.entry(site, *bits)
+            setup.bank.entry(site, bits)
         assert "\n" not in str(caught.value) and site.name in str(caught.value)
         with pytest.raises(LampQError):
-            setup.bank.module(site, *bits)
+            setup.bank.module(site, bits)
     assert setup.asked == 0
     setup.bank.check_bits("bit_set", 2, 8, None)
 
@@ -116,10 +117,10 @@ def test_bits_out_of_range_are_one_line(tmp_path):
 def test_modules_are_built_once_and_full_precision_is_the_original(tmp_path):
     setup = Setup(tmp_path)
     site = setup.adapter.site("blocks.0.mlp.fc1")
-    assert setup.bank.module(site, None, None) is setup.adapter.module(site.name)
+    assert setup.bank.module(site, Bits(None, None)) is setup.adapter.module(site.name)
     assert setup.asked == 0
-    module = setup.bank.module(site, 3, 3)
-    assert setup.bank.module(site, 3, 3) is module is not setup.bank.module(site, 3, 4)
+    module = setup.bank.module(site, Bits(3, 3))
+    assert setup.bank.module(site, Bits(3, 3)) is module is not setup.bank.module(site, Bits(3, 4))
     assert not module.training and not any(p.requires_grad for p in module.parameters())
 
 
@@ -146,7 +147,7 @@ def two_threads():
 @pytest.mark.parametrize("build", [lambda: vit_adapter(2), swin_adapter])
 def test_sites_calibrated_side_by_side_get_the_same_entries(tmp_path, two_threads, build):
     together = Setup(tmp_path / "together", build())
-    wanted = [(site, 3, 3) for site in together.adapter.sites]
+    wanted = [(site, Bits(3, 3)) for site in together.adapter.sites]
     together.bank.prepare(wanted)
     assert torch.get_num_threads() == 2 and together.asked == 1
     assert sorted(together.method.calibrated) == sorted((site.name, 3, 3) for site in together.adapter.sites)
@@ -170,11 +171,11 @@ def test_a_failure_beside_other_sites_is_raised_and_threads_are_given_back(tmp_p
 
     setup.method.calibrate = fails
     with pytest.raises(LampQError, match="not-a-number"):
-        setup.bank.prepare([(site, 3, 3) for site in setup.adapter.sites])
+        setup.bank.prepare([(site, Bits(3, 3)) for site in setup.adapter.sites])
     assert torch.get_num_threads() == 2
     done = list(setup.method.calibrated)
     again = Setup(tmp_path)
-    again.bank.prepare([(site, 3, 3) for site in again.adapter.sites])
+    again.bank.prepare([(site, Bits(3, 3)) for site in again.adapter.sites])
     assert not set(done) & set(again.method.calibrated), "what was done before the failure is kept"
 
 

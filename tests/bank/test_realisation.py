@@ -15,6 +15,7 @@ from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.pipeline import run
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from tests.small_models import BUDGET, distilled_adapter, images, search_over, swin_adapter, vit_adapter
 from tests.small_settings import small_settings
 
@@ -39,9 +40,9 @@ class OneAfterAnother(RoundToNearest):
         self.realised.append(segment.index)
         self.segment = segment
         states = {}
-        for site, *bits in segment.sites:
+        for site, bits in segment.sites:
             layer = segment.full_precision.module(site.name)
-            states[site.name] = self.calibrate(site, layer, segment.observe(site.name), *bits)
+            states[site.name] = self.calibrate(site, layer, segment.observe(site.name), bits)
             segment.place(site.name, states[site.name])
         return states
 
@@ -67,8 +68,8 @@ def by_hand(adapter, plan, pictures):
             quantized.run(pictures)
         hook.remove()
         layer = adapter.module(site.name)
-        state = method.calibrate(site, layer, seen[0], *planned.bits)
-        quantized.replace_module(site.name, method.quantized_module(site, layer, state, *planned.bits))
+        state = method.calibrate(site, layer, seen[0], planned.bits)
+        quantized.replace_module(site.name, method.quantized_module(site, layer, state, planned.bits))
     return quantized
 
 
@@ -93,7 +94,7 @@ def test_a_segment_is_given_both_networks(tmp_path, monkeypatch):
     quantized = search.quantized_model().apply(plan).adapter
     seen = method.segment
     assert seen.index == quantized.segments - 1 == method.realised[-1]
-    assert [site.name for site, *_ in seen.sites] == ["head"] and seen.sites[0][1:] == (3, 3)
+    assert [site.name for site, *_ in seen.sites] == ["head"] and seen.sites[0][1] == (3, 3)
     with torch.inference_mode():
         inputs = [adapter.run(pictures, 0, seen.index) for adapter in (quantized, search.adapter)]
         ends = [quantized.module("head"), search.adapter.module("head")]
@@ -104,7 +105,7 @@ def test_a_segment_is_given_both_networks(tmp_path, monkeypatch):
     of_full_precision = seen.observe("head", full_precision=True)[0]
     assert (of_full_precision - seen.observe("head")[0]).abs().max() > 1e-3
     assert type(ends[1]) is torch.nn.Linear and type(ends[0]) is not torch.nn.Linear
-    assert seen.independent_states()["head"].keys() == search.bank.entry(search.adapter.site("head"), 3, 3).keys()
+    assert seen.independent_states()["head"].keys() == search.bank.entry(search.adapter.site("head"), Bits(3, 3)).keys()
     assert not seen.inputs.requires_grad and not seen.inputs.is_inference()
 
 

@@ -11,6 +11,7 @@ from lampq.calibration.direct_search import DirectRowOutputError, DirectTensorOu
 from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
 from lampq.number_formats.adalog import GELU_SHIFT, AdaLogQuantizer
+from lampq.plan.bits import Bits
 from tests.base_quantizers.example_sites import TYPES, example, site
 from tests.small_models import images, swin_adapter, vit_adapter
 
@@ -26,7 +27,7 @@ def output_error(kind, state, weight_bits, activation_bits, images=3, double=Fal
     layer, inputs = example(kind, images)
     if double:
         layer, inputs = layer.double(), tuple(x.double() for x in inputs)
-    module = AdaLog().quantized_module(site(kind), layer, state, weight_bits, activation_bits)
+    module = AdaLog().quantized_module(site(kind), layer, state, Bits(weight_bits, activation_bits))
     return (module(*inputs) - layer(*inputs)).double().square().mean().item()
 
 
@@ -38,7 +39,7 @@ def test_output_error_falls_with_bits(kind):
     layer, inputs = example(kind, images)
     errors = []
     for bits in (1, 2, 3, 4, 6, 8):
-        state = AdaLog().calibrate(site(kind), layer, inputs, bits, bits)
+        state = AdaLog().calibrate(site(kind), layer, inputs, Bits(bits, bits))
         errors.append(output_error(kind, state, bits, bits, images=images))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 5e-3 * layer(*inputs).square().mean().item()
@@ -49,8 +50,8 @@ def test_output_error_falls_with_bits(kind):
 def test_fast_search_chooses_what_the_direct_one_chooses(kind, bits):
     layer, inputs = example(kind)
     layer, inputs = layer.double(), tuple(x.double() for x in inputs)
-    fast = AdaLog().calibrate(site(kind), layer, inputs, bits, bits)
-    oracle = direct(AdaLog()).calibrate(site(kind), layer, inputs, bits, bits)
+    fast = AdaLog().calibrate(site(kind), layer, inputs, Bits(bits, bits))
+    oracle = direct(AdaLog()).calibrate(site(kind), layer, inputs, Bits(bits, bits))
     assert fast.keys() == oracle.keys()
     for name in fast:
         torch.testing.assert_close(fast[name], oracle[name], rtol=1e-12, atol=0, msg=name)
@@ -60,8 +61,8 @@ def test_fast_search_chooses_what_the_direct_one_chooses(kind, bits):
 @pytest.mark.parametrize("bits", [2, 4])
 def test_fast_search_is_as_good_in_single_precision(kind, bits):
     layer, inputs = example(kind)
-    fast = AdaLog().calibrate(site(kind), layer, inputs, bits, bits)
-    oracle = direct(AdaLog()).calibrate(site(kind), layer, inputs, bits, bits)
+    fast = AdaLog().calibrate(site(kind), layer, inputs, Bits(bits, bits))
+    oracle = direct(AdaLog()).calibrate(site(kind), layer, inputs, Bits(bits, bits))
     errors = [
         output_error(kind, {name: tensor.double() for name, tensor in state.items()}, bits, bits, double=True)
         for state in (fast, oracle)
@@ -73,7 +74,7 @@ def test_fast_search_is_as_good_in_single_precision(kind, bits):
 def test_none_leaves_an_operand_in_full_precision(kind):
     layer, inputs = example(kind)
     for weight_bits, activation_bits in ((None, None), (4, None), (None, 4)):
-        state = AdaLog().calibrate(site(kind), layer, inputs, weight_bits, activation_bits)
+        state = AdaLog().calibrate(site(kind), layer, inputs, Bits(weight_bits, activation_bits))
         error = output_error(kind, state, weight_bits, activation_bits)
         is_quantized = any("scale" in name or "log_base" in name for name in state)
         assert (error > 1e-9) == is_quantized
@@ -85,24 +86,24 @@ def test_none_leaves_an_operand_in_full_precision(kind):
 
 def test_weight_and_activation_bits_may_differ():
     layer, inputs = example("qkv")
-    state = AdaLog().calibrate(site("qkv"), layer, inputs, 2, 8)
+    state = AdaLog().calibrate(site("qkv"), layer, inputs, Bits(2, 8))
     assert "channel_scale" in state
-    both_low = AdaLog().calibrate(site("qkv"), layer, inputs, 2, 2)
+    both_low = AdaLog().calibrate(site("qkv"), layer, inputs, Bits(2, 2))
     assert output_error("qkv", state, 2, 8) < 0.8 * output_error("qkv", both_low, 2, 2)
 
 
 def test_values_of_weights_and_inputs_fit_their_bits():
     layer, inputs = example("proj")
-    state = AdaLog().calibrate(site("proj"), layer, inputs, 2, 3)
-    module = AdaLog().quantized_module(site("proj"), layer, state, 2, 3)
+    state = AdaLog().calibrate(site("proj"), layer, inputs, Bits(2, 3))
+    module = AdaLog().quantized_module(site("proj"), layer, state, Bits(2, 3))
     assert max(row.unique().numel() for row in module.weight) <= 4
     assert module.quantize_input(inputs[0]).unique().numel() <= 8
 
 
 def test_fc2_subtracts_the_shift_in_its_bias_and_not_in_its_input():
     layer, inputs = example("fc2")
-    state = AdaLog().calibrate(site("fc2"), layer, inputs, 4, 4)
-    module = AdaLog().quantized_module(site("fc2"), layer, state, 4, 4)
+    state = AdaLog().calibrate(site("fc2"), layer, inputs, Bits(4, 4))
+    module = AdaLog().quantized_module(site("fc2"), layer, state, Bits(4, 4))
     assert module.quantize_input.offset == 0
     quantize = AdaLogQuantizer(state["input_scale"], state["input_log_base"], 4, GELU_SHIFT, GELU_SHIFT)
     expected = nn.functional.linear(quantize(inputs[0]), module.weight, layer.bias)
@@ -114,8 +115,8 @@ def test_one_bit_weights_literal_and_symmetric():
     values = {}
     for one_bit in ("literal", "symmetric"):
         method = AdaLog(one_bit=one_bit)
-        state = method.calibrate(site("proj"), layer, inputs, 1, 8)
-        values[one_bit] = method.quantized_module(site("proj"), layer, state, 1, 8).weight
+        state = method.calibrate(site("proj"), layer, inputs, Bits(1, 8))
+        values[one_bit] = method.quantized_module(site("proj"), layer, state, Bits(1, 8)).weight
     assert (values["literal"] >= 0).all() and (values["literal"] == 0).any()
     magnitude = values["symmetric"].abs()
     assert torch.equal(magnitude, magnitude[:, :1].expand_as(magnitude)) and (values["symmetric"] < 0).any()
@@ -127,7 +128,7 @@ def test_elitist_rounds_never_get_worse(kind):
     errors = []
     for rounds in (1, 2, 4):
         method = AdaLog(rounds=rounds, elitist=True)
-        state = method.calibrate(site(kind), layer, inputs, 2, 2)
+        state = method.calibrate(site(kind), layer, inputs, Bits(2, 2))
         errors.append(output_error(kind, state, 2, 2))
     assert errors[1] <= errors[0] * (1 + 2e-6) and errors[2] <= errors[1] * (1 + 2e-6)
 
@@ -137,9 +138,9 @@ def test_one_image_and_constant_inputs(kind):
     layer, inputs = example(kind, images=1)
     for value in (None, 0.0, 0.7, -0.7):
         given = inputs if value is None else tuple(torch.full_like(x, value) for x in inputs)
-        state = AdaLog(candidates=32, rounds=1, steps=3).calibrate(site(kind), layer, given, 3, 3)
+        state = AdaLog(candidates=32, rounds=1, steps=3).calibrate(site(kind), layer, given, Bits(3, 3))
         assert all(torch.isfinite(tensor).all() for tensor in state.values())
-        module = AdaLog().quantized_module(site(kind), layer, state, 3, 3)
+        module = AdaLog().quantized_module(site(kind), layer, state, Bits(3, 3))
         assert torch.isfinite(module(*given)).all()
 
 
@@ -149,7 +150,7 @@ def test_inputs_that_are_not_finite_are_refused(value):
         layer, inputs = example(kind)
         inputs[0].view(-1)[5] = value
         with pytest.raises(LampQError, match=rf"blocks\.0\.{kind}.*NaN or infinity"):
-            AdaLog().calibrate(site(kind), layer, inputs, 4, 4)
+            AdaLog().calibrate(site(kind), layer, inputs, Bits(4, 4))
 
 
 IMPOSSIBLE = [("candidates", 100), ("candidates", 16), ("rounds", 0), ("rounds", True), ("steps", 0), ("steps", 2.5)]
@@ -164,16 +165,16 @@ def test_impossible_options_are_refused(option, value):
 def test_shorter_search_evaluates_less_and_settings_tell():
     layer, inputs = example("proj")
     method = AdaLog(candidates=32, rounds=1, steps=2)
-    state = method.calibrate(site("proj"), layer, inputs, 3, 3)
-    assert state.keys() == AdaLog().calibrate(site("proj"), layer, inputs, 3, 3).keys()
+    state = method.calibrate(site("proj"), layer, inputs, Bits(3, 3))
+    assert state.keys() == AdaLog().calibrate(site("proj"), layer, inputs, Bits(3, 3)).keys()
     assert method.settings() == {"candidates": 32, "rounds": 1, "steps": 2, "elitist": False, "one_bit": "literal"}
 
 
 def test_original_layer_is_not_changed():
     layer, inputs = example("fc1")
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
-    state = AdaLog().calibrate(site("fc1"), layer, inputs, 3, 3)
-    AdaLog().quantized_module(site("fc1"), layer, state, 3, 3)
+    state = AdaLog().calibrate(site("fc1"), layer, inputs, Bits(3, 3))
+    AdaLog().quantized_module(site("fc1"), layer, state, Bits(3, 3))
     assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
     assert not any(tensor.requires_grad for tensor in state.values())
 
@@ -191,7 +192,7 @@ def test_in_float64_other_kernels_find_the_same_parameters_to_the_last_bit(build
                 Observer(adapter, lambda: images(adapter, 4), None, p) for p in (torch.float32, torch.float64)
             )
             inputs.append(single.inputs(last["fc2"])[0])
-            found = [method.calibrate(s, adapter.module(s.name), double.inputs(s), 3, 3) for s in last.values()]
+            found = [method.calibrate(s, adapter.module(s.name), double.inputs(s), Bits(3, 3)) for s in last.values()]
             states.append([(name, tensor) for state in found for name, tensor in state.items()])
     assert not torch.equal(*inputs), "these kernels are the same here: the test shows nothing"
     for (name, mine), (_, theirs) in zip(*states, strict=True):

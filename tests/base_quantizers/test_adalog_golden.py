@@ -18,6 +18,7 @@ from lampq.calibration.candidates import activation_zero_points, uniform_grid
 from lampq.calibration.self_error import SelfError
 from lampq.number_formats.adalog import GELU_SHIFT, AdaLogQuantizer
 from lampq.number_formats.uniform import fake_quantize_affine
+from lampq.plan.bits import Bits
 from lampq.quantized_modules.matmul import MatMul
 from lampq.reparameterization.layernorm import reparameterize, transform_input, transform_layer
 from tests.base_quantizers.example_sites import site
@@ -53,8 +54,8 @@ def authors_weight(values):
 
 
 def ours(kind, layer, inputs, bits):
-    state = AdaLog().calibrate(site(kind), layer, inputs, bits, bits)
-    return state, squared_error(AdaLog().quantized_module(site(kind), layer, state, bits, bits), layer, inputs)
+    state = AdaLog().calibrate(site(kind), layer, inputs, Bits(bits, bits))
+    return state, squared_error(AdaLog().quantized_module(site(kind), layer, state, Bits(bits, bits)), layer, inputs)
 
 
 def compare_linear(layer, x, values, bits):

@@ -7,6 +7,7 @@ from lampq.base_quantizers.apq_like import APQLike
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from tests.base_quantizers.example_sites import example, site
 from tests.small_models import search_over, swin_adapter, vit_adapter
@@ -27,8 +28,8 @@ def whole_plan(search):
 def test_the_largest_probability_has_the_last_code_and_order_is_kept():
     layer, (p, v) = example("pv")
     method = APQLike(**FEW, probabilities="largest")
-    state = method.calibrate(site("pv"), layer, (p, v), None, BITS)
-    quantize = method.quantized_module(site("pv"), layer, state, None, BITS).quantize_a
+    state = method.calibrate(site("pv"), layer, (p, v), Bits(None, BITS))
+    quantize = method.quantized_module(site("pv"), layer, state, Bits(None, BITS)).quantize_a
     assert set(state) == {"a_scale", "a_zero_point", "b_scale"}
     assert quantize.codes(p).view(-1)[p.argmax()] == 2**BITS - 1
     ascending = quantize(p.flatten().sort().values)
@@ -44,8 +45,8 @@ def test_a_searched_scale_of_probabilities_clips_where_that_is_better():
     errors = {}
     for kind in ("searched", "largest"):
         method = APQLike(candidates=100, rounds=1, probabilities=kind)
-        state = method.calibrate(site("pv"), layer, (p, v), None, BITS)
-        module = method.quantized_module(site("pv"), layer, state, None, BITS)
+        state = method.calibrate(site("pv"), layer, (p, v), Bits(None, BITS))
+        module = method.quantized_module(site("pv"), layer, state, Bits(None, BITS))
         errors[kind] = (module(p, v) - p @ v).square().sum().item()
         assert state["a_scale"].shape == (1,) and torch.equal(module.quantize_a.scale, state["a_scale"])
     assert errors["searched"] < errors["largest"] / 2
@@ -54,7 +55,7 @@ def test_a_searched_scale_of_probabilities_clips_where_that_is_better():
 @pytest.mark.parametrize("kind", ["qkv", "proj", "fc2", "qk", "patch_embed", "head"])
 def test_all_other_independent_states_are_ptq4vits(kind):
     layer, inputs = example(kind)
-    arguments = (site(kind), layer, inputs, BITS, BITS, torch.randn_like(layer(*inputs)))
+    arguments = (site(kind), layer, inputs, Bits(BITS, BITS), torch.randn_like(layer(*inputs)))
     mine, theirs = APQLike(**FEW).calibrate(*arguments), PTQ4ViT(**FEW).calibrate(*arguments)
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
@@ -65,7 +66,7 @@ def test_a_block_of_one_layer_and_all_terms_is_ptq4vits_search(tmp_path):
     (head,) = (s for s in search.adapter.sites if s.type == "head")
     plan = BitPlan.full_precision(search.adapter.sites).with_bits({head.name: (BITS, BITS)})
     realised = search.realisation.states(plan)[head.name]
-    independent = search.bank.entry(head, BITS, BITS)
+    independent = search.bank.entry(head, Bits(BITS, BITS))
     assert realised.keys() == independent.keys()
     assert all(torch.equal(realised[name], independent[name]) for name in realised)
 
@@ -88,7 +89,7 @@ def test_a_block_ends_with_less_error_than_layers_searched_by_themselves(rho, tm
     search = searched(tmp_path, rho=rho)
     method, plan = search.bank.base_quantizer, whole_plan(search)
     realised = block_error(search, plan, method)
-    modules = {s.name: search.bank.module(search.adapter.site(s.name), *s.bits) for s in plan.sites}
+    modules = {s.name: search.bank.module(search.adapter.site(s.name), s.bits) for s in plan.sites}
     search.realisation.modules = lambda _: modules
     assert realised < block_error(search, plan, method)
 

@@ -13,6 +13,7 @@ from lampq.base_quantizers.erq import (
 )
 from lampq.errors import LampQError
 from lampq.number_formats.uniform import affine_codes, affine_from_range
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from tests.base_quantizers.example_sites import TYPES, example, site
 from tests.small_models import search_over, vit_adapter
@@ -99,8 +100,8 @@ def test_outlying_channels():
 def calibrated(kind, bits=3, method=None, layer=None, inputs=None):
     plain, operands = example(kind, images=12)
     method, layer, inputs = method or ERQ(coe=10), layer or plain, inputs or operands
-    state = method.calibrate(site(kind), layer, inputs, bits, bits)
-    return method.quantized_module(site(kind), layer, state, bits, bits), state
+    state = method.calibrate(site(kind), layer, inputs, Bits(bits, bits))
+    return method.quantized_module(site(kind), layer, state, Bits(bits, bits)), state
 
 
 def error_of(kind, module):
@@ -159,7 +160,7 @@ def test_weights_are_fitted_to_full_precision_inputs_and_activations_observed_be
     plan = rules.plan(search.adapter.sites, {s.name: 4 for s in search.layers})
     states = search.realisation.states(plan)
     last = search.adapter.site("blocks.1.mlp.fc2")
-    alone = search.bank.entry(last, 4, 4)
+    alone = search.bank.entry(last, Bits(4, 4))
     assert not torch.equal(alone["input_scale"], states[last.name]["input_scale"])
     layer, name = search.adapter.module(last.name), last.name
     upstream, seen = search.adapter.clone(), {}
@@ -167,7 +168,7 @@ def test_weights_are_fitted_to_full_precision_inputs_and_activations_observed_be
         for target, planned in zip(search.adapter.sites, plan.sites, strict=True):
             if target.name == name:
                 break
-            arguments = target, search.adapter.module(target.name), states[target.name], *planned.bits
+            arguments = target, search.adapter.module(target.name), states[target.name], planned.bits
             module = method.upstream_module(*arguments)
             weight = getattr(search.adapter.module(target.name), "weight", None)
             assert weight is None or torch.equal(module.weight.flatten(), weight.flatten()), "not quantized"
@@ -175,11 +176,11 @@ def test_weights_are_fitted_to_full_precision_inputs_and_activations_observed_be
         for key, adapter in (("quantized", upstream), ("full", search.adapter.clone())):
             adapter.module(name).register_forward_pre_hook(lambda _, x, key=key: seen.update({key: x}))
             adapter.run(search.task.calibration_images)
-        observed = method.calibrate(last, layer, seen["quantized"], None, 4)
+        observed = method.calibrate(last, layer, seen["quantized"], Bits(None, 4))
         torch.testing.assert_close(states[name]["input_scale"], observed["input_scale"], rtol=1e-4, atol=0)
-        expected = method._calibrate(last, layer, seen["quantized"], seen["full"], 4, 4)
+        expected = method._calibrate(last, layer, seen["quantized"], seen["full"], Bits(4, 4))
         same = (expected["weight_codes"] == states[name]["weight_codes"]).float().mean()
-        other = method.calibrate(last, layer, seen["quantized"], 4, 4)
+        other = method.calibrate(last, layer, seen["quantized"], Bits(4, 4))
         assert same > 0.99 > (other["weight_codes"] == states[name]["weight_codes"]).float().mean()
 
 

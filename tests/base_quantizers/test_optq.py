@@ -10,6 +10,7 @@ from lampq.base_quantizers.optq import OPTQ, compensated_codes, hessian
 from lampq.base_quantizers.repq_vit import RepQViT
 from lampq.errors import LampQError
 from lampq.number_formats.uniform import affine_codes, affine_from_range
+from lampq.plan.bits import Bits
 from tests.base_quantizers.example_sites import TYPES, example, site
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -81,8 +82,8 @@ def test_a_dead_column_is_zero_and_changes_nothing_else():
 
 def module_of(method, kind, bits=3):
     layer, inputs = example(kind)
-    state = method.calibrate(site(kind), layer, inputs, bits, bits)
-    return method.quantized_module(site(kind), layer, state, bits, bits), state
+    state = method.calibrate(site(kind), layer, inputs, Bits(bits, bits))
+    return method.quantized_module(site(kind), layer, state, Bits(bits, bits)), state
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -109,9 +110,9 @@ def test_the_hessian_is_that_of_quantized_inputs():
     layer, (x,) = example("proj")
     x = x.clone()
     x[..., 3] *= 1e-4
-    state = OPTQ().calibrate(site("proj"), layer, (x,), 4, 4)
+    state = OPTQ().calibrate(site("proj"), layer, (x,), Bits(4, 4))
     assert torch.equal(state["weight_codes"][:, 3].float(), state["weight_zero_point"])
-    in_full_precision = OPTQ().calibrate(site("proj"), layer, (x,), 4, None)
+    in_full_precision = OPTQ().calibrate(site("proj"), layer, (x,), Bits(4, None))
     assert not torch.equal(in_full_precision["weight_codes"][:, 3].float(), in_full_precision["weight_zero_point"])
 
 

@@ -12,6 +12,7 @@ from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.psaq_vit import PSAQViT
 from lampq.errors import LampQError
 from lampq.number_formats.uniform import affine_from_range, fake_quantize_affine
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.sites import Site
 from tests.base_quantizers.example_sites import TYPES, example, site
@@ -27,8 +28,8 @@ def golden(name):
 
 
 def module(kind, layer, inputs, *bits):
-    state = PSAQViT().calibrate(kind, layer, inputs, *bits)
-    return PSAQViT().quantized_module(kind, layer, state, *bits)
+    state = PSAQViT().calibrate(kind, layer, inputs, Bits(*bits))
+    return PSAQViT().quantized_module(kind, layer, state, Bits(*bits))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -76,7 +77,7 @@ def test_dead_rows_and_dead_tensors_stay_what_they_are():
 
 def test_what_is_not_finite_is_refused_where_it_is():
     with pytest.raises(LampQError, match=r"tensors\.embedding.*NaN"):
-        PSAQViT().calibrate(TENSOR, nn.Identity(), (torch.tensor([1.0, float("nan")]),), None, 4)
+        PSAQViT().calibrate(TENSOR, nn.Identity(), (torch.tensor([1.0, float("nan")]),), Bits(None, 4))
 
 
 @pytest.mark.parametrize("kind", TYPES)

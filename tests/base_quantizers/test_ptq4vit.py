@@ -13,6 +13,7 @@ from lampq.number_formats.twin_uniform import (
     fake_quantize_probabilities,
 )
 from lampq.number_formats.uniform import fake_quantize_symmetric
+from lampq.plan.bits import Bits
 from tests.base_quantizers.example_sites import example, site
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
@@ -69,7 +70,7 @@ def searched_layer(weight, x, gradient, quantize_input, largest_input, groups, r
 )
 def test_layers_get_what_replaying_them_for_every_candidate_finds(kind, groups):
     layer, (x,), gradient = gradient_of(kind)
-    state = ptq4vit().calibrate(site(kind), layer, (x,), BITS, BITS, gradient)
+    state = ptq4vit().calibrate(site(kind), layer, (x,), Bits(BITS, BITS), gradient)
     if kind == "fc2":
         expected = searched_layer(
             layer.weight, x, gradient, lambda x, s: fake_quantize_post_gelu(x, s, BITS), x.max(), groups
@@ -82,7 +83,7 @@ def test_layers_get_what_replaying_them_for_every_candidate_finds(kind, groups):
 @pytest.mark.parametrize("literal", [False, True])
 def test_attention_output_gets_what_replaying_it_finds(literal):
     layer, (p, v), gradient = gradient_of("pv")
-    state = ptq4vit(literal=literal).calibrate(site("pv"), layer, (p, v), None, BITS, gradient)
+    state = ptq4vit(literal=literal).calibrate(site("pv"), layer, (p, v), Bits(None, BITS), gradient)
     quantize = fake_quantize_overlapping if literal else fake_quantize_probabilities
     starts, target = v.abs().amax((0, 2, 3)) / (HALF - 0.5), p @ v
     splits, split, scales = [2.0**-i for i in range(20)], None, list(starts)
@@ -106,7 +107,7 @@ def test_attention_output_gets_what_replaying_it_finds(literal):
 
 def test_attention_scores_get_what_replaying_them_finds():
     layer, (q, k), gradient = gradient_of("qk")
-    state = ptq4vit().calibrate(site("qk"), layer, (q, k), None, BITS, gradient)
+    state = ptq4vit().calibrate(site("qk"), layer, (q, k), Bits(None, BITS), gradient)
     for h in range(q.shape[1]):
         a, b, g = q[:, h], k[:, h], gradient[:, h]
         first, second = (x.abs().max() / (HALF - 0.5) for x in (a, b))
@@ -121,7 +122,7 @@ def test_attention_scores_get_what_replaying_them_finds():
 
 def test_the_patch_embedding_gets_a_scale_a_row():
     layer, (x,), gradient = gradient_of("patch_embed")
-    state = ptq4vit().calibrate(site("patch_embed"), layer, (x,), BITS, None, gradient)
+    state = ptq4vit().calibrate(site("patch_embed"), layer, (x,), Bits(BITS, None), gradient)
     target = torch.conv2d(x, layer.weight, None, layer.stride)
     for row, weight in enumerate(layer.weight):
         scales = weight.abs().max() / (HALF - 0.5) * FRACTIONS
@@ -144,7 +145,7 @@ def test_the_candidate_nearest_to_min_max_is_number_84_of_100():
 @pytest.mark.parametrize("kind", ["qkv", "fc2", "qk", "pv", "patch_embed"])
 def test_equal_gradients_are_the_mean_squared_error(kind):
     layer, inputs, gradient = gradient_of(kind)
-    arguments = (site(kind), layer, inputs, BITS, BITS)
+    arguments = (site(kind), layer, inputs, Bits(BITS, BITS))
     plain, equal, weighted = (
         ptq4vit().calibrate(*arguments, g) for g in (None, torch.full_like(gradient, -0.2), gradient)
     )
@@ -165,7 +166,7 @@ def test_equal_gradients_are_the_mean_squared_error(kind):
 def test_every_option_of_the_search_changes_what_is_found(option, value, kind):
     layer, inputs, gradient = gradient_of(kind)
     found = [
-        method.calibrate(site(kind), layer, inputs, BITS, BITS, gradient)
+        method.calibrate(site(kind), layer, inputs, Bits(BITS, BITS), gradient)
         for method in (ptq4vit(), ptq4vit(**{option: value}))
     ]
     assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
@@ -174,9 +175,10 @@ def test_every_option_of_the_search_changes_what_is_found(option, value, kind):
 
 def test_literal_probabilities_are_the_overlapping_ones():
     layer, (p, v), gradient = gradient_of("pv")
-    state = ptq4vit(literal=True).calibrate(site("pv"), layer, (p, v), None, BITS, gradient)
+    state = ptq4vit(literal=True).calibrate(site("pv"), layer, (p, v), Bits(None, BITS), gradient)
     modules = [
-        ptq4vit(literal=literal).quantized_module(site("pv"), layer, state, None, BITS) for literal in (True, False)
+        ptq4vit(literal=literal).quantized_module(site("pv"), layer, state, Bits(None, BITS))
+        for literal in (True, False)
     ]
     assert torch.equal(modules[0].quantize_a(p), fake_quantize_overlapping(p, state["a_split"], BITS))
     assert not torch.equal(modules[0](p, v), modules[1](p, v))
@@ -194,8 +196,8 @@ def test_the_bank_hands_over_the_gradients_that_the_metric_asks_for(model, tmp_p
         gradients = OutputGradients(observer, labels)
         for s in [adapter.sites[0], *adapter.sites[-3:]]:
             gradient = gradients.at_site(s) if metric == "hessian" else None
-            expected = method.calibrate(s, adapter.module(s.name), observer.inputs(s), BITS, BITS, gradient)
-            entry = search.bank.entry(s, BITS, BITS)
+            expected = method.calibrate(s, adapter.module(s.name), observer.inputs(s), Bits(BITS, BITS), gradient)
+            entry = search.bank.entry(s, Bits(BITS, BITS))
             assert entry.keys() == expected.keys()
             assert all(torch.equal(entry[name], expected[name]) for name in entry), s.name
             found.setdefault((metric, labels), []).extend(entry.values())

@@ -5,6 +5,7 @@ import torch
 
 from lampq.base_quantizers.repq_vit import RepQViT
 from lampq.errors import LampQError
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from tests.base_quantizers.example_sites import TYPES, example, site
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
@@ -14,8 +15,8 @@ def quantize(kind, weight_bits=4, activation_bits=4, inputs=None, **options):
     """The quantized module of an example layer, and its state."""
     layer, operands = example(kind)
     method = RepQViT(**options)
-    state = method.calibrate(site(kind), layer, inputs or operands, weight_bits, activation_bits)
-    return method.quantized_module(site(kind), layer, state, weight_bits, activation_bits), state
+    state = method.calibrate(site(kind), layer, inputs or operands, Bits(weight_bits, activation_bits))
+    return method.quantized_module(site(kind), layer, state, Bits(weight_bits, activation_bits)), state
 
 
 def output_error(kind, module):
@@ -36,9 +37,9 @@ def test_after_a_layernorm_one_format_a_tensor_does_what_one_a_channel_does(kind
     layer, inputs = example(kind)
     layer, inputs = layer.double(), tuple(x.double() for x in inputs)
     method = RepQViT(literal=literal)
-    state = method.calibrate(site(kind), layer, inputs, None, 4)
-    per_tensor = method.quantized_module(site(kind), layer, state, None, 4)
-    per_channel = method.upstream_module(site(kind), layer, state, None, 4)
+    state = method.calibrate(site(kind), layer, inputs, Bits(None, 4))
+    per_tensor = method.quantized_module(site(kind), layer, state, Bits(None, 4))
+    per_channel = method.upstream_module(site(kind), layer, state, Bits(None, 4))
     assert per_tensor.quantize_input.scale.numel() == 1 and per_channel.quantize_input.scale.numel() == 32
     difference = (per_tensor(*inputs) - per_channel(*inputs)).abs().max().item()
     assert (difference > 1e-3) if literal else (difference < 1e-12)
@@ -123,11 +124,11 @@ def test_inputs_are_observed_before_any_reparameterization(tmp_path, build):
             first_pass.run(pictures)
             hook.remove()
             layer = search.adapter.module(target.name)
-            state = method.calibrate(target, layer, seen[0], *planned.bits)
+            state = method.calibrate(target, layer, seen[0], planned.bits)
             for key, value in state.items():
                 torch.testing.assert_close(states[target.name][key], value, rtol=1e-3, atol=1e-3, msg=target.name + key)
-            first_pass.replace_module(target.name, method.upstream_module(target, layer, state, *planned.bits))
-            second_pass.replace_module(target.name, method.quantized_module(target, layer, state, *planned.bits))
+            first_pass.replace_module(target.name, method.upstream_module(target, layer, state, planned.bits))
+            second_pass.replace_module(target.name, method.quantized_module(target, layer, state, planned.bits))
         others = images(search.adapter, 4, seed=7)
         quantized = search.quantized_model().apply(plan)
         expected = second_pass.run(others)
@@ -145,7 +146,7 @@ def test_inputs_in_full_precision_make_sites_independent(tmp_path):
     alone = search_over(vit_adapter(), tmp_path, base_quantizer=independent)
     assert alone.realisation is None and alone.bank.identity == search.bank.identity
     last, target = plan.sites[-2], search.adapter.site(plan.sites[-2].name)
-    mine, theirs = states[last.name]["input_scale"], alone.bank.entry(target, *last.bits)["input_scale"]
+    mine, theirs = states[last.name]["input_scale"], alone.bank.entry(target, last.bits)["input_scale"]
     assert mine != theirs and mine.item() == pytest.approx(theirs.item(), rel=0.5)
 
 

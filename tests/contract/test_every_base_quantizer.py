@@ -17,6 +17,7 @@ from lampq.configuration.settings import construct, resolved
 from lampq.errors import LampQError
 from lampq.launch.command_line import config_folder
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
@@ -62,13 +63,13 @@ def observed(model):
 def entry(name, model, site_name, weight_bits, activation_bits):
     adapter, inputs = observed(model)
     site, layer = adapter.site(site_name), adapter.module(site_name)
-    return quantizer(name).calibrate(site, layer, inputs[site_name], weight_bits, activation_bits)
+    return quantizer(name).calibrate(site, layer, inputs[site_name], Bits(weight_bits, activation_bits))
 
 
 def module(name, model, site_name, weight_bits, activation_bits, state=None):
     adapter, _ = observed(model)
     state = entry(name, model, site_name, weight_bits, activation_bits) if state is None else state
-    arguments = (adapter.site(site_name), adapter.module(site_name), state, weight_bits, activation_bits)
+    arguments = (adapter.site(site_name), adapter.module(site_name), state, Bits(weight_bits, activation_bits))
     return quantizer(name).quantized_module(*arguments).eval()
 
 
@@ -126,7 +127,7 @@ def test_the_same_images_give_the_same_entry_and_nothing_is_changed(name):
         bits = defined(name, 4, 8)[0]
         first = entry(name, model, site, bits, bits)
         layer = adapter.module(site)
-        again = quantizer(name).calibrate(adapter.site(site), layer, inputs[site], bits, bits)
+        again = quantizer(name).calibrate(adapter.site(site), layer, inputs[site], Bits(bits, bits))
         assert first.keys() == again.keys() and all(torch.equal(first[key], again[key]) for key in first), site
         module(name, model, site, bits, bits)
         assert adapter.weights_hash() == before[1] and adapter.module(site) is layer, site
@@ -203,7 +204,7 @@ def test_what_is_not_finite_is_refused_by_name(name):
             spoiled = tuple(x.clone() for x in inputs[site])
             spoiled[0].view(-1)[3] = value
             with pytest.raises(LampQError, match=site):
-                quantizer(name).calibrate(adapter.site(site), adapter.module(site), spoiled, 4, 4)
+                quantizer(name).calibrate(adapter.site(site), adapter.module(site), spoiled, Bits(4, 4))
 
 
 def test_inputs_of_zeros_are_no_reason_to_fail(name):
@@ -212,7 +213,7 @@ def test_inputs_of_zeros_are_no_reason_to_fail(name):
         adapter, inputs = observed(model)
         zeros = tuple(torch.zeros_like(x) for x in inputs[site])
         bits = defined(name, 4, 8)[0]
-        state = quantizer(name).calibrate(adapter.site(site), adapter.module(site), zeros, bits, bits)
+        state = quantizer(name).calibrate(adapter.site(site), adapter.module(site), zeros, Bits(bits, bits))
         assert all(value.isfinite().all() for value in state.values()), site
         with torch.inference_mode():
             output = module(name, model, site, bits, bits, state=state)(*zeros)

@@ -18,6 +18,7 @@ from lampq.calibration.observation import Observer
 from lampq.errors import LampQError
 from lampq.models.feeds import Feeds, fed_by, source_of
 from lampq.models.timm_adapters import adapt
+from lampq.plan.bits import Bits
 from lampq.plan.budget import packed_bytes
 from lampq.plan.sites import LAYER_TYPES
 from tests.allocation.budgets import budget
@@ -107,9 +108,9 @@ def test_a_layer_that_no_gelu_feeds_is_close_at_8_bits(name, quantizer):
     adapter, method = adapted(variant(name)), QUANTIZERS[quantizer].independent
     site = layers(adapter)["fc2"]
     layer, inputs = adapter.module(site.name), Observer(adapter, lambda: images(adapter, 16), 2**30).inputs(site)
-    state = method.calibrate(site, layer, inputs, 8, 8)
+    state = method.calibrate(site, layer, inputs, Bits(8, 8))
     expected = layer(*inputs)
-    moved = method.quantized_module(site, layer, state, 8, 8)(*inputs) - expected
+    moved = method.quantized_module(site, layer, state, Bits(8, 8))(*inputs) - expected
     assert moved.norm() < 0.02 * expected.norm()
     assert ("channel_scale" in state) is (name == "norms behind" and quantizer != "ptq4vit")
 

@@ -6,6 +6,7 @@ import torch
 
 from lampq.bank.realisation import run_in_chunks
 from lampq.calibration.segment import Segment
+from lampq.plan.bits import Bits
 from lampq.reconstruction.training import Recipe, TrainedBlock
 from lampq.workers import Workers
 from tests.small_models import images, vit_adapter
@@ -35,7 +36,7 @@ def segment_of(method, index=2, bits=3, adapter=None, noise=0.1, count=48, seed=
         bits = {site.type: (None if site.is_matmul else bits, bits) for site in sites}
     return Segment(
         index=index,
-        sites=tuple((site, *bits[site.type]) for site in sites if site.type in bits),
+        sites=tuple((site, Bits(*bits[site.type])) for site in sites if site.type in bits),
         quantized=adapter.clone(),
         full_precision=adapter,
         inputs=quantized,
@@ -62,9 +63,9 @@ def independent_states(segment):
             site,
             segment.full_precision.module(site.name),
             segment.observe(site.name, images=8, full_precision=True),
-            *bits,
+            bits,
         )
-        for site, *bits in segment.sites
+        for site, bits in segment.sites
     }
 
 
@@ -83,9 +84,9 @@ def block_of(segment, its_recipe=None, states=None):
 def error(segment, states, inputs=None):
     """Mean squared error of the segment's output when its sites have these states."""
     adapter = segment.full_precision.clone()
-    for site, *bits in segment.sites:
+    for site, bits in segment.sites:
         layer = segment.full_precision.module(site.name)
-        module = method_of(segment).quantized_module(site, layer, states[site.name], *bits)
+        module = method_of(segment).quantized_module(site, layer, states[site.name], bits)
         adapter.replace_module(site.name, module)
         changed = method_of(segment).surrounding_modules(adapter, site, states[site.name])
         for name, other in changed.items():

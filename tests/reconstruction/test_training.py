@@ -46,8 +46,8 @@ def test_weights_end_at_a_neighbouring_code():
 
 
 def placed(segment, name, state):
-    site, *bits = next(entry for entry in segment.sites if entry[0].name == name)
-    return site, segment.full_precision.module(name), state, *bits
+    site, bits = next(entry for entry in segment.sites if entry[0].name == name)
+    return site, segment.full_precision.module(name), state, bits
 
 
 @pytest.mark.parametrize("cls", [AdaLogReconstruction, QDrop])

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.sensitivity.labels import labels_of
 from lampq.sensitivity.output_fisher import OutputFisher, output_scores
@@ -24,7 +25,7 @@ def search(request, tmp_path):
 
 
 def modules_of(search, *bits):
-    return {s.name: [search.bank.module(s, b, b) for b in bits] for s in search.layers}
+    return {s.name: [search.bank.module(s, Bits(b, b)) for b in bits] for s in search.layers}
 
 
 def by_autograd(search, name, module, pictures, labels):

@@ -5,6 +5,7 @@ import torch
 
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.sensitivity.reconstruction_error import CHUNK, Reconstruction, reconstruction_errors
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
@@ -89,7 +90,8 @@ def test_alternatives_are_measured_on_the_same_inputs(search):
     pictures = images(search.adapter, 8)
     quantized, plan = quantized_at(search)
     alternatives = {
-        layer.name: [search.bank.module(layer, 4, 4), search.bank.module(layer, 2, 2)] for layer in search.layers[2:7]
+        layer.name: [search.bank.module(layer, Bits(4, 4)), search.bank.module(layer, Bits(2, 2))]
+        for layer in search.layers[2:7]
     }
     found = errors(quantized, search, pictures, alternatives)
     for layer in search.layers:

@@ -5,6 +5,7 @@ import torch
 
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.sensitivity.output_fisher import OutputFisher
 from lampq.sensitivity.straight_through import straight_through
 from tests.allocation.budgets import budget
@@ -52,7 +53,7 @@ def test_a_linear_layer_has_the_derivative_of_its_original_weights(search):
     layer = straight_through(search.adapter, search.bank, plan).module(site.name)
     x = torch.randn(5, layer.in_features, requires_grad=True)
     y = layer(x)
-    torch.testing.assert_close(y, search.bank.module(site, 2, 2)(x.detach()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(y, search.bank.module(site, Bits(2, 2))(x.detach()), rtol=1e-5, atol=1e-5)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(gradient, layer.weight.sum(0).expand(5, -1), rtol=1e-5, atol=1e-6)
 

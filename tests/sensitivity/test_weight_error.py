@@ -8,6 +8,7 @@ from torch import nn
 
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.errors import LampQError
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.sensitivity.weight_error import WeightError, effective_weight
 from tests.small_models import images, search_over, swin_adapter, vit_adapter
@@ -23,7 +24,7 @@ def test_errors_by_hand(build, tmp_path):
     errors = WeightError().scores(search, budget(2, 4))
     assert list(errors) == [s.name for s in search.layers]
     for site in search.layers:
-        module = search.bank.module(site, 2, 2)
+        module = search.bank.module(site, Bits(2, 2))
         distance = torch.dist(module.weight.double(), search.adapter.module(site.name).weight.double())
         assert errors[site.name][2] == pytest.approx(distance.item() ** 2, rel=1e-9)
         # Sixteen times the squared step: three steps of the range at two bits, fifteen at four.
@@ -34,7 +35,7 @@ def test_a_reparameterized_layer_is_compared_in_the_original_units(tmp_path):
     quick = AdaLog(candidates=32, rounds=1, steps=1)
     search = search_over(vit_adapter(blocks=1), tmp_path, base_quantizer=quick)
     site = next(s for s in search.layers if s.type == "fc1")
-    module, layer = search.bank.module(site, 8, 8), search.adapter.module(site.name)
+    module, layer = search.bank.module(site, Bits(8, 8)), search.adapter.module(site.name)
     assert module.channel_scale is not None and (module.channel_scale - 1).abs().max() > 0.1
     weight = effective_weight(module, site.name)
     # The output's dependence on the layer's input, its own quantizer aside.

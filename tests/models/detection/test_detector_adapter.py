@@ -14,6 +14,7 @@ from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter, declared
 from lampq.models.detection.detector_adapter import BLOCK_SITES, SwinDetectorAdapter
 from lampq.models.detection.pictures import Images, Instances
+from lampq.plan.bits import Bits
 from lampq.plan.sites import DETECTOR_TYPES
 from lampq.quantized_modules.attention import ExplicitWindowAttention
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -348,11 +349,11 @@ def test_a_quantized_block_computes_what_the_quantized_block_of_timm_does(method
     for name, type in BLOCK_SITES.items():
         site = declared(name, type, 0)
         original = block.get_submodule(timm_name(name))
-        state = method.calibrate(site, original, operands[name], 4, 4)
+        state = method.calibrate(site, original, operands[name], Bits(4, 4))
         for network, place in ((mine, name), (block, timm_name(name))):
             parent, _, child = place.rpartition(".")
             layer = network.get_submodule(place)
-            module = method.quantized_module(site, layer, state, 4, 4)
+            module = method.quantized_module(site, layer, state, Bits(4, 4))
             setattr(network.get_submodule(parent), child, module)
     assert isinstance(mine.ffn.layers[1], QuantizedLinear)
     quantized = outputs()
