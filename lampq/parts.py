@@ -86,7 +86,7 @@ class Part:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Until every part declares its settings: a constructor that is written out stays, in subclasses too.
+        # A constructor that is written out stays, in subclasses too.
         written = any(
             c.__init__.__code__.co_filename != "<string>"
             for c in cls.__mro__

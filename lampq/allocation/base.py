@@ -19,6 +19,7 @@ class Allocator(Part, ABC):
         uses_budget: whether the target bits matter.
         scores_inputs: whether it can choose the bits of inputs by themselves (``activation_rule=independent``).
         ties: layers that always share their bits here, whatever else is tied.
+        labels: of a loss whose gradients are taken; a setting of some allocators. None: by the task.
     """
 
     group = "allocator"
@@ -28,6 +29,7 @@ class Allocator(Part, ABC):
     uses_budget: ClassVar[bool] = True
     scores_inputs: ClassVar[bool] = False
     ties: ClassVar[str] = "none"
+    labels = "dataset"
 
     @abstractmethod
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
@@ -36,6 +38,10 @@ class Allocator(Part, ABC):
         Raises:
             LampQError: the budget cannot be met.
         """
+
+    def needed_bits(self) -> list[tuple[str, int]]:
+        """Bits at which the base quantizer is needed whatever the budget, after the key that asks for them."""
+        return []
 
     def choose(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """Choose the bits, and note what the search looked at.

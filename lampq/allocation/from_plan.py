@@ -35,6 +35,9 @@ class FromPlan(Allocator):
     def settings(self) -> dict:
         return {"plan": self.plan.key()}
 
+    def needed_bits(self) -> list[tuple[str, int]]:
+        return [("allocator.plan", bits) for site in self.plan.sites for bits in site.bits if bits is not None]
+
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
         """The plan of the file.
 

@@ -112,6 +112,9 @@ class LampQ(Allocator):
                 "reconstruction, or start=ilp"
             )
 
+    def needed_bits(self) -> list[tuple[str, int]]:
+        return [("lampq.beta", self.beta)]
+
     def unused(self) -> set[str]:
         """Options of an idea that is switched off, or that the metric does not have."""
         unused = {"gamma", "labels"} - settings_of(self.metric)

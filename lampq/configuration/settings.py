@@ -22,7 +22,6 @@ from lampq.limits import (
     boolean,
     choice,
     did_you_mean,
-    file,
     folder,
     fraction,
     integer,
@@ -205,9 +204,6 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
         "device": _device(values["device"]),
     }
     parts = {name: given.get(name) or construct(name, _mapping(name, values)) for name in PARTS}
-    checkpoint = values["model"].get("checkpoint")
-    if checkpoint != "random":
-        optional(file, "model.checkpoint", checkpoint)
     parts["model"].check()
     if values["sensitivity"] is not None:
         parts["sensitivity"] = construct("sensitivity", _mapping("sensitivity", values))
@@ -399,10 +395,7 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
         uses += [("bit_set.bits", b) for b in budget.input_candidates]
         for word, bits in budget.pins:
             uses += [(f"pins.{word}", bits), (f"pins.{word}", bits if budget.independent else budget.input_bits(bits))]
-    if getattr(allocator, "beta", None) is not None:
-        uses.append(("lampq.beta", allocator.beta))
-    if allocator.name == "from_plan":
-        uses += [("allocator.plan", b) for site in allocator.plan.sites for b in site.bits if b is not None]
+    uses += allocator.needed_bits()
     if weight_bits.denominator == 1 and (allocator.name == "uniform" or (allocator.searches and baseline == "uniform")):
         uses.append(("weight_bits", math.floor(weight_bits)))
         uses.append(("activation_bits", budget.input_bits(math.floor(weight_bits))))
@@ -428,9 +421,9 @@ def _inputs_follow(budget: Budget) -> None:
 
 def _labels(allocator: Any, task: str) -> None:
     """Labels of a Fisher trace where none are asked for: drawn from the model, which a detector has no way to do."""
-    if getattr(allocator, "labels", "") is None:
+    if allocator.labels is None:
         allocator.labels = "sampled" if task == "classification" else "dataset"
-    elif task != "classification" and getattr(allocator, "labels", None) == "sampled":
+    elif task != "classification" and allocator.labels == "sampled":
         raise LampQError(
             "allocator.labels=sampled: a detector's answers are no labels to draw; choose dataset, or null"
         )

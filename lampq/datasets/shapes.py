@@ -142,7 +142,7 @@ class Shapes(ImageSets):
     calibration_images: int = setting(32, minimum=1, maximum=IMAGES_PER_RUN_SEED)
     sample_images: int = setting(1024, minimum=1, maximum=IMAGES_PER_RUN_SEED)
     validation_images: int = setting(4000, minimum=1, maximum=IMAGES_PER_RUN_SEED)
-    batch_size: int = setting(64, minimum=1)
+    batch_size: int = setting(100, minimum=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

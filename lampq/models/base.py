@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from lampq.limits import file, optional
 from lampq.models.adapter import ModelAdapter
 from lampq.parts import Part
 
@@ -17,6 +18,7 @@ class Model(Part, ABC):
     """
 
     group = "model"
+    checkpoint = None
 
     def check(self) -> None:
         """Find what can be found before any work starts.
@@ -24,6 +26,7 @@ class Model(Part, ABC):
         Raises:
             LampQError: something that building it takes is not there.
         """
+        optional(file, "model.checkpoint", self.checkpoint)
 
     @abstractmethod
     def build(self, device: torch.device) -> ModelAdapter:

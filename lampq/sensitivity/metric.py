@@ -28,6 +28,7 @@ class Metric(Part, ABC):
         revision: raised whenever its scores change.
         scores_inputs: whether it scores the bits of inputs by themselves (`input_scores`).
         at_plans: whether `scores` takes a ``plan``: measured in the model at that plan, straight through.
+        labels: of a loss whose gradients are taken; a setting of some metrics.
     """
 
     group = "allocator"
@@ -35,6 +36,7 @@ class Metric(Part, ABC):
     revision: ClassVar[int] = 1
     scores_inputs: ClassVar[bool] = False
     at_plans: ClassVar[bool] = False
+    labels = "dataset"
 
     @abstractmethod
     def scores(self, workbench: Workbench, budget: Budget) -> Scores:

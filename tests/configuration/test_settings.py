@@ -93,6 +93,24 @@ def test_keys_of_a_part_are_its_constructors_parameters():
         assert list(values) == parameters, option
 
 
+def test_defaults_of_a_part_are_those_of_its_file():
+    """Beside variants: lampq_plus is LampQ with other values, which say so; null labels of lampq are the task's."""
+    compared = 0
+    for path in sorted(path for group in PARTS for path in (CONF / group).glob("*.yaml")):
+        values = yaml.safe_load(path.read_text())
+        part = get_class(values.pop("_target_"))
+        if getattr(part, "name", None) != path.stem or path.stem == "lampq_plus":
+            continue
+        parameters = inspect.signature(part).parameters
+        for name, value in values.items():
+            composed = isinstance(value, str) and ("${" in value or value == "???")
+            if not composed and (path.stem, name) != ("lampq", "labels"):
+                default = parameters[name].default
+                assert value == (list(default) if isinstance(default, tuple) else default), f"{path.stem}.{name}"
+                compared += 1
+    assert compared > 80
+
+
 @pytest.mark.parametrize("group", sorted({o.partition("=")[0] for o in OPTIONS}))
 def test_every_option_composes_and_passes_the_check(group, imagenet_folder, coco_folder):
     extra = {

@@ -65,10 +65,12 @@ class MmdetDetector(Model):
         """See, before any work, that there are weights to read.
 
         Raises:
-            LampQError: no checkpoint is given.
+            LampQError: no checkpoint is given, or there is no such file.
         """
         if self.checkpoint is None:
             raise LampQError(self._where_from())
+        if self.checkpoint != RANDOM:
+            super().check()
 
     def build(self, device: torch.device) -> ModelAdapter:
         self.check()
