@@ -15,7 +15,8 @@ import pytest
 from lampq.launch.cells import DONE, read_cells
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEP = ["experiment=table6", "scale=smoke", "bits=3,4"]
+SWEEP = ["experiment=table6", "scale=smoke", "dataset.calibration_images=8", "dataset.sample_images=16"]
+SWEEP.append("dataset.validation_images=64")
 TIMES = ("seconds", "started", "commit", "command")
 """Columns that may differ between two sweeps, by how they begin."""
 
@@ -65,11 +66,11 @@ def undisturbed(tmp_path_factory):
     return table(folder), time.monotonic() - began
 
 
-def test_killed_at_five_random_moments_and_started_again_each_time(undisturbed, tmp_path):
+def test_killed_at_three_random_moments_and_started_again_each_time(undisturbed, tmp_path):
     expected, seconds = undisturbed
     moments = random.Random(int(time.time()))
     killed = 0
-    for _ in range(5):
+    for _ in range(3):
         sweep = start(tmp_path)
         try:
             sweep.wait(moments.uniform(1.0, min(seconds * 0.6, 10.0)))
@@ -135,7 +136,7 @@ def test_a_full_disk_is_one_line_a_job_and_nothing_is_lost(undisturbed, tmp_path
     expected, _ = undisturbed
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("no file system can be mounted here")
     try:
