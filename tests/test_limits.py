@@ -6,9 +6,8 @@ from lampq.errors import LampQError
 from lampq.limits import boolean, choice, folder, fraction, integer, number, optional, text
 
 
-@pytest.mark.parametrize(
-    ("accepted", "value"),
-    [
+def test_good_values_come_back():
+    for accepted, value in [
         (integer("k", 3, 1, 3), 3),
         (integer("k", -5), -5),
         (number("k", 0.5, above=0, at_most=1), 0.5),
@@ -19,15 +18,12 @@ from lampq.limits import boolean, choice, folder, fraction, integer, number, opt
         (choice("k", "b", ("a", "b")), "b"),
         (optional(integer, "k", None, minimum=1), None),
         (optional(integer, "k", 2, minimum=1), 2),
-    ],
-)
-def test_good_values_come_back(accepted, value):
-    assert accepted == value and type(accepted) is type(value)
+    ]:
+        assert accepted == value and type(accepted) is type(value), (accepted, value)
 
 
-@pytest.mark.parametrize(
-    ("check", "message"),
-    [
+def test_wrong_values_are_named_in_one_line():
+    for check, message in [
         (lambda: integer("k", "3"), "k='3': must be an integer"),
         (lambda: integer("k", 3.0), "k=3.0: must be an integer"),
         (lambda: integer("k", True, minimum=0), "k=true: must be an integer of at least 0"),
@@ -50,13 +46,12 @@ def test_good_values_come_back(accepted, value):
         (lambda: choice("k", "x", ("sampled", "dataset")), "k=x: must be one of sampled, dataset"),
         (lambda: choice("k", True, (1, 2)), "k=true: must be one of 1, 2"),
         (lambda: optional(integer, "k", 0, minimum=1), "k=0: must be an integer of at least 1, or null"),
-    ],
-)
-def test_wrong_values_are_named_in_one_line(check, message):
-    with pytest.raises(LampQError) as caught:
-        check()
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    ]:
+        with pytest.raises(LampQError) as caught:
+            check()
+            pytest.fail(f"accepted: {check}, {message}")
+        assert message in str(caught.value), (check, message)
+        assert "\n" not in str(caught.value), (check, message)
 
 
 def test_a_folder_need_not_be_there_but_nothing_else_may_have_its_name(tmp_path):

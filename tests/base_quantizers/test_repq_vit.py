@@ -167,18 +167,16 @@ def test_a_search_scores_plans_by_independent_sites_or_by_what_is_realised(tmp_p
     assert RepQViT(search="exact").settings() == RepQViT().settings()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_values_out_of_range_are_refused():
+    for options, message in [
         ({"inputs": "fp"}, "base_quantizer.inputs=fp: must be one of quantized, full_precision"),
         ({"search": "both"}, "base_quantizer.search=both: must be one of surrogate, block_bank, exact"),
         ({"literal": 1}, "base_quantizer.literal=1: must be true or false"),
         ({"image_bits": 1}, "base_quantizer.image_bits=1: must be an integer between 2 and 8, or null"),
         ({"channel_bound": "quantile"}, "base_quantizer.channel_bound=quantile: must be one of iqr, or null"),
         ({"channel_bound": 0.4}, "base_quantizer.channel_bound=0.4: must be iqr or a fraction of the channels"),
-    ],
-)
-def test_values_out_of_range_are_refused(options, message):
-    with pytest.raises(LampQError) as error:
-        RepQViT(**options)
-    assert message in str(error.value)
+    ]:
+        with pytest.raises(LampQError) as error:
+            RepQViT(**options)
+            pytest.fail(f"accepted: {options}, {message}")
+        assert message in str(error.value), (options, message)

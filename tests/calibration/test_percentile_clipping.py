@@ -33,26 +33,23 @@ def test_quantiles_are_those_of_sorted_values(count):
     torch.testing.assert_close(upper_quantiles(x, fractions), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize(
-    ("name", "groups"),
-    [
+def test_the_authors_range():
+    for name, groups in [
         ("weight", lambda values: values["weight"]),
         ("activation", lambda values: values["input"].reshape(1, -1)),
         ("channelwise", lambda values: values["input"].flatten(0, 1).T.contiguous()),
-    ],
-)
-def test_the_authors_range(name, groups, bits):
-    values = golden(name, bits)
-    x = groups(values)
-    scale, zero_point = affine_between(*clipped_range(x, bits), bits)
-    torch.testing.assert_close(scale, values["scale"].view(-1), rtol=2e-6, atol=0)
-    assert torch.equal(zero_point, values["zero_point"].view(-1))
-    quantized = fake_quantize_affine(x, scale[:, None], zero_point[:, None], bits)
-    expected = groups({"weight": values["output"], "input": values["output"]})
-    torch.testing.assert_close(quantized, expected, rtol=2e-6, atol=1e-6)
-    again = fake_quantize_affine(quantized, scale[:, None], zero_point[:, None], bits)
-    torch.testing.assert_close(again, quantized, rtol=1e-12, atol=1e-12)
+    ]:
+        for bits in BITS:
+            values = golden(name, bits)
+            x = groups(values)
+            scale, zero_point = affine_between(*clipped_range(x, bits), bits)
+            torch.testing.assert_close(scale, values["scale"].view(-1), rtol=2e-6, atol=0)
+            assert torch.equal(zero_point, values["zero_point"].view(-1)), (name, groups, bits)
+            quantized = fake_quantize_affine(x, scale[:, None], zero_point[:, None], bits)
+            expected = groups({"weight": values["output"], "input": values["output"]})
+            torch.testing.assert_close(quantized, expected, rtol=2e-6, atol=1e-6)
+            again = fake_quantize_affine(quantized, scale[:, None], zero_point[:, None], bits)
+            torch.testing.assert_close(again, quantized, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -327,9 +327,8 @@ def test_detectors_of_other_classes_are_refused(copy):
     assert "has 2 classes, and detector knows 80" in refused(dataset.bind, other)
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
+def test_wrong_settings_are_refused(copy):
+    for settings, says in [
         ({"calibration_images": 0}, "dataset.calibration_images=0"),
         ({"sample_images": "4"}, "dataset.sample_images='4'"),
         ({"validation_images": 0}, "dataset.validation_images=0"),
@@ -340,10 +339,8 @@ def test_detectors_of_other_classes_are_refused(copy):
         ({"image_scale": [800, 8]}, "dataset.image_scale=8: must be an integer of at least 32"),
         ({"train_annotations": 3}, "dataset.train_annotations=3"),
         ({"val_annotations": "absent.json"}, "absent.json: no such file"),
-    ],
-)
-def test_wrong_settings_are_refused(copy, settings, says):
-    assert says in refused(lambda: coco(copy, **settings).listing(0))
+    ]:
+        assert says in refused(lambda settings=settings: coco(copy, **settings).listing(0)), (settings, says)
 
 
 def test_missing_folders_are_refused(tmp_path):

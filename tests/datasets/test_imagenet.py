@@ -170,9 +170,8 @@ def test_overrides_change_the_preprocessing(copy):
         assert identities(bound(copy, **{key: value})) != identities(bound(copy))
 
 
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
+def test_wrong_settings_are_refused(copy):
+    for settings, says in [
         ({"resize": 3}, "at least the crop of 16"),
         ({"resize": "16"}, "dataset.resize='16': must be an integer"),
         ({"crop_size": 8}, "the model takes 16 pixels"),
@@ -186,10 +185,8 @@ def test_overrides_change_the_preprocessing(copy):
         ({"workers": 0}, "dataset.workers=0"),
         ({"validation_images": 0}, "dataset.validation_images=0"),
         ({"calibration_list": 3}, "dataset.calibration_list=3"),
-    ],
-)
-def test_wrong_settings_are_refused(copy, settings, says):
-    assert says in refused(bound, copy, **settings)
+    ]:
+        assert says in refused(bound, copy, **settings), (settings, says)
 
 
 def test_models_of_other_classes_are_refused(copy):

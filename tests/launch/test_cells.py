@@ -39,11 +39,9 @@ def test_the_order_of_overrides_and_where_things_lie_make_no_other_cell():
     )
 
 
-@pytest.mark.parametrize(
-    "override", ["bits=4", "seed=1", "scale=smoke", "lampq.gamma=2", "+lampq.gamma=2", "bank=fresh"]
-)
-def test_what_changes_numbers_makes_another_cell(override):
-    assert cell("method=lampq", "bits=3", override).name != cell().name
+def test_what_changes_numbers_makes_another_cell():
+    for override in ["bits=4", "seed=1", "scale=smoke", "lampq.gamma=2", "+lampq.gamma=2", "bank=fresh"]:
+        assert cell("method=lampq", "bits=3", override).name != cell().name, override
 
 
 def test_a_cell_survives_its_file(tmp_path):
@@ -120,16 +118,16 @@ def test_a_grid_without_a_name_has_cells_too(tmp_path):
     assert [c.overrides for c in read_cells(tmp_path, "unnamed")] == [{"bits": "3"}]
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "", ".", "a b", "x" * 101, 3])
-def test_a_name_that_could_be_a_path_is_refused_before_anything_is_written(tmp_path, name):
-    with pytest.raises(LampQError, match=r"experiment\.name="):
-        Cell(name, {}).plan(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_a_name_that_could_be_a_path_is_refused_before_anything_is_written(tmp_path):
+    for name in ["../../x", "/tmp/x", "a/b", "..", "", ".", "a b", "x" * 101, 3]:
+        with pytest.raises(LampQError, match=r"experiment\.name="):
+            Cell(name, {}).plan(tmp_path)
+            pytest.fail(f"accepted: {name}")
+        assert list(tmp_path.iterdir()) == [], name
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_a_file_that_holds_no_cell_or_another_ones_is_named(tmp_path):
+    for changes in [
         {"overrides": None},
         {"overrides": {"bits": 3}},
         {"fingerprints": ["../../../etc"]},
@@ -138,16 +136,14 @@ def test_a_name_that_could_be_a_path_is_refused_before_anything_is_written(tmp_p
         {"reason": 3},
         {"experiment": "table4"},
         {"overrides": {"bits": "4"}},
-    ],
-)
-def test_a_file_that_holds_no_cell_or_another_ones_is_named(tmp_path, changes):
-    made = cell()
-    made.plan(tmp_path)
-    path = made.path(tmp_path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert read_cells(tmp_path, "table3") == []
-    (line,) = unreadable_cells(tmp_path, "table3")
-    assert line.startswith(f"{path}: no cell (") and "\n" not in line
+    ]:
+        made = cell()
+        made.plan(tmp_path)
+        path = made.path(tmp_path)
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        assert read_cells(tmp_path, "table3") == [], changes
+        (line,) = unreadable_cells(tmp_path, "table3")
+        assert line.startswith(f"{path}: no cell (") and "\n" not in line, changes
 
 
 def test_what_is_no_file_is_named(tmp_path):

@@ -34,9 +34,8 @@ def test_a_run_reaches_the_pipeline_and_leaves_nothing_behind(run, pipeline, tmp
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
+def test_a_mistake_is_one_line(run, pipeline):
+    for arguments, line in [
         (
             ["model=vit_smal"],
             "model=vit_smal: no such option; did you mean vit_small? one of cascade_mask_rcnn_swin_small, ",
@@ -98,14 +97,11 @@ def test_a_run_reaches_the_pipeline_and_leaves_nothing_behind(run, pipeline, tmp
         (["lampq.mu=6"], "lampq.mu=6: must be a fraction of the blocks in (0, 1], for example 0.5"),
         (["dataset=imagenet"], "dataset.root is missing: add dataset.root=the folder that holds train/ and val/"),
         (["+nonsense=1"], "nonsense=1: there is no such key; known: model, dataset"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_mistake_is_one_line(run, pipeline, arguments, line):
-    status, _, err = run(*PARTS, *arguments)
-    assert status == 1
-    assert len(err) == 1 and err[0].startswith("error: ") and line in err[0]
-    assert pipeline.settings == []
+    ]:
+        status, _, err = run(*PARTS, *arguments)
+        assert status == 1, (arguments, line)
+        assert len(err) == 1 and err[0].startswith("error: ") and line in err[0], (arguments, line)
+        assert pipeline.settings == [], (arguments, line)
 
 
 def test_a_full_folder_for_temporary_files_is_named_as_such(monkeypatch, tmp_path):
@@ -118,9 +114,8 @@ def test_a_full_folder_for_temporary_files_is_named_as_such(monkeypatch, tmp_pat
     assert explain_failure(full, ["/results", "/cache"], "").startswith("/results: the disk is full; make")
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
+def test_a_failure_at_work_is_one_line(run, pipeline):
+    for error, line in [
         (LampQError("dataset.root=/x: two\n lines"), "error: dataset.root=/x: two lines"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/full/plan.json"),
@@ -140,14 +135,11 @@ def test_a_full_folder_for_temporary_files_is_named_as_such(monkeypatch, tmp_pat
         (ModuleNotFoundError("x", name="wandb"), "error: the package wandb is not installed: pip install wandb"),
         (SystemExit(3), "error: SystemExit: 3 (unexpected; traceback in results/hydra/traceback-"),
         (ValueError("odd\nthing"), "error: ValueError: odd thing (unexpected; traceback in results/hydra/traceback-"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
-)
-def test_a_failure_at_work_is_one_line(run, pipeline, error, line):
-    pipeline.raises["always"] = error
-    status, _, err = run(*PARTS)
-    assert status == 1
-    assert len(err) == 1 and line in err[0]
+    ]:
+        pipeline.raises["always"] = error
+        status, _, err = run(*PARTS)
+        assert status == 1, (error, line)
+        assert len(err) == 1 and line in err[0], (error, line)
 
 
 def test_out_of_gpu_memory(run, pipeline):

@@ -67,7 +67,9 @@ def test_a_preempted_and_a_killed_job_end_well(cluster, tmp_path):
         ]
         return {task["ArrayTaskId"]: task for task in lines if task.get("ArrayTaskId", "").isdigit()}
 
-    wait_for(lambda: list(grid.states().values()) == ["running"] * 3 and len(grid.computed()) >= 6, "three jobs at work")
+    wait_for(
+        lambda: list(grid.states().values()) == ["running"] * 3 and len(grid.computed()) >= 6, "three jobs at work"
+    )
     assert all(task["CPUs/Task"] == task["NumCPUs"] == "1" for task in tasks().values())
 
     # A job of higher priority takes a CPU from one of them ...

@@ -31,15 +31,15 @@ def test_codes_of_single_values():
     assert log2(x).tolist() == [0.25, 0, 0, 0.0078125, 0, 1]
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
-@pytest.mark.parametrize("log_base", [10, 23, 37, 137])
-def test_at_most_one_value_more_than_codes(bits, log_base):
-    x = torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 8
-    format = quantizer(0.9, log_base, bits)
-    codes = format.codes(x)
-    assert codes.min() >= 0 and codes.max() <= 2**bits
-    assert format(x).unique().numel() <= 2**bits + 1
-    assert torch.equal(format.dequantize(codes), format(x))
+def test_at_most_one_value_more_than_codes():
+    for log_base in [10, 23, 37, 137]:
+        for bits in [1, 2, 3, 4, 6, 8]:
+            x = torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) ** 8
+            format = quantizer(0.9, log_base, bits)
+            codes = format.codes(x)
+            assert codes.min() >= 0 and codes.max() <= 2**bits, (bits, log_base)
+            assert format(x).unique().numel() <= 2**bits + 1, (bits, log_base)
+            assert torch.equal(format.dequantize(codes), format(x)), (bits, log_base)
 
 
 def test_shift_is_added_before_and_offset_taken_off_after():

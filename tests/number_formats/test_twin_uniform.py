@@ -26,19 +26,22 @@ def test_worked_values_of_the_overlapping_regions():
     torch.testing.assert_close(four(torch.tensor([0.0, 0.5])), torch.tensor([0.0, 4 / 7 + 1 / 16]))
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("exponent", [0, 1, 3, 6])
-def test_probabilities_keep_their_order_and_fit_their_bits(bits, exponent):
-    split, last = 2.0**-exponent, 2 ** (bits - 1) - 1
-    x = torch.linspace(0, 1, 20_001)
-    quantized = probabilities(split, bits)(x)
-    assert (quantized[1:] >= quantized[:-1]).all() and quantized[0] == 0 and quantized[-1] == 1
-    levels = quantized.unique()
-    assert len(levels) <= 2**bits and len(levels[levels <= split]) == last + 1
-    below = x < split
-    assert (quantized[below] - x[below]).abs().max() <= split / last / 2 + 1e-6
-    above = x > split + 0.5 / last  # nearer to the split the upper region's lowest level is the split itself
-    assert not above.any() or (quantized[above] - x[above]).abs().max() <= 0.5 / last + 1e-6
+def test_probabilities_keep_their_order_and_fit_their_bits():
+    for exponent in [0, 1, 3, 6]:
+        for bits in [2, 3, 4, 8]:
+            split, last = 2.0**-exponent, 2 ** (bits - 1) - 1
+            x = torch.linspace(0, 1, 20_001)
+            quantized = probabilities(split, bits)(x)
+            assert (quantized[1:] >= quantized[:-1]).all() and quantized[0] == 0 and quantized[-1] == 1, (
+                bits,
+                exponent,
+            )
+            levels = quantized.unique()
+            assert len(levels) <= 2**bits and len(levels[levels <= split]) == last + 1, (bits, exponent)
+            below = x < split
+            assert (quantized[below] - x[below]).abs().max() <= split / last / 2 + 1e-6, (bits, exponent)
+            above = x > split + 0.5 / last  # nearer to the split the upper region's lowest level is the split itself
+            assert not above.any() or (quantized[above] - x[above]).abs().max() <= 0.5 / last + 1e-6, (bits, exponent)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6])

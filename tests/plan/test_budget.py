@@ -145,9 +145,8 @@ def test_spent_by_hand(adapter):
     assert replace(budget(3), unit="packed_bytes").spent(adapter.sites, plan, lambda p: 7 * (p is plan)) == 7
 
 
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [
+def test_default_bit_sets():
+    for target, expected in [
         ("1", (1, 2, 3)),
         ("2", (1, 2, 3, 4)),
         ("2.5", (2, 3, 4, 5)),
@@ -155,10 +154,8 @@ def test_spent_by_hand(adapter):
         ("3.5", (2, 3, 4, 5, 6)),
         ("4", (2, 3, 4, 5, 6)),
         ("8", (6, 7, 8, 9, 10)),
-    ],
-)
-def test_default_bit_sets(target, expected):
-    assert default_bit_set(Fraction(target)) == expected
+    ]:
+        assert default_bit_set(Fraction(target)) == expected, (target, expected)
 
 
 def test_costs_by_hand(adapter):

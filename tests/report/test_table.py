@@ -93,9 +93,8 @@ def test_latex_has_the_same_rows_with_what_is_special_escaped():
     assert text.count("\\begin{") == text.count("\\end{") == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "latex"),
-    [
+def test_latex_text():
+    for text, latex in [
         ("50 % & more", "50 \\% \\& more"),
         ("a_b {c} #1 $2", "a\\_b \\{c\\} \\#1 \\$2"),
         ("back\\slash", "back\\textbackslash{}slash"),
@@ -103,10 +102,8 @@ def test_latex_has_the_same_rows_with_what_is_special_escaped():
         ("E[ΔX²] ≥ ρ_B × μ", "E[$\\Delta$X$^2$] $\\geq$ $\\rho$\\_B $\\times$ $\\mu$"),
         ("12.3<sup>ab</sup>", "12.3\\textsuperscript{ab}"),
         ("`code`", "code"),
-    ],
-)
-def test_latex_text(text, latex):
-    assert latex_text(text) == latex
+    ]:
+        assert latex_text(text) == latex, (text, latex)
 
 
 @pytest.mark.parametrize("table", [table2(), table9()], ids=lambda table: table.name)

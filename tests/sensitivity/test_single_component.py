@@ -188,9 +188,8 @@ def test_d_is_looked_at_and_validation_images_never(vit):
     assert vit.task.dataset.reads["sample"] > 0 and vit.task.dataset.reads["validation"] == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_a_bad_value_is_one_line_that_names_its_key():
+    for settings, message in [
         ({"units": []}, "sensitivity.units=[]: must be a list of some of layers, modules, blocks"),
         ({"units": "layers"}, "sensitivity.units=layers: must be a list of some of layers, modules, blocks"),
         ({"units": ["layer"]}, "sensitivity.units=[layer]: must be a list of some of layers, modules, blocks"),
@@ -202,12 +201,11 @@ def test_d_is_looked_at_and_validation_images_never(vit):
         ({"types": []}, "sensitivity.types=[]: must be a list of some of qkv, proj, fc1, fc2, or null"),
         ({"first_block_bits": 17}, "sensitivity.first_block_bits=17: must be an integer between 1 and 16, or null"),
         ({"first_block_bits": "2"}, "sensitivity.first_block_bits='2': must be an integer between 1 and 16, or null"),
-    ],
-)
-def test_a_bad_value_is_one_line_that_names_its_key(settings, message):
-    with pytest.raises(LampQError) as error:
-        SingleComponents(**{**SETTINGS, **settings})
-    assert str(error.value) == message
+    ]:
+        with pytest.raises(LampQError) as error:
+            SingleComponents(**{**SETTINGS, **settings})
+            pytest.fail(f"accepted: {settings}, {message}")
+        assert str(error.value) == message, (settings, message)
 
 
 @pytest.mark.parametrize("key", ["bits", "first_block_bits"])

@@ -23,56 +23,56 @@ def test_worked_examples(sizes, omega, gamma, bits, average, expected, objective
     assert allocation.objective == pytest.approx(objective, rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_equals_trying_every_plan(seed):
-    costs, sizes, bits, budget = random_instance(seed, layers=4 + seed % 2)
-    if seed % 4 == 1:  # costs that are neither falling nor convex, some negative
-        costs = np.random.default_rng(seed).normal(size=costs.shape)
-    if seed % 4 == 2:  # ties in great number
-        costs = np.ceil(np.log(costs) / 3) + 40
-    if seed % 4 == 3:  # sizes without a common divisor
-        sizes = [c * 9973 + 7 * i for i, c in enumerate(sizes, start=1)]
-        budget = Fraction(7, 2) * sum(sizes)
-    optimum, plan = brute_force(costs, sizes, bits, budget)
-    allocation = solved(solve_dynamic_program, costs, sizes, bits, budget)
-    assert allocation.bits == plan
-    assert abs(allocation.objective - optimum) <= 1e-6 * abs(optimum)
+def test_equals_trying_every_plan():
+    for seed in range(40):
+        costs, sizes, bits, budget = random_instance(seed, layers=4 + seed % 2)
+        if seed % 4 == 1:  # costs that are neither falling nor convex, some negative
+            costs = np.random.default_rng(seed).normal(size=costs.shape)
+        if seed % 4 == 2:  # ties in great number
+            costs = np.ceil(np.log(costs) / 3) + 40
+        if seed % 4 == 3:  # sizes without a common divisor
+            sizes = [c * 9973 + 7 * i for i, c in enumerate(sizes, start=1)]
+            budget = Fraction(7, 2) * sum(sizes)
+        optimum, plan = brute_force(costs, sizes, bits, budget)
+        allocation = solved(solve_dynamic_program, costs, sizes, bits, budget)
+        assert allocation.bits == plan, seed
+        assert abs(allocation.objective - optimum) <= 1e-6 * abs(optimum), seed
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_forbidden_widths_are_not_chosen(seed):
-    costs, sizes, bits, _ = random_instance(seed, layers=5)
-    forbidden = np.random.default_rng(seed).random(costs.shape) < 0.4
-    forbidden[:, seed % len(bits)] = False
-    costs[forbidden] = np.inf
-    cheapest = sum(c * min(b for b, no in zip(bits, row, strict=True) if not no)
-                   for c, row in zip(sizes, forbidden, strict=True))  # fmt: skip
-    budget = cheapest + sum(sizes) // 2
-    allocation = solved(solve_dynamic_program, costs, sizes, bits, budget)
-    assert allocation.bits == brute_force(costs, sizes, bits, budget)[1]
-    assert math.isfinite(allocation.objective)
+def test_forbidden_widths_are_not_chosen():
+    for seed in range(10):
+        costs, sizes, bits, _ = random_instance(seed, layers=5)
+        forbidden = np.random.default_rng(seed).random(costs.shape) < 0.4
+        forbidden[:, seed % len(bits)] = False
+        costs[forbidden] = np.inf
+        cheapest = sum(c * min(b for b, no in zip(bits, row, strict=True) if not no)
+                       for c, row in zip(sizes, forbidden, strict=True))  # fmt: skip
+        budget = cheapest + sum(sizes) // 2
+        allocation = solved(solve_dynamic_program, costs, sizes, bits, budget)
+        assert allocation.bits == brute_force(costs, sizes, bits, budget)[1], seed
+        assert math.isfinite(allocation.objective), seed
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_spending_need_not_be_proportional_to_bits(seed):
+def test_spending_need_not_be_proportional_to_bits():
     """A table instead of sizes: any integers that do not fall with more bits, some widths forbidden."""
-    generator = np.random.default_rng(seed)
-    spending = np.cumsum(generator.integers(0, 10**6, (5, 4)), axis=1)
-    costs = generator.random((5, 4)) if seed % 2 else np.sort(generator.random((5, 4)))[:, ::-1]
-    costs[generator.random(costs.shape) < 0.2] = np.inf
-    costs[:, 0] = 2.0
-    budget = int(spending[:, 0].sum() + generator.integers(0, 3 * 10**6))
-    best = min(
-        math.fsum(costs[i, k] for i, k in enumerate(plan))
-        for plan in itertools.product(range(4), repeat=5)
-        if sum(spending[i, k] for i, k in enumerate(plan)) <= budget
-    )
-    for solve in (solve_dynamic_program, solve_ilp):
-        allocation = solved(solve, costs, spending, (2, 3, 4, 6), budget)
-        assert allocation.objective == pytest.approx(best, rel=1e-6)
-        columns = [(2, 3, 4, 6).index(b) for b in allocation.bits]
-        assert sum(spending[i, k] for i, k in enumerate(columns)) <= budget
-    assert allocation.solver == "integer linear program (CBC)"
+    for seed in range(12):
+        generator = np.random.default_rng(seed)
+        spending = np.cumsum(generator.integers(0, 10**6, (5, 4)), axis=1)
+        costs = generator.random((5, 4)) if seed % 2 else np.sort(generator.random((5, 4)))[:, ::-1]
+        costs[generator.random(costs.shape) < 0.2] = np.inf
+        costs[:, 0] = 2.0
+        budget = int(spending[:, 0].sum() + generator.integers(0, 3 * 10**6))
+        best = min(
+            math.fsum(costs[i, k] for i, k in enumerate(plan))
+            for plan in itertools.product(range(4), repeat=5)
+            if sum(spending[i, k] for i, k in enumerate(plan)) <= budget
+        )
+        for solve in (solve_dynamic_program, solve_ilp):
+            allocation = solved(solve, costs, spending, (2, 3, 4, 6), budget)
+            assert allocation.objective == pytest.approx(best, rel=1e-6), seed
+            columns = [(2, 3, 4, 6).index(b) for b in allocation.bits]
+            assert sum(spending[i, k] for i, k in enumerate(columns)) <= budget, seed
+        assert allocation.solver == "integer linear program (CBC)", seed
 
 
 def test_sizes_are_the_table_of_size_times_bits():
@@ -103,15 +103,15 @@ def test_the_budget_is_a_floor_of_an_exact_fraction():
         assert solved(solve_dynamic_program, costs, [3, 3], [2, 3], budget).bits == bits
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_permuting_layers_permutes_the_plan(seed):
-    sizes = transformer_sizes(192, 4)
-    costs, _, bits, _ = random_instance(seed, len(sizes), sizes)
-    budget = Fraction(7, 2) * sum(sizes)
-    plan = solved(solve_dynamic_program, costs, sizes, bits, budget).bits
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    permuted = solved(solve_dynamic_program, costs[order], [sizes[i] for i in order], bits, budget).bits
-    assert permuted == [plan[i] for i in order]
+def test_permuting_layers_permutes_the_plan():
+    for seed in range(5):
+        sizes = transformer_sizes(192, 4)
+        costs, _, bits, _ = random_instance(seed, len(sizes), sizes)
+        budget = Fraction(7, 2) * sum(sizes)
+        plan = solved(solve_dynamic_program, costs, sizes, bits, budget).bits
+        order = np.random.default_rng(seed).permutation(len(sizes))
+        permuted = solved(solve_dynamic_program, costs[order], [sizes[i] for i in order], bits, budget).bits
+        assert permuted == [plan[i] for i in order], seed
 
 
 @pytest.mark.parametrize("factor", [1e-20, 1e-7, 1e9])
@@ -161,9 +161,8 @@ def test_a_budget_below_the_smallest_plan():
         solved(solve_dynamic_program, np.ones((2, 3)), [3, 1], [2, 3, 4], 6)
 
 
-@pytest.mark.parametrize(
-    ("costs", "sizes", "bits", "message"),
-    [
+def test_malformed_instances():
+    for costs, sizes, bits, message in [
         (np.ones((2, 2)), [1, 1, 1], [2, 3], "one row for each of 3 layers"),
         (np.ones((2, 2)), [1, 1], [2, 2], "distinct"),
         (np.ones((2, 2)), [1, 0], [2, 3], "layer 1 has no parameters"),
@@ -171,11 +170,9 @@ def test_a_budget_below_the_smallest_plan():
         (np.array([[1, 1], [math.inf, math.inf]]), [1, 1], [2, 3], "layer 1 has no allowed"),
         (np.ones((2, 2)), [[1, 2], [3, 2]], [2, 3], "layer 1 spends less with more bits"),
         (np.ones((2, 2)), [[60, 70], [50, 70]], [2, 3], "the smallest plan spends 110, over the limit of 100"),
-    ],
-)
-def test_malformed_instances(costs, sizes, bits, message):
-    with pytest.raises(LampQError, match=message):
-        solved(solve_dynamic_program, costs, sizes, bits, 100)
+    ]:
+        with pytest.raises(LampQError, match=message):
+            solved(solve_dynamic_program, costs, sizes, bits, 100)
 
 
 @pytest.mark.parametrize("odd", [False, True])

@@ -51,16 +51,18 @@ def test_the_objective_counts_each_pair_twice():
     assert problem.objective(choice) == pytest.approx(by_hand, rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("strength", [0.1, 1.0, 3.0])
-def test_the_answer_is_the_best_of_all_plans(seed, strength):
-    problem = problem_of(seed, strength=strength)
-    best, way = brute_force(problem)
-    found = solve_quadratic_program(problem, None)
-    assert found.finished and problem.linear.fits(found.choice)
-    assert found.objective == pytest.approx(best, rel=1e-7) and problem.objective(found.choice) == found.objective
-    assert tuple(found.choice) == way
-    assert found.lower_bound == found.objective and found.gap == 0
+def test_the_answer_is_the_best_of_all_plans(strength):
+    for seed in range(6):
+        problem = problem_of(seed, strength=strength)
+        best, way = brute_force(problem)
+        found = solve_quadratic_program(problem, None)
+        assert found.finished and problem.linear.fits(found.choice), seed
+        assert (
+            found.objective == pytest.approx(best, rel=1e-7) and problem.objective(found.choice) == found.objective
+        ), seed
+        assert tuple(found.choice) == way, seed
+        assert found.lower_bound == found.objective and found.gap == 0, seed
 
 
 @pytest.mark.parametrize("seed", [2, 4])
@@ -72,15 +74,17 @@ def test_the_solver_improves_on_the_local_search_and_that_on_the_linear_costs(se
     assert costs[0] < costs[1] - 1e-6 and costs[1] < costs[2] - 1e-6
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_local_search_ends_where_no_change_of_two_layers_helps(seed):
-    problem = problem_of(seed, layers=6, strength=2.0)
-    end = local_search(problem, optimal_plan(problem.linear))
-    assert problem.linear.fits(end)
-    for (i, j), (a, b) in itertools.product(itertools.combinations(range(6), 2), itertools.product(range(3), repeat=2)):
-        other = [*end]
-        other[i], other[j] = a, b
-        assert not problem.linear.fits(other) or problem.objective(other) >= problem.objective(end) - 1e-9
+def test_the_local_search_ends_where_no_change_of_two_layers_helps():
+    for seed in range(4):
+        problem = problem_of(seed, layers=6, strength=2.0)
+        end = local_search(problem, optimal_plan(problem.linear))
+        assert problem.linear.fits(end), seed
+        for (i, j), (a, b) in itertools.product(
+            itertools.combinations(range(6), 2), itertools.product(range(3), repeat=2)
+        ):
+            other = [*end]
+            other[i], other[j] = a, b
+            assert not problem.linear.fits(other) or problem.objective(other) >= problem.objective(end) - 1e-9, seed
 
 
 def test_without_interactions_it_is_the_linear_program():
