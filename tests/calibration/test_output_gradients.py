@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from lampq.calibration.observation import CHUNK, Observer
 from lampq.calibration.output_gradients import SEED, OutputGradients
-from lampq.sensitivity.fisher import sample_labels
+from lampq.models.sampled_labels import sample_labels
 from tests.small_models import distilled_adapter, images, swin_adapter, vit_adapter
 
 MODELS = {"vit": lambda: vit_adapter(2), "distilled": distilled_adapter, "swin": swin_adapter}
