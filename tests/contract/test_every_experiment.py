@@ -17,6 +17,7 @@ from lampq.configuration.config_folder import config_folder
 from lampq.launch import isolation
 from lampq.launch.cells import DONE, NOT_AVAILABLE, read_cells
 from lampq.launch.command_line import command_line
+from tests.launch.grids import FEW_IMAGES
 
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 
@@ -54,7 +55,6 @@ def test_it_composes_at_every_scale(name):
         assert cfg.baseline == "none" or cfg.sensitivity is not None or name in COMPUTED
 
 
-FEW_IMAGES = ("dataset.calibration_images=8", "dataset.sample_images=16", "dataset.validation_images=64")
 LESS = {
     "grid": (
         *FEW_IMAGES,

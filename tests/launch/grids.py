@@ -10,6 +10,7 @@ from pathlib import Path
 from lampq.launch.cells import Cell, read_cells
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+FEW_IMAGES = ("dataset.calibration_images=8", "dataset.sample_images=16", "dataset.validation_images=64")
 QUICK = ("scale=smoke", "base_quantizer=rtn", "allocator=uniform")
 """A cell takes a second or two."""
 LONG_ENOUGH = (

@@ -6,11 +6,18 @@ import pytest
 import yaml
 
 from lampq.launch.cells import read_cells
-from tests.launch.grids import Grid
+from tests.launch.grids import FEW_IMAGES, Grid
 
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 
-SEARCH = ("scale=smoke", "base_quantizer=rtn", "validate=false", "baseline=none", "hydra.sweeper.n_trials=3")
+SEARCH = (
+    *FEW_IMAGES,
+    "scale=smoke",
+    "base_quantizer=rtn",
+    "validate=false",
+    "baseline=none",
+    "hydra.sweeper.n_trials=3",
+)
 
 
 def _best(grid):

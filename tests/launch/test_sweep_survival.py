@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from lampq.launch.cells import DONE, read_cells
+from tests.launch.grids import FEW_IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEP = ["experiment=table6", "scale=smoke", "dataset.calibration_images=8", "dataset.sample_images=16"]
-SWEEP.append("dataset.validation_images=64")
+SWEEP = ["experiment=table6", "scale=smoke", *FEW_IMAGES]
 TIMES = ("seconds", "started", "commit", "command")
 """Columns that may differ between two sweeps, by how they begin."""
 

@@ -25,7 +25,7 @@ def by_state(tmp_path, state, *keys):
 
 
 def test_an_experiment_is_a_grid_by_itself(run, pipeline, tmp_path):
-    status, _, err = run(*TABLE3)
+    status, _, err = run(*TABLE3, "method=adalog,lampq")
     assert (status, err) == (0, [])
     done = by_state(tmp_path, DONE, "model", "method", "bits")
     assert done >= {("shapes_vit", "lampq", "3"), ("shapes_swin", "adalog", "4")}
@@ -67,7 +67,7 @@ def test_a_stand_in_may_bring_overrides_of_its_own(run, pipeline, tmp_path):
 
 
 def test_a_missing_value_is_named_once_before_any_job(run, pipeline, tmp_path):
-    status, _, err = run("experiment=table3", "base_quantizer=rtn")
+    status, _, err = run("experiment=table3", "base_quantizer=rtn", "method=adalog,lampq", "model=deit_tiny")
     assert (status, pipeline.settings, cells(tmp_path)) == (1, [], [])
     (line,) = err
     assert line.startswith("error: dataset.root is missing: add dataset.root=the folder that holds train/ and val/")

@@ -123,9 +123,9 @@ def test_the_published_architectures(name, millions, blocks, sites):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.endswith("tiny")])
 def test_files_of_either_naming_fit_the_published_architectures(name, tmp_path):
-    """Files as mmdet and as the authors of Swin write them, of random weights."""
+    """Files as mmdet and as the authors of Swin write them, of random weights; Swin-S has more blocks of the same."""
     state = MmdetDetector(name, "random").build(CPU).network.state_dict()
     for form, content in (("mmdet", state), ("authors", original_names(state))):
         path = tmp_path / f"{form}.pth"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.grids import FEW_IMAGES
 from tests.runs.tracking.offline_wandb import read_run, runs_in
 from tests.runs.tracking.wandb_server import WandbServer
 
@@ -24,7 +25,7 @@ def sweep(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     clean |= {"HOME": str(folder), "LAMPQ_CACHE": str(folder / "cache"), **environment}
     experiment = [] if arguments[0].startswith("experiment=") else ["experiment=table6"]
     command = [sys.executable, "run.py", *experiment, "scale=smoke", "method=adalog,lampq", *arguments]
-    command += ["base_quantizer=rtn", "logger=wandb", f"paths.results={folder}/results"]
+    command += [*FEW_IMAGES, "base_quantizer=rtn", "logger=wandb", f"paths.results={folder}/results"]
     return subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=False)
 
 
