@@ -15,7 +15,7 @@ from tests.runs.tracking.wandb_server import WandbServer
 pytest.importorskip("wandb")
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def sweep(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
