@@ -56,16 +56,16 @@ def test_it_composes_at_every_scale(name):
 
 
 LESS = {
-    "grid": (
-        *FEW_IMAGES,
-        "lampq.gamma=4,20",
-        "lampq.mu=0.5",
-        "lampq.beta=2,3",
-    ),  # its corners are enough to see that it works
+    "grid": (*FEW_IMAGES, "lampq.gamma=4,20", "lampq.mu=0.5", "lampq.beta=2,3"),
     "allocators": (*FEW_IMAGES, "bits=3"),
+    "authors_code": (*FEW_IMAGES, "bits=4"),
+    "pareto": (*FEW_IMAGES, "bits=2.5,3"),
+    "table3": (*FEW_IMAGES, "bits=4"),
     # Detection, whose smoke test has fewer images than these; tests/tasks/test_detection.py has all its methods.
     "table4": ("method=repq_vit,vt_ptq,lampq",),
+    "table5": (*FEW_IMAGES, "weight_bits=4"),
 }
+"""Some cells are enough to see that every column and row works; the rest differ in their bits."""
 
 
 def run_experiment(name, folder):
