@@ -23,8 +23,9 @@ from lampq.calibration.finite_inputs import check_finite
 from lampq.calibration.patches import patches
 from lampq.errors import LampQError
 from lampq.number_formats.adalog import AdaLogQuantizer
-from lampq.number_formats.binary import fake_quantize_binary
-from lampq.number_formats.uniform import AffineQuantizer, affine_values, fake_quantize_affine
+from lampq.number_formats.binary import BinaryQuantizer
+from lampq.number_formats.uniform import AffineQuantizer
+from lampq.number_formats.weights import WeightFormat
 from lampq.parts import setting
 from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
@@ -142,18 +143,21 @@ class AdaLog(BaseQuantizer):
                 quantize_a = _head_wise(state["a_scale"], state["a_zero_point"], bits.activation)
             return QuantizedMatMul(quantize_a, _head_wise(state["b_scale"], state["b_zero_point"], bits.activation))
         weight, bias = transformed_layer(layer, state)
+        coded = None
         if bits.weight is not None:
-            weight = self._quantize_weight(weight, state, bits.weight)
+            binary = bits.weight == 1 and self.one_bit == "symmetric" and "weight_codes" not in state
+            coded = WeightFormat.of_state(BinaryQuantizer if binary else AffineQuantizer, bits.weight, state)
+            weight = coded.quantize(weight, state.get("weight_codes"))
         if site.type == "patch_embed":
-            return QuantizedConvolution(weight, layer)
+            return QuantizedConvolution(weight, layer, weight_format=coded)
         if bits.activation is None:
-            return QuantizedLinear(weight, bias)
+            return QuantizedLinear(weight, bias, weight_format=coded)
         if "input_log_base" in state:
             # The shift is added inside the number format, and never subtracted: the bias has absorbed it.
             quantize = AdaLogQuantizer(state["input_scale"], state["input_log_base"], bits.activation, GELU_SHIFT)
-            return QuantizedLinear(weight, absorb_shift(weight, bias), quantize)
+            return QuantizedLinear(weight, absorb_shift(weight, bias), quantize, weight_format=coded)
         quantize = AffineQuantizer(state["input_scale"], state["input_zero_point"], bits.activation)
-        return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"))
+        return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"), coded)
 
     def search_matmul(self, site: Site, a: Tensor, b: Tensor, bits: int) -> dict[str, Tensor]:
         """Scales and their partners of the operands of an attention matmul."""
@@ -201,15 +205,6 @@ class AdaLog(BaseQuantizer):
             )
             return BinaryFormat(), halved
         return UniformFormat(bits), grid
-
-    def _quantize_weight(self, weight: Tensor, state: dict[str, Tensor], bits: int) -> Tensor:
-        row = (-1, *[1] * (weight.dim() - 1))
-        scale, zero_point = state["weight_scale"].view(row), state["weight_zero_point"].view(row)
-        if "weight_codes" in state:
-            return affine_values(state["weight_codes"].to(scale.dtype), scale, zero_point)
-        if bits == 1 and self.one_bit == "symmetric":
-            return fake_quantize_binary(weight, scale)
-        return fake_quantize_affine(weight, scale, zero_point, bits)
 
 
 def layer_state(weights: Parameters | None, activations: Parameters | None, partner: str) -> dict[str, Tensor]:

@@ -140,12 +140,6 @@ class BaseQuantizer(Part, ABC):
         return {}
 
     def stored_parameters(self, state: dict[str, Tensor]) -> int:
-        """How many numbers of an entry a packed model has to store beside its weights and biases: all but a
-        LayerNorm's reparameterization (``channel_...``), which is folded into the LayerNorm and into the layer's
-        weights and bias."""
-        own = ("channel_", "weight_codes")
-        return sum(
-            tensor.numel()
-            for name, tensor in state.items()
-            if not name.startswith(own) and name not in ("weight", "bias")
-        )
+        """How many numbers of an entry a packed model has to store beside its weights and biases."""
+        own = ("weight_codes", "weight", "bias")
+        return sum(tensor.numel() for name, tensor in state.items() if name not in own)

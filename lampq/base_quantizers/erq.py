@@ -94,12 +94,6 @@ class ERQ(RepQActivations):
             state["bias"] = columns[:, -1].to(problem.weight.dtype)
         return state
 
-    def quantized_weight(
-        self, weight: Tensor, bias: Tensor | None, state: dict[str, Tensor], bits: int
-    ) -> tuple[Tensor, Tensor | None]:
-        scale, zero_point = _of_every_weight(state, weight.shape[1])
-        return (state["weight_codes"].to(scale.dtype) - zero_point) * scale, state.get("bias", bias)
-
     @torch.no_grad()
     def upstream_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         """Weights in full precision, and one input format a channel after a LayerNorm."""

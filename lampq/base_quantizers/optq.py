@@ -49,12 +49,6 @@ class OPTQ(RepQActivations):
         )
         return {"weight_codes": codes.to(torch.uint8), "weight_scale": scale, "weight_zero_point": zero_point}
 
-    def quantized_weight(
-        self, weight: Tensor, bias: Tensor | None, state: dict[str, Tensor], bits: int
-    ) -> tuple[Tensor, Tensor | None]:
-        scale, zero_point = state["weight_scale"][:, None], state["weight_zero_point"][:, None]
-        return (state["weight_codes"].to(scale.dtype) - zero_point) * scale, bias
-
 
 def hessian(inputs: Tensor) -> Tensor:
     """``2 / N X' X`` for inputs X ``[N samples, in channels]``, float64 ``[in channels, in channels]``."""

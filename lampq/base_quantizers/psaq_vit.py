@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.finite_inputs import check_finite
 from lampq.number_formats.uniform import AffineQuantizer, SymmetricQuantizer, affine_from_range
+from lampq.number_formats.weights import WeightFormat
 from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
@@ -64,10 +65,10 @@ class PSAQViT(BaseQuantizer):
             return QuantizedMatMul(None, None, activation_format("output"))
         if site.is_tensor:
             return activation_format("input") or nn.Identity()
-        weight = layer.weight.detach()
+        weight, coded = layer.weight.detach(), None
         if bits.weight is not None:
-            scale = state["weight_scale"].view(-1, *[1] * (weight.dim() - 1))
-            weight = SymmetricQuantizer(scale, bits.weight)(weight)
+            coded = WeightFormat.of_state(SymmetricQuantizer, bits.weight, state)
+            weight = coded.quantize(weight)
         if isinstance(layer, nn.Conv2d):
-            return QuantizedConvolution(weight, layer)  # the image is a site of its own
-        return QuantizedLinear(weight, layer.bias, activation_format("input"))
+            return QuantizedConvolution(weight, layer, weight_format=coded)  # the image is a site of its own
+        return QuantizedLinear(weight, layer.bias, activation_format("input"), weight_format=coded)

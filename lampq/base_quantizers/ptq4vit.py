@@ -23,6 +23,7 @@ from lampq.number_formats.twin_uniform import (
     fake_quantize_probabilities,
 )
 from lampq.number_formats.uniform import SymmetricQuantizer, fake_quantize_symmetric
+from lampq.number_formats.weights import WeightFormat
 from lampq.parts import setting
 from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
@@ -130,18 +131,16 @@ class PTQ4ViT(BaseQuantizer):
             if "a_split" in state:
                 return QuantizedMatMul(ProbabilityQuantizer(state["a_split"], bits.activation, self.literal), b)
             return QuantizedMatMul(_head_wise(state["a_scale"], bits.activation), b)
-        weight = layer.weight.detach()
+        weight, coded, quantize = layer.weight.detach(), None, None
         if bits.weight is not None:
-            groups = len(state["weight_scale"])
-            scale = state["weight_scale"].view(groups, 1, 1)
-            grouped = weight.reshape(groups, len(weight) // groups, -1)
-            weight = fake_quantize_symmetric(grouped, scale, bits.weight).view_as(weight)
+            coded = WeightFormat.of_state(SymmetricQuantizer, bits.weight, state)
+            weight = coded.quantize(weight)
         if site.type == "patch_embed":
-            return QuantizedConvolution(weight, layer)
-        if bits.activation is None:
-            return QuantizedLinear(weight, layer.bias)
-        input_format = PostGELUQuantizer if site.after_gelu else SymmetricQuantizer
-        return QuantizedLinear(weight, layer.bias, input_format(state["input_scale"], bits.activation))
+            return QuantizedConvolution(weight, layer, weight_format=coded)
+        if bits.activation is not None:
+            input_format = PostGELUQuantizer if site.after_gelu else SymmetricQuantizer
+            quantize = input_format(state["input_scale"], bits.activation)
+        return QuantizedLinear(weight, layer.bias, quantize, weight_format=coded)
 
     def operands(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Searched]:
         """The operands of a site that are quantized, in the order of searching, by the entry that describes each."""

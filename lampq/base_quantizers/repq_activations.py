@@ -20,6 +20,7 @@ from lampq.errors import LampQError
 from lampq.limits import choice, number, shown
 from lampq.number_formats.log_sqrt2 import LogSqrt2Quantizer
 from lampq.number_formats.uniform import AffineQuantizer
+from lampq.number_formats.weights import WeightFormat
 from lampq.parts import setting
 from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
@@ -84,7 +85,7 @@ class RepQActivations(BaseQuantizer):
     LayerNorm: one a channel, reparameterized into one a tensor. Attention probabilities: powers of sqrt 2. All of them
     cover the range between two percentiles that has the least squared error.
 
-    A subclass finds weights in `calibrate_weight` and gives them back in `quantized_weight`.
+    A subclass finds weights in `calibrate_weight`.
 
     Args:
         inputs: what activations are observed on: ``quantized``, the network as it is quantized up to the site, or
@@ -132,12 +133,6 @@ class RepQActivations(BaseQuantizer):
     def calibrate_weight(self, problem: LinearProblem, bits: int) -> dict[str, Tensor]:
         """Entries that the weights need: names begin with ``weight_``, or are ``bias``."""
 
-    @abstractmethod
-    def quantized_weight(
-        self, weight: Tensor, bias: Tensor | None, state: dict[str, Tensor], bits: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Weight ``[out channels, in channels]`` after quantization, and the bias that goes with it."""
-
     @torch.no_grad()
     def calibrate(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Tensor]:
         """Entries: ``input_scale``, ``input_zero_point`` (scalars); after a LayerNorm ``channel_scale``,
@@ -155,12 +150,14 @@ class RepQActivations(BaseQuantizer):
                 a = LogSqrt2Quantizer(state["a_scale"], bits.activation, extra_zero=self.literal)
             return QuantizedMatMul(a, b)
         weight, bias = self._transformed(layer, state)
+        coded = None
         if bits.weight is not None:
-            weight, bias = self.quantized_weight(weight, bias, state, bits.weight)
+            coded = WeightFormat.of_state(AffineQuantizer, bits.weight, state)
+            weight, bias = coded.quantize(weight, state.get("weight_codes")), state.get("bias", bias)
         quantize = None if bits.activation is None else _affine(state, "input", bits.activation)
         if isinstance(layer, nn.Conv2d):
-            return QuantizedConvolution(weight.view_as(layer.weight), layer, quantize, bias)
-        return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"))
+            return QuantizedConvolution(weight.view_as(layer.weight), layer, quantize, bias, coded)
+        return QuantizedLinear(weight, bias, quantize, state.get("channel_scale"), state.get("channel_shift"), coded)
 
     @torch.no_grad()
     def realise_segment(self, segment: Segment) -> States:

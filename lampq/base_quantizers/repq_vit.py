@@ -24,12 +24,6 @@ class RepQViT(RepQActivations):
         scale, zero_point = _clipped(problem.weight, bits)
         return {"weight_scale": scale, "weight_zero_point": zero_point}
 
-    def quantized_weight(
-        self, weight: Tensor, bias: Tensor | None, state: dict[str, Tensor], bits: int
-    ) -> tuple[Tensor, Tensor | None]:
-        scale, zero_point = state["weight_scale"][:, None], state["weight_zero_point"][:, None]
-        return fake_quantize_affine(weight, scale, zero_point, bits), bias
-
     @torch.no_grad()
     def upstream_module(self, site: Site, layer: nn.Module, state: dict[str, Tensor], bits: Bits) -> nn.Module:
         """A layer after a LayerNorm still has one format a channel, and weights that are rounded as they are: the

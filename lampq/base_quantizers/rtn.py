@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.finite_inputs import check_finite
-from lampq.number_formats.uniform import AffineQuantizer, affine_from_range, fake_quantize_affine
+from lampq.number_formats.uniform import AffineQuantizer, affine_from_range
+from lampq.number_formats.weights import WeightFormat
 from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
@@ -47,11 +48,10 @@ class RoundToNearest(BaseQuantizer):
 
         if site.is_matmul:
             return QuantizedMatMul(activation_format("a"), activation_format("b"))
-        weight = layer.weight.detach()
+        weight, coded = layer.weight.detach(), None
         if bits.weight is not None:
-            row = (-1, *[1] * (weight.dim() - 1))
-            scale, zero_point = state["weight_scale"].view(row), state["weight_zero_point"].view(row)
-            weight = fake_quantize_affine(weight, scale, zero_point, bits.weight)
+            coded = WeightFormat.of_state(AffineQuantizer, bits.weight, state)
+            weight = coded.quantize(weight)
         if isinstance(layer, nn.Conv2d):
-            return QuantizedConvolution(weight, layer)
-        return QuantizedLinear(weight, layer.bias, activation_format("input"))
+            return QuantizedConvolution(weight, layer, weight_format=coded)
+        return QuantizedLinear(weight, layer.bias, activation_format("input"), weight_format=coded)

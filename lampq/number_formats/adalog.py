@@ -4,9 +4,10 @@ Wu et al., AdaLog: Post-Training Quantization for Vision Transformers with Adapt
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lampq.number_formats.uniform import check_bits
+from lampq.errors import LampQError
+from lampq.number_formats.base import LARGEST_EXPONENT, NumberFormat, check_bits, of_table
 
 BASE_DENOMINATOR = 37
 """r: the base is ``2^(-q / r)``. q = 37 is log2, q = 18.5 would be log sqrt 2."""
@@ -45,7 +46,7 @@ def adalog_levels(log_base: Tensor, bits: int) -> Tensor:
     return torch.cat([powers, powers.new_zeros(1)])
 
 
-class AdaLogQuantizer(nn.Module):
+class AdaLogQuantizer(NumberFormat):
     """Logarithmic format with base ``2^(-q / 37)``, q an integer.
 
     ``code = round(-(37 / q) log2(clip((x + shift) / scale, 1e-15, 1)))``; codes of ``2^bits`` and more are the
@@ -62,6 +63,10 @@ class AdaLogQuantizer(nn.Module):
     Raises:
         LampQError: bits out of range.
     """
+
+    name = "adalog"
+    tensors = ("scale", "log_base")
+    constants = ("bits", "shift", "offset")
 
     def __init__(self, scale: Tensor, log_base: Tensor, bits: int, shift: float = 0.0, offset: float = 0.0) -> None:
         super().__init__()
@@ -81,12 +86,19 @@ class AdaLogQuantizer(nn.Module):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
-        values = torch.index_select(self.levels, 0, codes.reshape(-1)).view(codes.shape)
-        return values.mul_(self.scale).sub_(self.offset)
+        return of_table(self.levels, codes).mul_(self.scale).sub_(self.offset)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` after quantization and dequantization, same shape."""
-        return self.dequantize(self.codes(x))
+    def integers(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Entries of the table, shifted to the left by how much less than the largest shift theirs is."""
+        if self.offset:
+            raise LampQError("an offset that is subtracted here leaves no whole steps; let the bias absorb it")
+        shifts = adalog_shifts(self.log_base, self.bits)
+        largest = int(shifts.max())
+        if largest + self.bits + 1 > LARGEST_EXPONENT:
+            raise LampQError(f"powers down to 2^-{largest} are no whole steps of {LARGEST_EXPONENT} bits")
+        numbers = adalog_table(self.log_base, self.bits).double() * torch.exp2(largest - shifts.double())
+        step = self.scale / (2 ** (self.bits + 1) - 2) * 2.0**-largest
+        return [(of_table(torch.cat([numbers, numbers.new_zeros(1)]), codes), step)]
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, log_base={self.log_base.item():g}"

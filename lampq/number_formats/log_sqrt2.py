@@ -6,9 +6,10 @@ Li et al., RepQ-ViT: Scale Reparameterization for Post-Training Quantization of 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lampq.number_formats.uniform import check_bits
+from lampq.errors import LampQError
+from lampq.number_formats.base import LARGEST_EXPONENT, NumberFormat, check_bits, of_table
 
 
 def log_sqrt2_levels(bits: int, extra_zero: bool = False) -> Tensor:
@@ -33,7 +34,7 @@ def log_sqrt2_codes(x: Tensor, scale: Tensor, zero_code: int) -> Tensor:
     return torch.round(torch.log2((x / scale).clamp_(min=0)).mul_(-2)).clamp_(0, zero_code)
 
 
-class LogSqrt2Quantizer(nn.Module):
+class LogSqrt2Quantizer(NumberFormat):
     """Logarithmic format for values that are not negative, base ``2^(-1/2)``.
 
     Args:
@@ -45,10 +46,13 @@ class LogSqrt2Quantizer(nn.Module):
         LampQError: bits out of range.
     """
 
+    name = "log_sqrt2"
+    constants = ("bits", "extra_zero")
+
     def __init__(self, scale: Tensor, bits: int, extra_zero: bool = False) -> None:
         super().__init__()
         check_bits(bits)
-        self.bits = bits
+        self.bits, self.extra_zero = bits, extra_zero
         self.register_buffer("scale", scale.detach().clone())
         self.register_buffer("levels", log_sqrt2_levels(bits, extra_zero).to(scale))
 
@@ -58,11 +62,19 @@ class LogSqrt2Quantizer(nn.Module):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
-        return torch.index_select(self.levels, 0, codes.reshape(-1)).view(codes.shape).mul_(self.scale)
+        return of_table(self.levels, codes).mul_(self.scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` after quantization and dequantization, same shape."""
-        return self.dequantize(self.codes(x))
+    def integers(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Powers of two of the even codes, and those of the odd ones, whose step is sqrt 2 times as large."""
+        numbers = torch.arange(len(self.levels), device=self.levels.device)
+        shifts = (numbers + 1) // 2
+        largest = int(shifts.max())
+        if largest > LARGEST_EXPONENT:
+            raise LampQError(f"powers down to 2^-{largest} are no whole steps of {LARGEST_EXPONENT} bits")
+        powers = torch.exp2((largest - shifts).double()) * (numbers < len(numbers) - 1)
+        step = self.scale * 2.0**-largest
+        even, odd = (of_table(powers * (numbers % 2 == parity), codes) for parity in (0, 1))
+        return [(even, step), (odd, step * math.sqrt(2))]
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, values={len(self.levels)}"

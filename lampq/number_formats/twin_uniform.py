@@ -4,11 +4,11 @@ Yuan et al., PTQ4ViT: Post-Training Quantization for Vision Transformers with Tw
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lampq.errors import LampQError
 from lampq.number_formats.adalog import GELU_SHIFT
-from lampq.number_formats.uniform import check_bits
+from lampq.number_formats.base import NumberFormat, check_bits
 
 
 def fake_quantize_probabilities(x: Tensor, split: Tensor | float, bits: int) -> Tensor:
@@ -46,7 +46,7 @@ def fake_quantize_post_gelu(x: Tensor, scale: Tensor | float, bits: int) -> Tens
     return (x / negative_scale).round_().clamp_(-half, 0).mul_(negative_scale).add_(positive)
 
 
-class ProbabilityQuantizer(nn.Module):
+class ProbabilityQuantizer(NumberFormat):
     """Twin uniform format of attention probabilities.
 
     Args:
@@ -58,11 +58,47 @@ class ProbabilityQuantizer(nn.Module):
         LampQError: bits out of range.
     """
 
+    name = "twin_probabilities"
+    tensors = ("split",)
+    constants = ("bits", "overlapping")
+
     def __init__(self, split: Tensor, bits: int, overlapping: bool = False) -> None:
         super().__init__()
         check_twin_bits(bits)
         self.bits, self.overlapping = bits, overlapping
         self.register_buffer("split", split.detach().clone())
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Levels of the lower region, then those of the upper one (int32); where they overlap, they are no codes.
+
+        Raises:
+            LampQError: overlapping regions.
+        """
+        if self.overlapping:
+            raise LampQError("regions that overlap (base_quantizer.literal=true) have more values than codes")
+        last = self._last
+        low = (x * (last / self.split)).round_().clamp_(0, last)
+        return torch.where(x < self.split, low, (x * last).round_().clamp_(0, last) + last + 1).to(torch.int32)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        last, values = self._last, codes.to(self.split.dtype)
+        high = torch.maximum((values - last - 1).div_(last), self.split)
+        return torch.where(codes > last, high, values * (self.split / last))
+
+    def integers(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Steps below the split (as many as there are for the split itself), and steps above it."""
+        last, upper = self._last, codes > self._last
+        level = codes.double() - last - 1
+        replaced = upper & ((level / last).to(self.split.dtype) < self.split)
+        low = torch.where(replaced, float(last), torch.where(upper, 0.0, codes.double()))
+        return [
+            (low, self.split / last),
+            (torch.where(upper & ~replaced, level, 0.0), torch.ones_like(self.split) / last),
+        ]
+
+    @property
+    def _last(self) -> int:
+        return 2 ** (self.bits - 1) - 1
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` after quantization and dequantization, same shape."""
@@ -73,7 +109,7 @@ class ProbabilityQuantizer(nn.Module):
         return f"bits={self.bits}, overlapping={self.overlapping}"
 
 
-class PostGELUQuantizer(nn.Module):
+class PostGELUQuantizer(NumberFormat):
     """Twin uniform format of what GELU gives.
 
     Args:
@@ -84,11 +120,28 @@ class PostGELUQuantizer(nn.Module):
         LampQError: bits out of range.
     """
 
+    name = "twin_gelu"
+
     def __init__(self, scale: Tensor, bits: int) -> None:
         super().__init__()
         check_twin_bits(bits)
         self.bits = bits
         self.register_buffer("scale", scale.detach().clone())
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Positive values have codes from 0 on, negative ones below 0 (int32)."""
+        half = 2 ** (self.bits - 1)
+        positive = (x / self.scale).round_().clamp_(0, half - 1)
+        return (x / (GELU_SHIFT / half)).round_().clamp_(-half, 0).add_(positive).to(torch.int32)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        values = codes.to(self.scale.dtype)
+        return torch.where(codes < 0, values * (GELU_SHIFT / 2 ** (self.bits - 1)), values * self.scale)
+
+    def integers(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Steps below zero and steps above it."""
+        negative = torch.full_like(self.scale, GELU_SHIFT / 2 ** (self.bits - 1))
+        return [(codes.double().clamp(max=0), negative), (codes.double().clamp(min=0), self.scale)]
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` after quantization and dequantization, same shape."""

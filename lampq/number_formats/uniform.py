@@ -1,17 +1,10 @@
 """Uniform numbers: integer codes a constant step apart, with a zero point (affine) or around zero (symmetric)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lampq.errors import LampQError
-
-MINIMUM_BITS, MAXIMUM_BITS = 1, 16
-
-
-def check_bits(bits: int) -> None:
-    """Raise LampQError unless `bits` is an integer from 1 to 16."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not MINIMUM_BITS <= bits <= MAXIMUM_BITS:
-        raise LampQError(f"bits: {bits!r} is not an integer from {MINIMUM_BITS} to {MAXIMUM_BITS}")
+from lampq.number_formats.base import NumberFormat, check_bits
 
 
 def affine_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
@@ -46,7 +39,7 @@ def affine_from_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Ten
     return scale, zero_point
 
 
-class AffineQuantizer(nn.Module):
+class AffineQuantizer(NumberFormat):
     """Asymmetric uniform format: unsigned codes with a zero point.
 
     ``code = clip(round(x / scale) + zero_point, 0, 2^bits - 1)`` and ``value = scale * (code - zero_point)``.
@@ -59,6 +52,9 @@ class AffineQuantizer(nn.Module):
     Raises:
         LampQError: bits out of range.
     """
+
+    name = "affine"
+    tensors = ("scale", "zero_point")
 
     def __init__(self, scale: Tensor, zero_point: Tensor, bits: int) -> None:
         super().__init__()
@@ -75,6 +71,11 @@ class AffineQuantizer(nn.Module):
         """Values of integer codes, same shape."""
         return (codes.to(self.scale.dtype) - self.zero_point) * self.scale
 
+    def integers(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        if not torch.equal(self.zero_point, self.zero_point.round()):
+            raise LampQError("the zero point is no integer (base_quantizer.literal=true): values are not whole steps")
+        return [(codes.double() - self.zero_point, self.scale)]
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` after quantization and dequantization, same shape."""
         return fake_quantize_affine(x, self.scale, self.zero_point, self.bits)
@@ -89,7 +90,7 @@ def fake_quantize_symmetric(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     return torch.round(x / scale).clamp_(-half, half - 1).mul_(scale)
 
 
-class SymmetricQuantizer(nn.Module):
+class SymmetricQuantizer(NumberFormat):
     """Symmetric uniform format: signed codes around zero.
 
     ``code = clip(round(x / scale), -2^(bits-1), 2^(bits-1) - 1)`` and ``value = scale * code``. With one bit the
@@ -102,6 +103,8 @@ class SymmetricQuantizer(nn.Module):
     Raises:
         LampQError: bits out of range.
     """
+
+    name = "symmetric"
 
     def __init__(self, scale: Tensor, bits: int) -> None:
         super().__init__()
@@ -117,6 +120,9 @@ class SymmetricQuantizer(nn.Module):
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
         return codes.to(self.scale.dtype) * self.scale
+
+    def integers(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(codes.double(), self.scale)]
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` after quantization and dequantization, same shape."""

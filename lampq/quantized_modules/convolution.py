@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lampq.number_formats.weights import WeightFormat
 from lampq.quantized_modules.linear import QuantizedLinear
 
 
@@ -14,6 +15,7 @@ class QuantizedConvolution(nn.Module):
         convolution: the full-precision layer: its bias, stride, padding, dilation and groups are taken over.
         quantize_input: number format of the input, or None for full precision.
         bias: a bias ``[out channels]`` in place of the layer's own.
+        weight_format: how the weights are coded; None for full precision.
     """
 
     def __init__(
@@ -22,12 +24,14 @@ class QuantizedConvolution(nn.Module):
         convolution: nn.Conv2d,
         quantize_input: nn.Module | None = None,
         bias: Tensor | None = None,
+        weight_format: WeightFormat | None = None,
     ) -> None:
         super().__init__()
         bias = convolution.bias if bias is None else bias
         self.register_buffer("weight", weight.detach())
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.quantize_input = quantize_input
+        self.weight_format = weight_format
         self.stride = convolution.stride
         self.padding = convolution.padding
         self.dilation = convolution.dilation
@@ -40,7 +44,7 @@ class QuantizedConvolution(nn.Module):
         Its input is quantized element by element, before the padding: zeros around a map stay zeros.
         """
         weight = linear.weight.view_as(convolution.weight)
-        return cls(weight, convolution, linear.quantize_input, linear.bias)
+        return cls(weight, convolution, linear.quantize_input, linear.bias, linear.weight_format)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[images, in channels, height, width] -> [images, out channels, height, width]``"""

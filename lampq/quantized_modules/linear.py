@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lampq.number_formats.weights import WeightFormat
+
 
 class QuantizedLinear(nn.Module):
     """Linear layer whose weights are already quantized and whose input is quantized in every forward.
@@ -18,6 +20,7 @@ class QuantizedLinear(nn.Module):
         quantize_input: number format of the input, or None for full precision.
         channel_scale, channel_shift: the two vectors ``[in channels]``, r and t of the reparameterization; both or
             neither.
+        weight_format: how the weights are coded; None for full precision.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class QuantizedLinear(nn.Module):
         quantize_input: nn.Module | None = None,
         channel_scale: Tensor | None = None,
         channel_shift: Tensor | None = None,
+        weight_format: WeightFormat | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach())
@@ -34,6 +38,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("channel_scale", None if channel_scale is None else channel_scale.detach())
         self.register_buffer("channel_shift", None if channel_shift is None else channel_shift.detach())
         self.quantize_input = quantize_input
+        self.weight_format = weight_format
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in channels] -> [..., out channels]``"""
