@@ -7,6 +7,7 @@ import torch
 from lampq.allocation.base import Allocator
 from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.uniform import Uniform
+from lampq.artefact.saving import is_saved
 from lampq.configuration.settings import Settings
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import realised_costs
@@ -17,6 +18,7 @@ from lampq.runs.finished_run import ended
 from lampq.runs.identity import identity, labels
 from lampq.runs.preparation import Prepared, prepare, store_of, workbench_of
 from lampq.runs.record import RunRecord
+from lampq.runs.saved_model import save_run
 from lampq.runs.stage_times import StageTimes
 from lampq.runs.tracking import rebuild_runs_csv
 from lampq.runs.under_way import under_way
@@ -63,6 +65,8 @@ def run_one(settings: Settings, prepared: Prepared, work: Allocator | SingleComp
             if damage is not None and ended(record.folder):
                 log.warning("%s: computed again: %s/%s %s", work.name, record.folder, damage.file, damage.reason)
             compute(settings, prepared, work, record)
+        if settings.save_model and settings.sensitivity is None and not is_saved(record.model):
+            save_run(settings, prepared, record)
         rebuild_runs_csv(settings.results)
     return record
 

@@ -9,13 +9,16 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from lampq import __version__
 from lampq.allocation.base import Allocator
 from lampq.allocation.search_space import SearchSpace
+from lampq.artefact.saving import save
 from lampq.base_quantizers.base import BaseQuantizer
 from lampq.configuration.settings import Settings, check
 from lampq.datasets.given import BATCH, GivenImages, check_images, check_labels, pairs_in
 from lampq.errors import LampQError
-from lampq.models.adapter import ModelAdapter
+from lampq.models.adapter import InSegments, ModelAdapter
+from lampq.models.architectures import architecture_of, network_name
 from lampq.models.timm_adapters import adapt
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget, realised_costs
@@ -24,7 +27,6 @@ from lampq.report.bit_allocation import bits_grid
 from lampq.report.explanation import explanation
 from lampq.report.summary import size
 from lampq.runs.preparation import prepared_for, workbench_of
-from lampq.storage.fingerprint import fingerprint
 from lampq.storage.store import Store
 from lampq.tasks.classification import accuracy_metrics
 from lampq.tasks.sample_evaluation import Score
@@ -132,8 +134,8 @@ class QuantizedNetwork:
         self.plan = plan
         self._workbench = workbench
         self._searched = searched
-        quantized = workbench.quantized_model().apply(plan).adapter
-        self.network: nn.Module = InSegments(quantized) if quantized.tensors else quantized.network
+        self._quantized = workbench.quantized_model().apply(plan).adapter
+        self.network: nn.Module = InSegments(self._quantized) if self._quantized.tensors else self._quantized.network
 
     @property
     def costs(self) -> dict[str, float]:
@@ -204,24 +206,24 @@ class QuantizedNetwork:
         }
         return accuracy_metrics(joined["quantized"], joined["full_precision"])
 
+    def save(self, folder: str | Path) -> None:
+        """Write the network, packed at its bits; `lampq.load` reads it.
+
+        Args:
+            folder: of its own; a model that was saved there before is replaced.
+
+        Raises:
+            LampQError: the folder holds something else.
+        """
+        method, allocator = self._workbench.bank.base_quantizer.name, self.plan.origin["allocator"]
+        about = {"made": f"lampq {__version__}: {method}, {allocator}", "metrics": self.costs}
+        save(folder, self._workbench.adapter, self._quantized, self.plan, about)
+
     def _checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         images, labels = pairs_in("evaluate", batch)
         check_images("evaluate", images, self._workbench.adapter)
         check_labels("evaluate", labels, self._workbench.adapter)
         return images, labels
-
-
-class InSegments(nn.Module):
-    """A network that also rounds tensors between its layers, which its own forward pass does not know of."""
-
-    def __init__(self, adapter: ModelAdapter) -> None:
-        super().__init__()
-        self.network = adapter.network
-        self._adapter = adapter
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``[images, channels, height, width]`` to logits ``[images, classes]``."""
-        return self._adapter.run(images)
 
 
 def adapter_of(network: nn.Module, images: Tensor, device: str | torch.device | None = None) -> ModelAdapter:
@@ -259,27 +261,8 @@ def adapter_of(network: nn.Module, images: Tensor, device: str | torch.device | 
             f"network={type(network).__name__}: its forward pass does something else than timm's stem, blocks and head "
             "in order; give a network with timm's own forward pass"
         )
+    adapter.architecture = architecture_of(plain, adapter.classes, tuple(images.shape[2:]))
     return adapter
-
-
-def network_name(network: nn.Module) -> str:
-    """A name that says what a network computes with its weights: its class, and a hash over the kind and the plain
-    settings (heads, window, eps ...) of every module."""
-    plain = int | float | bool | str | None
-    modules = [
-        [
-            name,
-            f"{type(module).__module__}.{type(module).__qualname__}",
-            sorted(
-                (key, repr(value))
-                for key, value in vars(module).items()
-                if isinstance(value, plain)
-                or (isinstance(value, tuple | list) and all(isinstance(each, plain) for each in value))
-            ),
-        ]
-        for name, module in network.named_modules()
-    ]
-    return f"{type(network).__name__}-{fingerprint(modules)}"
 
 
 def _check_effect(overrides: Sequence[str], given: dict[str, Any]) -> None:

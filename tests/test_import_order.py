@@ -12,7 +12,7 @@ PACKAGE = Path(lampq.__file__).parent
 
 ROOMS = [
     *("__init__", "quantization", "launch", "pipeline", "report", "runs"),
-    *("allocation", "sensitivity", "workbench", "tasks", "datasets"),
+    *("artefact", "allocation", "sensitivity", "workbench", "tasks", "datasets"),
     *("bank", "base_quantizers", "reconstruction", "reparameterization", "calibration", "models"),
     *("configuration", "quantized_modules", "number_formats"),
     *("plan", "storage", "workers", "progress", "parts", "limits", "errors"),

@@ -62,6 +62,7 @@ KEYS = (
     "max_evaluations",
     "evaluation_images",
     "validate",
+    "save_model",
     "baseline",
     "prefix_memory_gib",
     "observation_memory_gib",
@@ -109,6 +110,7 @@ class Settings:
         bank: ``reuse`` or ``fresh``.
         force: compute a finished run again.
         validate: whether the result is measured on the validation images.
+        save_model: whether the quantized model is written to the run's folder; None where it is not said.
         baseline: ``uniform`` or ``none``.
         prefix_memory_gib: memory for kept activations, in GiB.
         observation_memory_gib: memory for what calibration observes, in GiB.
@@ -137,6 +139,7 @@ class Settings:
     resolved: dict[str, Any]
     observation_memory_gib: float = 4.0
     validate: bool = True
+    save_model: bool | None = None
     sensitivity: Any = None
     evaluation_images: int | None = None
 
@@ -193,6 +196,7 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
         "bank": choice("bank", values["bank"], ("reuse", "fresh")),
         "force": boolean("force", values["force"]),
         "validate": boolean("validate", values["validate"]),
+        "save_model": optional(boolean, "save_model", values["save_model"]),
         "baseline": choice("baseline", values["baseline"], ("uniform", "none")),
         **{
             name: number(name, values[name], at_least=0, at_most=MOST_MEMORY)

@@ -2,7 +2,7 @@
 
 import logging.config
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lampq.errors import LampQError
@@ -37,6 +37,8 @@ def perform(values: dict[str, Any], alone: bool) -> Outcome:
     from lampq.configuration.settings import check_values
 
     settings = check_values(values)
+    if settings.save_model is None:
+        settings = replace(settings, save_model=alone and settings.bank == "reuse")
     from lampq.pipeline import run
     from lampq.report.console import show, summary_line
 

@@ -5,6 +5,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class ModelAdapter(ABC):
         input_size: (channels, height, width) of one image.
         data_config: the model's own preprocessing (timm's keys), or an empty dictionary.
         published_top1: published full-precision top-1 in percent, or None.
+        architecture: what builds the network again, without weights (`lampq.models.architectures`).
     """
 
     task = "classification"
@@ -51,6 +53,7 @@ class ModelAdapter(ABC):
         self.input_size = tuple(input_size)
         self.data_config = data_config or {}
         self.published_top1 = published_top1
+        self.architecture: dict[str, Any] = {"library": "own", "name": name}
         self.sites = self._measure(self.declare_sites())
 
     @property
@@ -62,7 +65,7 @@ class ModelAdapter(ABC):
     def classes(self) -> int:
         """Number of classes: outputs of the head, 0 without one."""
         heads = [site for site in self.sites if site.type == "head"]
-        return self.module(heads[-1].name).out_features if heads else 0
+        return len(self.module(heads[-1].name).weight) if heads else 0
 
     @abstractmethod
     def declare_sites(self) -> list[Site]:
@@ -236,3 +239,16 @@ def _has_weights(module: nn.Module) -> bool:
 def declared(name: str, type: str, block: int | None = None) -> Site:
     """A site whose sizes are not measured yet."""
     return Site(name, type, block, parameters=0, macs=0, input_elements=0)
+
+
+class InSegments(nn.Module):
+    """A network that also rounds tensors between its layers, which its own forward pass does not know of."""
+
+    def __init__(self, adapter: ModelAdapter) -> None:
+        super().__init__()
+        self.network = adapter.network
+        self._adapter = adapter
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``[images, channels, height, width]`` to logits ``[images, classes]``."""
+        return self._adapter.run(images)

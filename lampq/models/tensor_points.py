@@ -100,7 +100,7 @@ def embed_positions(network: VisionTransformer, patches: Tensor) -> Tensor:
     """
     points = network.tensors
     extra = [getattr(network, token, None) for token in ("cls_token", "dist_token", "reg_token")]
-    extra = [token.expand(len(patches), -1, -1) for token in extra if token is not None]
+    extra = [token.expand(patches.shape[0], -1, -1) for token in extra if token is not None]
 
     def with_tokens(x: Tensor) -> Tensor:
         return points["tokens"](torch.cat([*extra, x], dim=1)) if extra else x

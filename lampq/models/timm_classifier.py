@@ -73,13 +73,15 @@ class TimmClassifier(Model):
             finally:
                 hub.setLevel(level)
         config = resolve_model_data_config(network)
-        return adapt(
+        adapter = adapt(
             self.name,
             network.to(device),
             input_size=config["input_size"],
             data_config=config,
             published_top1=self.published_top1,
         )
+        adapter.architecture = {"library": "timm", "name": self.name, "arguments": {}}
+        return adapter
 
 
 def _original_naming(network: torch.nn.Module):

@@ -76,6 +76,11 @@ class RunRecord:
         return BitPlan.read(self.folder / "plan.json")
 
     @property
+    def model(self) -> Path:
+        """Where the quantized model is saved."""
+        return self.folder / "model"
+
+    @property
     def figure(self) -> Path:
         """The figure: the bits of each layer, or what single components cost."""
         single = (self.folder / "sensitivity.csv").is_file()

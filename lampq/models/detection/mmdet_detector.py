@@ -89,12 +89,15 @@ class MmdetDetector(Model):
             state = read_weights(self.checkpoint)
             network = build_network(detector_config(self.architecture))
             load_detector(network, state, self.checkpoint)
-        return SwinDetectorAdapter(
+        adapter = SwinDetectorAdapter(
             self.name,
             network.to(device),
             quantize=self.quantize,
             published_ap=None if None in published else published,
         )
+        names = {"name": self.name, "config": self.architecture, "quantize": self.quantize}
+        adapter.architecture = {"library": "mmdet", **names}
+        return adapter
 
     def _where_from(self) -> str:
         """What to do without a checkpoint."""

@@ -29,4 +29,7 @@ class EmbeddedClassifier(Model):
         path = self.checkpoint or resources.files("lampq.models.embedded") / f"{self.name}.safetensors"
         load_weights(network, read_weights(str(path)), path)
         size = EMBEDDED[self.name]["img_size"]
-        return adapt(self.name, network.to(device), input_size=(3, size, size), data_config={"mean": MEAN, "std": STD})
+        preprocessing = {"mean": MEAN, "std": STD}
+        adapter = adapt(self.name, network.to(device), input_size=(3, size, size), data_config=preprocessing)
+        adapter.architecture = {"library": "lampq", "name": self.name}
+        return adapter

@@ -31,4 +31,6 @@ class EmbeddedDetector(Model):
         state = read_weights(str(path))
         network = build_embedded_detector()
         load_weights(network, state, path)
-        return SwinDetectorAdapter(self.name, network.to(device), quantize=self.quantize, input_size=(3, SIDE, SIDE))
+        adapter = SwinDetectorAdapter(self.name, network.to(device), quantize=self.quantize, input_size=(3, SIDE, SIDE))
+        adapter.architecture = {"library": "lampq", "name": self.name, "quantize": self.quantize}
+        return adapter

@@ -1,0 +1,1 @@
+"""The quantized model as a file: packed, saved, loaded, run in integers, exported."""

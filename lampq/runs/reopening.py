@@ -1,0 +1,46 @@
+"""A run of an earlier day, opened again by its folder: its settings, its model and its images."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+
+from lampq.configuration.config_folder import config_folder
+from lampq.configuration.settings import Settings, check_values, resolved
+from lampq.errors import LampQError
+from lampq.runs.preparation import Prepared, prepare
+
+
+def reopen(folder: Path) -> tuple[Settings, Prepared]:
+    """Settings of a run, as its config.yaml has them (environment variables filled in), and what it works with.
+
+    A key that the run's version did not have is what it is today where nothing is said.
+
+    Raises:
+        LampQError: no such file, or a configuration that is refused today.
+    """
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise LampQError(
+            f"{path}: cannot be read ({type(error).__name__}); give the folder of a finished run"
+        ) from error
+    if not isinstance(values, dict):
+        raise LampQError(f"{path}: is no configuration; give the folder of a finished run")
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        today = resolved(compose("config"))
+    settings = check_values({**today, **_filled_in(values)})
+    return settings, prepare(settings, torch.device(settings.device))
+
+
+def _filled_in(value: Any) -> Any:
+    """Strings with the environment variables that published runs have in place of folders."""
+    if isinstance(value, dict):
+        return {key: _filled_in(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(each) for each in value]
+    return os.path.expandvars(value) if isinstance(value, str) else value
