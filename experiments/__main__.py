@@ -46,6 +46,25 @@ def main(arguments: list[str] | None = None) -> int:
     )
     solve.add_argument("--out", type=Path, default=None, help="folder of the plans (default: RESULTS/solved/PLAN)")
 
+    run = "a run's folder, or a run's fingerprint"
+    save = command("save", "write the quantized model of a run or of a plan, packed at its bits, for lampq.load")
+    save.add_argument("plan", help=plan)
+    save.add_argument("--out", type=Path, default=None, help="folder of the model (default: model/ beside the plan)")
+    save.add_argument("--like", default=None, help="the run whose model, images and base quantizer a plan file is for")
+
+    export = command("export", "write the quantized model of a run for another runtime, and compare the two")
+    export.add_argument("run", help=run)
+    export.add_argument("--to", choices=("onnx", "openvino"), default="onnx", help="the runtime's format")
+    export.add_argument("--out", type=Path, required=True, help="the file: NAME.onnx, or NAME.xml for OpenVINO")
+    export.add_argument(
+        "--opset", type=int, choices=(18, 25), default=18, help="ONNX operators; 25: 2- and 4-bit types"
+    )
+    export.add_argument("--force", action="store_true", help="keep a file whose classes differ from the simulation's")
+
+    verify = command("verify", "compare a run's model as simulated, as saved, in integers and in other runtimes")
+    verify.add_argument("run", help=run)
+    verify.add_argument("--images", type=int, default=None, help="validation images (default: all)")
+
     benchmark = command("benchmark", "time searches, Fisher traces and whole runs side by side")
     benchmark.add_argument("--only", nargs="*", default=None, help="names of measurements; all by default")
     benchmark.add_argument("--threads", type=int, default=None, help="PyTorch threads (default: PyTorch's choice)")
@@ -124,6 +143,19 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
         plan = _plan(options.plan, options.results, left_out)
         named = plan.parent.name if plan.name == "plan.json" else plan.stem
         print(solve(plan, options.bits, options.bit_set, options.out or options.results / "solved" / named))
+    elif options.command == "save":
+        from .saved import save
+
+        print(save(options.plan, options.results, options.out, options.like))
+    elif options.command == "export":
+        from .saved import export
+
+        out = options.out
+        print(export(options.run, options.results, options.to, out, options.opset, options.force))
+    elif options.command == "verify":
+        from .saved import verify
+
+        print(verify(options.run, options.results, options.images))
     elif options.command == "configuration":
         from .configuration import configuration_page
 

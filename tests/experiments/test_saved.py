@@ -1,0 +1,75 @@
+"""Models of runs as files: the commands of docs/export.md on a run of the embedded ViT."""
+
+import re
+import shlex
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+
+from experiments import saved
+from experiments.__main__ import main
+from lampq.artefact.loading import load
+from lampq.configuration.config_folder import config_folder
+from lampq.configuration.settings import check
+from lampq.errors import LampQError
+from lampq.pipeline import run
+from lampq.plan.bit_plan import BitPlan
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = re.findall(r"^(python -m experiments .*?)\s+#", (ROOT / "docs" / "export.md").read_text(), re.M)
+PARTS = ("base_quantizer=rtn", "allocator=uniform", "bits=4", "dataset.validation_images=24", "effort=smoke")
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """A run that has saved no model, as one of a grid."""
+    folder = tmp_path_factory.mktemp("runs")
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        overrides = [*PARTS, f"paths.results={folder}/results", f"paths.cache={folder}/cache"]
+        settings = check(hydra.compose("config", overrides=overrides))
+    (record,) = run(settings)
+    assert not record.model.exists()
+    return record
+
+
+def results_of(record):
+    return record.folder.parents[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[3])
+def test_a_command_of_the_page_does_what_it_says(command, record, tmp_path, monkeypatch, capsys):
+    if command.split()[3] != "save":
+        for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+            pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    BitPlan.read(record.folder / "plan.json").write(tmp_path / "mine.json")
+    words = [{"RUN": record.fingerprint, "PLAN": "mine.json"}.get(word, word) for word in shlex.split(command)[3:]]
+    assert main([*words, "--results", str(results_of(record))]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+
+
+def test_a_model_saved_later_is_the_one_that_was_measured(record, tmp_path):
+    told = saved.save(record.fingerprint, results_of(record), tmp_path / "model", None)
+    assert re.fullmatch(r".*/model: [\d,]+ bytes of [\d,]+", told)
+    _, prepared = saved.reopen(record.folder)
+    hits = 0
+    with torch.inference_mode():
+        network = load(tmp_path / "model")
+        for images, labels in prepared.task.validation():
+            hits += int((network(images).argmax(1) == labels).sum())
+    assert 100 * hits / 24 == pytest.approx(record.metrics["top1"])
+
+
+def test_a_plan_by_itself_says_nothing_of_its_model(record, tmp_path):
+    BitPlan.read(record.folder / "plan.json").write(tmp_path / "mine.json")
+    with pytest.raises(LampQError, match="name a run of them by --like RUN"):
+        saved.save(str(tmp_path / "mine.json"), results_of(record), None, None)
+
+
+def test_other_names_of_files_are_refused(record, tmp_path):
+    for to, name in (("onnx", "model.pb"), ("openvino", "model.onnx")):
+        pytest.importorskip("openvino")
+        with pytest.raises(LampQError, match="ends in"):
+            saved.export(record.fingerprint, results_of(record), to, tmp_path / name, 18, False)
