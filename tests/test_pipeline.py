@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from fractions import Fraction
 
+import hydra
 import pytest
 import torch
 import yaml
@@ -17,9 +18,14 @@ import lampq.tasks.validation
 from lampq.allocation.from_plan import FromPlan
 from lampq.allocation.lampq import LampQ
 from lampq.allocation.uniform import Uniform
+from lampq.artefact.loading import read_description
+from lampq.artefact.saving import is_saved
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.configuration.config_folder import config_folder
+from lampq.configuration.settings import resolved
 from lampq.errors import LampQError
+from lampq.launch.job import perform
 from lampq.pipeline import run
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
@@ -440,3 +446,24 @@ def test_a_full_validation_set_is_checked_against_the_published_accuracy(setting
 def test_a_swin_runs_as_well(settings):
     (record,) = run(replace(settings, model=Model(swin_adapter)))
     assert record.metrics["model"] == "small_swin" and record.metrics["average_weight_bits"] <= 3
+
+
+def test_a_model_is_saved_where_it_is_asked_for_also_later(settings):
+    (chosen,) = run(settings)
+    assert not chosen.model.exists()
+    before = (chosen.folder / "digests.json").read_bytes()
+    (again,) = run(fresh(replace(settings, save_model=True)))
+    assert again.folder == chosen.folder and (chosen.folder / "digests.json").read_bytes() == before
+    described = read_description(chosen.model)
+    assert is_saved(chosen.model) and BitPlan.from_json(described["plan"]).key() == chosen.plan.key()
+    assert described["about"]["metrics"]["top1"] == chosen.metrics["top1"]
+
+
+def test_a_single_run_saves_its_model_and_a_job_of_a_grid_does_not(pipeline):
+    for asked, alone, wanted in ((None, True, True), (None, False, False), (False, True, False), (True, False, True)):
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            values = resolved(hydra.compose("config", overrides=["base_quantizer=rtn"]))
+        perform({**values, "save_model": asked}, alone=alone)
+        assert pipeline.settings[-1].save_model is wanted
+    perform({**values, "save_model": None, "bank": "fresh"}, alone=True)
+    assert pipeline.settings[-1].save_model is False

@@ -46,6 +46,12 @@ def save(
     ):
         raise LampQError(f"{folder}: holds something else than a saved model; give a folder of its own")
     modules, tensors = _described(original, quantized)
+    for site in plan.sites:
+        if site.weight_bits is not None and modules[site.name].get("weight") is None:
+            raise LampQError(
+                f"{site.name}: has {site.weight_bits}-bit weights, but its module does not name their format; give it "
+                "weight_format"
+            )
     written = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         written.mkdir(parents=True)
