@@ -1,4 +1,7 @@
-"""Jobs of a grid side by side on one machine, by hydra-joblib-launcher."""
+"""Jobs of a grid side by side on one machine, by hydra-joblib-launcher.
+
+It takes half a minute: jobs must last long enough for their processes to be found and killed.
+"""
 
 import os
 import signal

@@ -1,4 +1,7 @@
-"""Jobs of a grid on a real SLURM cluster, of one node: an array, a preemption, a killed job, and the command again."""
+"""Jobs of a grid on a real SLURM cluster, of one node: an array, a preemption, a killed job, and the command again.
+
+It takes a minute, most of it SLURM's own waiting: a job's time to react to its preemption, and to be killed.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,7 @@
-"""Sweeps that are killed, doubled or run out of disk end with the table of one that was left alone."""
+"""Sweeps that are killed, doubled or run out of disk end with the table of one that was left alone.
+
+Each test takes about 15 s: it starts two to four commands, each of which has a process that imports PyTorch.
+"""
 
 import csv
 import os

@@ -1,4 +1,7 @@
-"""The published detectors by name: what they are made of, and every mistake in one line."""
+"""The published detectors by name: what they are made of, and every mistake in one line.
+
+Published sizes take up to 10 s each: some 100 million parameters are drawn and read.
+"""
 
 from pathlib import Path
 
@@ -114,6 +117,8 @@ def test_the_published_architectures(name, millions, blocks, sites):
     assert (adapter.blocks, len(adapter.sites), adapter.classes) == (blocks, sites, 80)
     layers = sum(site.parameters for site in adapter.sites if site.allocated)
     assert layers == {12: 25_878_528, 24: 47_112_192}[blocks]  # those of the classifiers
+    if blocks == 24:  # more blocks of the same
+        return
     pictures = detector_images(1, sizes=((96, 128),))
     found = adapter.run(pictures)[0]
     assert len(found.masks) == len(found.scores) == len(found.boxes)
