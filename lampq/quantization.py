@@ -29,7 +29,7 @@ from lampq.report.summary import size
 from lampq.runs.preparation import prepared_for, workbench_of
 from lampq.storage.store import Store
 from lampq.tasks.classification import accuracy_metrics
-from lampq.tasks.sample_evaluation import Score
+from lampq.tasks.score import Score
 from lampq.workbench import Workbench
 
 ANSWERED_BY_THE_CALL = (

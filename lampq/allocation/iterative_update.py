@@ -138,7 +138,7 @@ def iterative_update(
             tried += 1
             workbench.bank.calibrate(candidate)
             score = workbench.evaluator.score(candidate, keep=True)
-            improved = score.better_than(best)
+            improved = score.improves_on(best)
             gain, cost = gains[up.name], costs[down.name]
             after = score.accuracy, score.mean_loss
             swap = Swap(up.name, down.name, gain, cost, *after, best.accuracy, improved)

@@ -255,7 +255,7 @@ class LampQ(Allocator):
             workbench.bank.calibrate(found.plan)
             score = workbench.evaluator.score(found.plan)
             history.append({"bits": found.plan.layer_bits(), "accuracy": score.accuracy, "loss": score.mean_loss})
-            if best_score is None or score.better_than(best_score):
+            if best_score is None or score.improves_on(best_score):
                 best, best_score = found, score
         log.info("%s: plan %d of %d after solving again is the best on D", self.name, tried.index(best) + 1, len(tried))
         best.plan.origin["resolved"] = history

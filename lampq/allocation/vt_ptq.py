@@ -79,6 +79,6 @@ class VTPTQ(Allocator):
             workbench.bank.calibrate(plan)
             scores.append(workbench.evaluator.score(plan))
             history.append({"omega": objectives[index], "accuracy": scores[-1].accuracy, "loss": scores[-1].mean_loss})
-            if scores[-1].better_than(scores[best]):
+            if scores[-1].improves_on(scores[best]):
                 best = index
         return best, history

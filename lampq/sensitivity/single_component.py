@@ -13,7 +13,7 @@ from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.sites import LAYER_TYPES, MATMUL_TYPES, MODULES, Site
 from lampq.progress import progress
-from lampq.sensitivity.type_scaling import mean_and_error
+from lampq.tasks.score import mean_and_error
 from lampq.workbench import Workbench
 
 UNITS = ("layers", "modules", "blocks")

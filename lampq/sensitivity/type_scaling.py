@@ -5,14 +5,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.plan.sites import LAYER_TYPES, Site
 from lampq.progress import progress
-from lampq.tasks.sample_evaluation import Score
+from lampq.tasks.score import Score, mean_and_error
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
@@ -117,9 +116,3 @@ def type_scaling(
     if any(not math.isfinite(value) for value in alpha.values()):
         log.warning("alpha_t is not finite for some type: its Fisher traces are zero")
     return TypeScaling(alpha, mean, error, mean_trace, chosen, blocks)
-
-
-def mean_and_error(per_image: Tensor) -> tuple[float, float]:
-    """Mean over images ``[images]``, and its standard error."""
-    count = per_image.numel()
-    return per_image.mean().item(), per_image.std().item() / math.sqrt(count) if count > 1 else math.inf

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,44 +12,11 @@ from lampq.models.detection.pictures import Pictures, join
 from lampq.plan.bit_plan import BitPlan
 from lampq.progress import progress
 from lampq.storage.store import Store
+from lampq.tasks.score import Score
 from lampq.tasks.task import Task
 
 CHUNK = 50
 """Images of D run at once; fixed, so that scores do not depend on a user's batch size."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Per-image results of one plan on D.
-
-    Attributes:
-        loss: the task's loss (cross-entropy in nats), float64 ``[images]``.
-        correct: 1 where top-1 is right, else 0, float64 ``[images]`` (of a detector, if asked for, each image's average
-            precision); None where an image is not right or wrong.
-    """
-
-    loss: Tensor
-    correct: Tensor | None = None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Top-1 accuracy as a fraction; None where only the loss is known."""
-        return None if self.correct is None else self.correct.mean().item()
-
-    @property
-    def mean_loss(self) -> float:
-        return self.loss.mean().item()
-
-    @property
-    def outcomes(self) -> list[dict[str, int]]:
-        """A row an image of D, in the order of images.json: 1 where it is right, else 0."""
-        return [{"image": image, "top1": int(right)} for image, right in enumerate(self.correct.tolist())]
-
-    def better_than(self, other: "Score") -> bool:
-        """More images right, or as many and a lower mean loss; where nothing is right or wrong, a lower mean loss."""
-        if self.correct is None:
-            return self.mean_loss < other.mean_loss
-        return (self.correct.sum().item(), -self.mean_loss) > (other.correct.sum().item(), -other.mean_loss)
 
 
 class SampleEvaluator:

@@ -23,7 +23,7 @@ from lampq.sensitivity.expected_error import (
     gain_of_one_bit_more,
     paper_ratios,
 )
-from lampq.tasks.sample_evaluation import Score
+from lampq.tasks.score import Score
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 

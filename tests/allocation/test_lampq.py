@@ -46,7 +46,7 @@ def test_the_plan_keeps_the_budget_and_tells_how_it_came_about(search):
             bits[swap["down"]] -= 1
     assert bits == plan.layer_bits()
     initial = budget().plan(search.adapter.sites, origin["initial_bits"])
-    assert not search.evaluator.score(initial).better_than(search.evaluator.score(plan))
+    assert not search.evaluator.score(initial).improves_on(search.evaluator.score(plan))
 
 
 def test_the_initial_bits_are_the_best_of_a_sample_of_plans(search):

@@ -23,7 +23,7 @@ def test_it_starts_from_the_best_plan_by_output_errors_and_swaps_by_the_same(sea
     assert isinstance(lampq_plus(), LampQPlus) and plan.origin["allocator"] == "lampq_plus"
     assert plan.origin["scores"] == start.origin["scores"]
     assert plan.origin["initial_bits"] == start.layer_bits()
-    assert not search.evaluator.score(start).better_than(search.evaluator.score(plan))
+    assert not search.evaluator.score(start).improves_on(search.evaluator.score(plan))
 
 
 @pytest.mark.parametrize(

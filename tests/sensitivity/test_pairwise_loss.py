@@ -12,7 +12,7 @@ from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.sites import LAYER_TYPES
 from lampq.sensitivity.pairwise_loss import PAIRS, PairwiseLosses, neighbours, pairwise_losses
-from lampq.tasks.sample_evaluation import Score
+from lampq.tasks.score import Score
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
 

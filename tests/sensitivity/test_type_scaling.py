@@ -12,7 +12,7 @@ from lampq.plan.budget import Budget
 from lampq.plan.sites import LAYER_TYPES, Site
 from lampq.sensitivity.trace import penalized_costs
 from lampq.sensitivity.type_scaling import SMALLEST_DROP, TypeScaling, sample_blocks, single_layer_plan, type_scaling
-from lampq.tasks.sample_evaluation import Score
+from lampq.tasks.score import Score
 
 BUDGET = Budget(Fraction(3), Fraction(3), (2, 3, 4), "fixed", (3, 3), "target")
 IMAGES = 100

@@ -8,7 +8,7 @@ from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.storage.store import Store
-from lampq.tasks.sample_evaluation import CHUNK, SampleEvaluator, Score
+from lampq.tasks.sample_evaluation import CHUNK, SampleEvaluator
 from tests.small_models import distilled_adapter, search_over, swin_adapter, vit_adapter
 
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
@@ -181,14 +181,3 @@ def test_an_interrupted_evaluation_leaves_a_usable_evaluator(tmp_path, monkeypat
             evaluator.score(base)
     for plan in (base, late):
         assert torch.equal(evaluator.score(plan).loss, directly(search, plan)["loss"])
-
-
-def test_better_means_more_images_right_then_less_loss():
-    def score(correct, loss):
-        return Score(torch.tensor(loss, dtype=torch.float64), torch.tensor(correct, dtype=torch.float64))
-
-    worse, better = score([1, 0, 0], [0.1, 0.1, 0.1]), score([1, 1, 0], [9.0, 9.0, 9.0])
-    assert better.better_than(worse) and not worse.better_than(better)
-    assert score([0, 1], [0.1, 0.2]).better_than(score([1, 0], [0.1, 0.3]))
-    assert not score([0, 1], [0.1, 0.3]).better_than(score([0, 1], [0.1, 0.3]))
-    assert better.accuracy == pytest.approx(2 / 3) and better.mean_loss == 9
