@@ -55,6 +55,16 @@ VARIANTS = {
     "dataset.calibration_images": "{} images",
     "dataset.sample_images": "D of {}",
     "evaluation_images": "{} images",
+    "reading=as_default": "as by default",
+    "reading=beta_1": "beta 1",
+    "reading=gamma_10": "gamma 10",
+    "reading=mu_all": "mu N",
+    "reading=line_5_as_printed": "line 5 as printed",
+    "reading=follow_qkv": "operands follow qkv",
+    "reading=dataset_labels": "labels of the data set",
+    "reading=trace_per_parameter": "trace per parameter",
+    "reading=largest_alphas": "beta 1, gamma 10, mu N",
+    "reading=largest_alphas_follow_qkv": "beta 1, gamma 10, mu N, operands follow qkv",
 }
 """What an override, or one of this key whatever its value, is called in a table."""
 

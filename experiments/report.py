@@ -76,6 +76,7 @@ LAYOUTS: tuple[Layout, ...] = (
         source="code",
     ),
     AllocatorsLayout("allocators", "Allocators beside each other: top-1 (%)", legend=ALLOCATORS),
+    AllocatorsLayout("readings", "What the paper leaves open, one reading at a time: top-1 (%)", legend=ALLOCATORS),
 )
 
 TABLES: dict[str, Callable[[pd.DataFrame], list[Table]]] = {

@@ -15,6 +15,7 @@ from lampq.limits import fraction
 from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.plan.sites import LAYER_TYPES
 from lampq.sensitivity.expected_error import expected_ratios, paper_ratios
 from lampq.sensitivity.metric import Metric, metric_name, metric_with, metrics, settings_of
 from lampq.sensitivity.scores import Scores, at_the_target, by_text, falling
@@ -62,6 +63,10 @@ class LampQ(Allocator):
         solver: ``ilp`` (PuLP's CBC, checked against the dynamic program), ``dynamic_program``, or ``greedy`` (from
             the fewest bits up, always the step that lowers the cost most for what it spends).
         drop: what A_t is measured by: ``accuracy``, ``loss``, or ``auto`` (loss where accuracy is within noise).
+        type_traces: tr(F_t) of line 5: of the ``full_precision`` model, or ``at_beta``, as it is printed: in the model
+            whose sampled layers of type t are at beta bits. Omega's own traces stay those of full precision.
+        trace_per: a trace is that of the ``layer``, or its mean per ``parameter``, which compares layers of one type
+            that differ in size (Swin).
         labels: labels of the Fisher trace: ``sampled`` from the model (Lemma 2) or the ``dataset``'s; None: sampled,
             for a detector the data set's.
         gain_ratios: rho_B: ``recomputed`` (Lemma 3 in closed form), ``paper`` (Table 2 as printed), or ``measured``.
@@ -88,6 +93,8 @@ class LampQ(Allocator):
     iterative_update: bool = True
     solver: str = setting("ilp", options=SOLVERS)
     drop: Literal["auto", "accuracy", "loss"] = "auto"
+    type_traces: Literal["full_precision", "at_beta"] = setting("full_precision", identity="changed")
+    trace_per: Literal["layer", "parameter"] = setting("layer", identity="changed")
     labels: Literal["sampled", "dataset"] | None = "sampled"
     gain_ratios: str = setting("recomputed", options=RATIOS)
     swaps: Literal["feasible", "literal"] = "feasible"
@@ -106,6 +113,17 @@ class LampQ(Allocator):
                 f"allocator.resolve={self.resolve}: allocator.metric={self.metric} is not measured in a quantized "
                 f"model; choose {' or '.join(at_plans)}, or resolve=0"
             )
+        if self.type_traces == "at_beta" and self.metric != "fisher":
+            raise LampQError(
+                f"allocator.type_traces=at_beta: allocator.metric={self.metric} has no trace in a quantized model; "
+                "choose metric=fisher, or type_traces=full_precision"
+            )
+        if self.trace_per == "parameter" and not issubclass(metrics()[self.metric], Trace):
+            raise LampQError(
+                f"allocator.trace_per=parameter: allocator.metric={self.metric} is no trace; choose "
+                f"{' or '.join(name for name, metric in metrics().items() if issubclass(metric, Trace))}, or "
+                "trace_per=layer"
+            )
         if self.start == "uniform" and self.swap_estimates == "metric":
             raise LampQError(
                 "allocator.swap_estimates=metric: with allocator.start=uniform no metric is measured; choose "
@@ -122,8 +140,9 @@ class LampQ(Allocator):
             unused |= {"solver"}  # one optimum, whoever finds it
         if self.start == "uniform":
             unused |= {"mu", "beta", "gamma", "type_scaling", "drop", "labels", "metric", "resolve", "solver"}
+            unused |= {"type_traces", "trace_per"}
         if not self.type_scaling:
-            unused |= {"mu", "beta", "drop"}
+            unused |= {"mu", "beta", "drop", "type_traces"}
         if not self.iterative_update:
             unused |= {"gain_ratios", "swaps", "try_next_pairs", "maximum_swaps", "max_evaluations", "swap_estimates"}
         if self.swap_estimates == "metric":
@@ -180,7 +199,9 @@ class LampQ(Allocator):
         """
         at_plan = {} if plan is None else {"plan": plan}
         if isinstance(self.measure, Trace):
-            return self.measure.traces(workbench, **at_plan)
+            traces = self.measure.traces(workbench, **at_plan)
+            sizes = {s.name: s.parameters if self.trace_per == "parameter" else 1 for s in workbench.layers}
+            return {name: trace / sizes[name] for name, trace in traces.items()}
         if self.type_scaling:
             budget = replace(budget, candidates=tuple(sorted({*budget.candidates, self.beta})))
         return self.measure.scores(workbench, budget, **at_plan)
@@ -193,7 +214,22 @@ class LampQ(Allocator):
             measured = {name: row[self.beta] for name, row in measured.items()}
         workbench.bank.check_bits("lampq.beta", self.beta)
         blocks = sample_blocks(workbench.adapter.blocks, self.mu, workbench.seed)  # line 2
+        if self.type_traces == "at_beta":
+            measured = self.traces_at_beta(workbench, budget, blocks)
         return type_scaling(workbench, budget, measured, blocks, self.beta, self.drop)
+
+    def traces_at_beta(self, workbench: Workbench, budget: Budget, blocks: tuple[int, ...]) -> dict[str, float]:
+        """Line 5 as printed: traces of the sampled layers of each type, all of them at beta bits, straight through."""
+        found = {}
+        for type in LAYER_TYPES:
+            sampled = {
+                s.name: budget.bits_at(self.beta) for s in workbench.layers if s.type == type and s.block in blocks
+            }
+            plan = BitPlan.full_precision(workbench.adapter.sites).with_bits(sampled)
+            workbench.bank.calibrate(plan)
+            traces = self.measured(workbench, budget, plan)
+            found |= {name: traces[name] for name in sampled}
+        return found
 
     def assigned(self, workbench: Workbench, budget: Budget, measured: dict, scaling: TypeScaling | None) -> Assignment:
         """Lines 8 to 11: ``Omega_l = alpha_t tr(F_l)``, the plan of least ``sum_l gamma^-B Omega_l`` (Problem 1)."""

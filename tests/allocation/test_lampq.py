@@ -100,6 +100,8 @@ OPTIONS = {
     "beta": 3,
     "gamma": 20,
     "type_scaling": False,
+    "type_traces": "at_beta",
+    "trace_per": "parameter",
     "iterative_update": False,
     "solver": "dynamic_program",
     "drop": "loss",
@@ -352,8 +354,32 @@ def test_a_greedy_solver_is_never_better_than_an_exact_one(search):
     assert LampQ(solver="greedy").settings()["solver"] == "greedy"
 
 
+def test_line_5_as_printed_takes_traces_at_beta_bits_and_omega_those_of_full_precision(search):
+    found = LampQ(mu=1.0, type_traces="at_beta", iterative_update=False).allocate(search, budget())
+    usual = LampQ(mu=1.0, iterative_update=False).allocate(search, budget())
+    for type in LAYER_TYPES:
+        layers = [s for s in search.layers if s.type == type]
+        plan = BitPlan.full_precision(search.adapter.sites).with_bits({s.name: (2, 2) for s in layers})
+        traces = Fisher().traces(search, plan)
+        mean = math.fsum(traces[s.name] for s in layers) / len(layers)
+        assert found.origin["type_scaling"]["mean_trace"][type] == pytest.approx(mean)
+    assert found.origin["fisher_traces"] == usual.origin["fisher_traces"]
+    assert found.origin["type_scaling"]["drop"] == usual.origin["type_scaling"]["drop"]
+
+
+def test_traces_per_parameter_rank_layers_of_one_type_by_their_mean_over_weights(search):
+    whole = LampQ(mu=1.0, iterative_update=False).allocate(search, budget())
+    each = LampQ(mu=1.0, trace_per="parameter", iterative_update=False).allocate(search, budget())
+    for site in search.layers:
+        assert each.origin["fisher_traces"][site.name] * site.parameters == pytest.approx(
+            whole.origin["fisher_traces"][site.name]
+        )
+
+
 def test_what_does_not_fit_together_is_one_line():
     for options, line in [
+        ({"type_traces": "at_beta", "metric": "hessian"}, "allocator.metric=hessian has no trace in a quantized model"),
+        ({"trace_per": "parameter", "metric": "weight_error"}, "allocator.metric=weight_error is no trace"),
         ({"metric": "trace"}, "allocator.metric=trace: must be one of fisher, hessian"),
         ({"resolve": -1}, "allocator.resolve=-1: must be an integer of at least 0"),
         (
