@@ -153,7 +153,7 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
         out = options.out
         print(export(options.run, options.results, options.to, out, options.opset, options.force))
     elif options.command == "verify":
-        from .saved import verify
+        from .verify import verify
 
         print(verify(options.run, options.results, options.images))
     elif options.command == "configuration":

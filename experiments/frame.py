@@ -73,6 +73,17 @@ def frame(results: Path, experiments: Iterable[str] | None = None) -> pd.DataFra
     return tidy(rows, (*CELL, *LABELS, *METRICS, *SEARCH, *WHERE, *OBJECTS))
 
 
+def runs_with(results: Path, file: str) -> pd.DataFrame:
+    """A row a finished run whose folder holds a file, with the columns of `frame`."""
+    rows = []
+    for path in sorted((results / "runs").glob(f"*/{file}")):
+        try:
+            rows.append(_row(None, read_run(path.parent, Run), DONE))
+        except DamagedRun as error:
+            rows.append(_row(None, error, DAMAGED))
+    return tidy(rows, (*CELL, *LABELS, *METRICS, *SEARCH, *WHERE, *OBJECTS))
+
+
 def tidy(rows: Sequence[dict[str, Any]], first: Sequence[str] = ()) -> pd.DataFrame:
     """A DataFrame whose columns have a type each that knows NA: whole numbers stay whole beside missing ones.
 

@@ -19,10 +19,12 @@ from lampq.runs.finished_run import DIGESTS, FILES, DamagedRun, present, read_pl
 from lampq.storage.atomic_write import write_bytes, write_text
 
 from . import grid
-from .frame import frame
+from .frame import frame, runs_with
 from .frame import left_out as damage
 from .measured import Run
 from .report import COMPUTED, check_name, report
+from .verify_table import FILE as VERIFIED
+from .verify_table import NAME as VERIFY
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ def publish(chosen: list[str], results: Path, left_out: list[str] | None = None)
     for folder in ("runs", "experiments", "tables", "figures", "presets/lampq", "synthetic_images", ".pictures"):
         _inside(target, *folder.split("/"))
     for name in map(check_name, chosen):
+        if name == VERIFY:
+            _publish_verified(results, target, lines)
+            continue
         rows = frame(results, [name])
         if rows.empty and name not in COMPUTED:
             raise LampQError(f"{name}: no cells under {results / 'experiments'}; run python run.py experiment={name}")
@@ -93,6 +98,16 @@ def _publish_grid(searches: list[grid.Search], target: Path) -> None:
         write_text(path, without_machine(path.read_text(encoding="utf-8")))
 
 
+def _publish_verified(results: Path, target: Path, lines: list[str]) -> None:
+    """The runs that were verified, whatever experiment they are of."""
+    rows = runs_with(results, VERIFIED)
+    if rows.empty:
+        raise LampQError(f"{VERIFY}: no run under {results / 'runs'} was; run python -m experiments verify RUN")
+    lines += rows.damage.dropna()
+    for run in rows.run.dropna():
+        _copy(run, _inside(target, "runs", run.fingerprint), lines)
+
+
 def _inside(target: Path, *names: str) -> Path:
     """A folder under the target, none of whose parts is a link that leads elsewhere."""
     path = target
@@ -117,6 +132,8 @@ def _copy(run: Run, folder: Path, lines: list[str]) -> None:
     for name, text in texts.items():
         write_text(folder / name, text)
     seal(folder)
+    if (run.folder / VERIFIED).is_file():  # weights in model/ are not ours to hand on
+        write_text(folder / VERIFIED, without_machine(read_plain(run.folder, VERIFIED).decode()))
     drawn = run.metrics["dataset"].startswith("shapes")
     for name in (*DRAWN, *(WITH_IMAGES if drawn else ())):
         if not (run.folder / name).is_symlink() and not (run.folder / name).exists():

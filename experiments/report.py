@@ -23,13 +23,16 @@ from .detection_table import LEGEND as DETECTORS
 from .detection_table import DetectionLayout
 from .expected_errors import table2, table9
 from .figures import FIGURES, Drawing
-from .frame import frame
+from .frame import frame, runs_with
 from .frame import left_out as damage
 from .grid import grid_table, searches, write_preset
 from .method_table import Layout, method_table
 from .methods import NOT_A_VARIATION
 from .runtime_table import LEGEND as TIMES
 from .runtime_table import RuntimeLayout
+from .verify_table import FILE as VERIFIED
+from .verify_table import NAME as VERIFY
+from .verify_table import verify_table
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], list[Table]]] = {
     **{layout.name: lambda rows, layout=layout: [method_table(rows, layout)] for layout in LAYOUTS},
     "metrics": metrics.tables,
     "grid": lambda rows: [grid_table(search) for search in searches(rows)],
+    VERIFY: lambda rows: [verify_table(rows)],
 }
 """Name of an experiment -> its tables from the frame's rows of it."""
 
@@ -155,8 +159,10 @@ def report(results: Path, only: list[str] | None = None, left_out: list[str] | N
     present = experiments_with_cells(results)
     rows = frame(results, [name for name in names() if name in present])
     of = dict(list(rows.groupby("experiment")))
+    if not (verified := runs_with(results, VERIFIED)).empty:
+        of[VERIFY] = verified
     wanted = [check_name(name) for name in only] if only else [n for n in names() if n in of or n in COMPUTED]
-    lines = damage(results, rows, names())
+    lines = list(dict.fromkeys([*damage(results, rows, names()), *verified.damage.dropna()]))
     built = {}
     # The page always has everything.
     for name in names():
@@ -192,10 +198,16 @@ def _section(name: str, artefact: Artefact, rows: pd.DataFrame, pictures: Pictur
             parts.append(pictures.shown(drawing.path, drawing.title))
         parts += [page.paragraph(remark) for remark in drawing.remarks]
     title = artefact.tables[0].title if artefact.tables else drawing.title if drawing is not None else name
-    commands = [cell.command for cell in rows.cell if cell.command]  # of the last cell that ran, or the plain one
-    again = f"python {commands[-1]}" if commands else f"python run.py experiment={name}"
-    parts += [page.paragraph("Run again what is missing:"), page.command(again)]
-    return page.section(name, title, *parts, *(_plans(rows, pictures, lines) if name != "grid" else []))
+    parts += [page.paragraph("Run again what is missing:"), page.command(_again(name, rows))]
+    return page.section(name, title, *parts, *(_plans(rows, pictures, lines) if name not in ("grid", VERIFY) else []))
+
+
+def _again(name: str, rows: pd.DataFrame) -> str:
+    """The command that measures: of the last cell that ran, or the plain one."""
+    if name == VERIFY:
+        return "python -m experiments verify RUN"
+    commands = [cell.command for cell in rows.cell if cell.command]
+    return f"python {commands[-1]}" if commands else f"python run.py experiment={name}"
 
 
 def _plans(rows: pd.DataFrame, pictures: Pictures, lines: list[str]) -> list[str]:

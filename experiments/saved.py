@@ -1,26 +1,18 @@
-"""Models of runs as files: `python -m experiments save`, `export` and `verify`."""
+"""Models of runs as files: `python -m experiments save` and `export`."""
 
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lampq import __version__
-from lampq.artefact.integer import to_integers
 from lampq.artefact.loading import load_adapter
-from lampq.artefact.onnx import PACKAGES, need
+from lampq.artefact.onnx import need
 from lampq.artefact.saving import TENSORS, is_saved
+from lampq.configuration.settings import Settings
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
-from lampq.progress import progress
 from lampq.runs.preparation import Prepared
 from lampq.runs.reopening import reopen
 from lampq.runs.saved_model import save_plan
-from lampq.tasks.classification import ClassificationTask
 
 from .plan_files import find_plan, run_of
 
@@ -78,7 +70,7 @@ def export(text: str, results: Path, to: str, out: Path, opset: int, force: bool
     if to == "onnx" and out.suffix != ".onnx":
         raise LampQError(f"--out {out}: the name of an ONNX file ends in .onnx")
 
-    folder, prepared = _model_of(text, results)
+    folder, _, prepared = model_of(text, results)
     quantized, description = load_adapter(folder)
     about = {"data_config": description["data_config"], "class_names": description["about"].get("class_names")}
     about |= {"plan": description["plan"]["sites"], "made": description["about"].get("made")}
@@ -90,99 +82,11 @@ def export(text: str, results: Path, to: str, out: Path, opset: int, force: bool
     return check_export(quantized, out, images, force)
 
 
-def verify(text: str, results: Path, count: int | None) -> str:
-    """A table: the same images by full precision, the simulation, the loaded file, in integers, and by other runtimes.
-
-    Args:
-        count: of validation images; None is all.
-
-    Raises:
-        LampQError: a run without a model, or without validation images.
-    """
-    need(*PACKAGES)
-    folder, prepared = _model_of(text, results)
-    task = prepared.task
-    if not isinstance(task, ClassificationTask):
-        raise LampQError(f"{text}: verify is for classifiers; {prepared.adapter.name} is none")
-    settings, _ = reopen(run_folder(find_plan(text, results), results, None))
-    plan = BitPlan.read(find_plan(text, results))
-    if count is not None and count < 1:
-        raise LampQError(f"--images {count}: must be at least 1")
-    with tempfile.TemporaryDirectory() as scratch:
-        networks = _networks(folder, prepared, settings, plan, Path(scratch))
-        answers: dict[str, list[Tensor]] = {name: [] for name in networks}
-        seconds = dict.fromkeys(networks, 0.0)
-        labels: list[Tensor] = []
-        total = task.dataset.validation_count if count is None else min(count, task.dataset.validation_count)
-        with torch.inference_mode(), progress(description="verifying", total=total, unit="images") as bar:
-            for images, classes in task.validation(0, total):
-                for name, (network, _) in networks.items():
-                    started = time.perf_counter()
-                    answers[name].append(network(images))
-                    seconds[name] += time.perf_counter() - started
-                labels.append(classes)
-                bar.update(len(images))
-        return _table(answers, torch.cat(labels), seconds, {name: size for name, (_, size) in networks.items()})
-
-
-def _model_of(text: str, results: Path) -> tuple[Path, Prepared]:
-    """The saved model of a run, saved first where it is not, and what the run works with."""
+def model_of(text: str, results: Path) -> tuple[Path, Settings, Prepared]:
+    """The saved model of a run, saved first where it is not; the run's settings, and what it works with on the CPU,
+    where other runtimes compute."""
     plan = find_plan(text, results)
     folder = plan.parent / "model"
     if not is_saved(folder):
         save(text, results, None, None)
-    return folder, reopen(run_folder(plan, results, None))[1]
-
-
-Network = Callable[[Tensor], Tensor]
-
-
-def _networks(folder: Path, prepared: Prepared, settings: Any, plan: BitPlan, scratch: Path) -> dict[str, tuple]:
-    """By name: what computes logits, and bytes on disk."""
-    from lampq.artefact.onnx.checking import onnxruntime_network, openvino_network
-    from lampq.artefact.onnx.export import export_onnx
-    from lampq.runs.preparation import store_of, workbench_of
-
-    size = (folder / TENSORS).stat().st_size
-    with store_of(settings) as store:
-        workbench = workbench_of(settings, prepared, store)
-        workbench.build(plan)
-        simulated = workbench.quantized_model().apply(plan).adapter
-    loaded, integer = load_adapter(folder)[0], load_adapter(folder)[0]
-    to_integers(integer)
-    full = scratch / "full.onnx", 4 * prepared.adapter.parameters()
-    file = scratch / "quantized.onnx"
-    export_onnx(loaded, file)
-    export_onnx(prepared.adapter, full[0])
-    written = file.stat().st_size
-    return {
-        "full precision, PyTorch": (prepared.adapter.run, full[1]),
-        "simulation": (simulated.run, None),
-        "loaded file": (loaded.run, size),
-        "integers": (integer.run, size),
-        "full precision, onnxruntime": (onnxruntime_network(full[0]), full[0].stat().st_size),
-        "onnxruntime": (onnxruntime_network(file), written),
-        "full precision, OpenVINO": (openvino_network(full[0]), full[0].stat().st_size),
-        "OpenVINO": (openvino_network(file), written),
-    }
-
-
-def _table(
-    answers: dict[str, list[Tensor]], labels: Tensor, seconds: dict[str, float], sizes: dict[str, int | None]
-) -> str:
-    logits = {name: torch.cat(parts) for name, parts in answers.items()}
-    reference = logits["simulation"]
-    lines = [
-        f"{len(labels)} images; agreement and largest difference of logits are with the simulation",
-        f"{'':28} {'top-1 %':>8} {'agreement %':>12} {'difference':>11} {'bytes':>12} {'ms/image':>9}",
-    ]
-    for name, found in logits.items():
-        top1 = 100 * float((found.argmax(1) == labels).float().mean())
-        agreement = 100 * float((found.argmax(1) == reference.argmax(1)).float().mean())
-        difference = float((found - reference).abs().max())
-        size = "-" if sizes[name] is None else f"{sizes[name]:,}"
-        lines.append(
-            f"{name:28} {top1:8.2f} {agreement:12.2f} {difference:11.2e} {size:>12} "
-            f"{1000 * seconds[name] / len(labels):9.2f}"
-        )
-    return "\n".join(lines)
+    return folder, *reopen(run_folder(plan, results, None), "cpu")

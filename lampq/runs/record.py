@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -165,16 +165,16 @@ def _value(text: str) -> float | str | None:
         return text or None
 
 
-def environment(device: str, threads: int) -> dict:
+def environment(device: str, threads: int, packages: Iterable[str] = PACKAGES) -> dict:
     """Versions, device, kernels, threads, commit, command and time: what a number has to name."""
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([*_program(), *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
@@ -184,6 +184,12 @@ def environment(device: str, threads: int) -> dict:
         "kernels": kernels(device),
         "packages": versions,
     }
+
+
+def _program() -> list[str]:
+    """What follows `python` on the command line, without folders: a file, or -m and a module."""
+    path = Path(sys.argv[0])
+    return ["-m", path.parent.name] if path.name == "__main__.py" else [path.name]
 
 
 @cache

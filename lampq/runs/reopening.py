@@ -14,10 +14,13 @@ from lampq.errors import LampQError
 from lampq.runs.preparation import Prepared, prepare
 
 
-def reopen(folder: Path) -> tuple[Settings, Prepared]:
+def reopen(folder: Path, device: str | None = None) -> tuple[Settings, Prepared]:
     """Settings of a run, as its config.yaml has them (environment variables filled in), and what it works with.
 
     A key that the run's version did not have is what it is today where nothing is said.
+
+    Args:
+        device: in place of the run's own.
 
     Raises:
         LampQError: no such file, or a configuration that is refused today.
@@ -33,7 +36,8 @@ def reopen(folder: Path) -> tuple[Settings, Prepared]:
         raise LampQError(f"{path}: is no configuration; give the folder of a finished run")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         today = resolved(compose("config"))
-    settings = check_values({**today, **_filled_in(values)})
+    place = {} if device is None else {"device": device}
+    settings = check_values({**today, **_filled_in(values), **place})
     return settings, prepare(settings, torch.device(settings.device))
 
 

@@ -1,5 +1,6 @@
 """Models of runs as files: the commands of docs/export.md on a run of the embedded ViT."""
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from experiments import saved
 from experiments.__main__ import main
+from experiments.verify_table import FILE
 from lampq.artefact.loading import load
 from lampq.configuration.config_folder import config_folder
 from lampq.configuration.settings import check
@@ -47,7 +49,18 @@ def test_a_command_of_the_page_does_what_it_says(command, record, tmp_path, monk
     BitPlan.read(record.folder / "plan.json").write(tmp_path / "mine.json")
     words = [{"RUN": record.fingerprint, "PLAN": "mine.json"}.get(word, word) for word in shlex.split(command)[3:]]
     assert main([*words, "--results", str(results_of(record))]) == 0, capsys.readouterr().err
-    assert capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out
+    if command.split()[3] == "verify":
+        rows = {row["runtime"]: row for row in csv.DictReader((record.folder / FILE).open())}
+        assert list(rows)[:3] == ["full precision, PyTorch", "simulation", "simulation, float64"] and len(rows) == 9
+        assert all(f"{float(row['top1']):.2f} ± " in out for row in rows.values())
+        assert float(rows["simulation"]["top1"]) == pytest.approx(record.metrics["top1"])
+        assert float(rows["loaded file"]["difference"]) == 0 and float(rows["loaded file"]["agreement"]) == 100
+        for name in ("simulation, float64", "onnxruntime", "OpenVINO"):
+            assert 0 <= float(rows[name]["codes_differ"]) < 1 and 0 < float(rows[name]["difference"]) < 1
+        assert int(rows["onnxruntime"]["bytes"]) < int(rows["full precision, onnxruntime"]["bytes"]) / 4
+        assert rows["OpenVINO"]["packages"].startswith("torch=") and rows["OpenVINO"]["command"]
 
 
 def test_a_model_saved_later_is_the_one_that_was_measured(record, tmp_path):
@@ -60,6 +73,15 @@ def test_a_model_saved_later_is_the_one_that_was_measured(record, tmp_path):
         for images, labels in prepared.task.validation():
             hits += int((network(images).argmax(1) == labels).sum())
     assert 100 * hits / 24 == pytest.approx(record.metrics["top1"])
+
+
+def test_a_run_of_another_device_is_opened_on_the_cpu(record, tmp_path):
+    config = (record.folder / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(config.replace("device: auto", "device: cuda:7"))
+    settings, prepared = saved.reopen(tmp_path, "cpu")
+    assert settings.device == "cpu" and prepared.device == torch.device("cpu")
+    with pytest.raises(LampQError, match="cuda:7"):
+        saved.reopen(tmp_path)
 
 
 def test_a_plan_by_itself_says_nothing_of_its_model(record, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from fractions import Fraction
 
 import pytest
@@ -124,3 +125,10 @@ def test_the_environment_names_what_a_number_depends_on():
     assert all(found["packages"][name] for name in ("torch", "timm", "hydra-core", "pulp", "numpy"))
     assert found["started"].endswith("+00:00")
     json.dumps(found)
+
+
+def test_a_command_can_be_typed_again_after_python(monkeypatch):
+    for program, told in (("/home/me/lampq/run.py", "run.py"), ("/home/me/experiments/__main__.py", "-m experiments")):
+        monkeypatch.setattr(sys, "argv", [program, "x=1"])
+        assert environment("cpu", 1)["command"] == f"{told} x=1"
+    assert environment("cpu", 1, ("torch",))["packages"].keys() == {"torch"}

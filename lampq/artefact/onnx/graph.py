@@ -44,5 +44,9 @@ class Graph:
         )
         return output
 
+    def codes(self, operand: str, part: int = 0) -> str:
+        """What the codes of a quantized activation are called (`lampq.artefact.onnx.codes`)."""
+        return f"{self._prefix}/{operand}.codes{part}"
+
     def cast(self, x: str, to: int) -> str:
         return self.op("Cast", x, to=to)

@@ -19,12 +19,18 @@ def export_openvino(adapter: ModelAdapter, path: str | Path, about: dict[str, An
     if path.suffix != ".xml":
         raise LampQError(f"--out {path}: OpenVINO's file ends in .xml; its weights are written beside it")
     need("openvino")
-    import openvino
-
     file = path.with_suffix(".onnx.tmp")
     try:
         export_onnx(adapter, file, about=about)
-        model = openvino.Core().read_model(file.read_bytes())
-        openvino.serialize(model, str(path), str(path.with_suffix(".bin")))
+        convert(file, path)
     finally:
         file.unlink(missing_ok=True)
+
+
+def convert(file: Path, path: Path) -> Path:
+    """Write an ONNX file as OpenVINO's two; the path of the first."""
+    need("openvino")
+    import openvino
+
+    openvino.serialize(openvino.Core().read_model(file.read_bytes()), str(path), str(path.with_suffix(".bin")))
+    return path

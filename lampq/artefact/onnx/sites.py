@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from lampq.artefact.onnx.graph import FLOAT, INT32, INT64, UINT8, Graph
-from lampq.artefact.onnx.thresholds import thresholds
+from lampq.artefact.onnx.thresholds import logarithmic_thresholds
 from lampq.artefact.packing import pack
 from lampq.errors import LampQError
 from lampq.number_formats.adalog import BASE_DENOMINATOR, SMALLEST_RATIO, AdaLogQuantizer
@@ -50,7 +50,7 @@ def write_site(graph: Graph, module: nn.Module, inputs: list[str], output: str, 
     elif isinstance(module, QuantizedMatMul):
         _product(graph, module, *inputs, output)
     elif isinstance(module, NumberFormat):
-        graph.op("Identity", _values(graph, module, inputs[0]), output=output)
+        graph.op("Identity", _values(graph, module, inputs[0], "tensor"), output=output)
     else:
         raise LampQError(f"{type(module).__name__} has no form in ONNX")
 
@@ -61,7 +61,7 @@ def _linear(graph: Graph, layer: QuantizedLinear, x: str, output: str, opset: in
         x = graph.op("Sub", x, graph.constant(layer.channel_shift.numpy()))
     if integer_product(layer):
         of, input_format = layer.weight_format, layer.quantize_input
-        codes = unsigned_codes(graph, input_format, x)
+        codes = unsigned_codes(graph, input_format, x, "input")
         weights = graph.op("Transpose", weight_codes(graph, layer, opset, UINT8), perm=[1, 0])
         zero = graph.constant(_zero_point(input_format).reshape(()), np.uint8)
         zeros = np.broadcast_to(_weight_zero_point(of), (len(layer.weight),))
@@ -70,7 +70,7 @@ def _linear(graph: Graph, layer: QuantizedLinear, x: str, output: str, opset: in
         out = graph.op("Mul", out, graph.constant(scale))
     else:
         weights = graph.op("Transpose", _weights(graph, layer, opset), perm=[1, 0])
-        out = graph.op("MatMul", _values(graph, layer.quantize_input, x), weights)
+        out = graph.op("MatMul", _values(graph, layer.quantize_input, x, "input"), weights)
     bias = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias.numpy()
     graph.op("Add", out, graph.constant(bias), output=output)
 
@@ -92,7 +92,7 @@ def _convolution(graph: Graph, layer: QuantizedConvolution, x: str, output: str,
         raise LampQError("a convolution with groups has no form in ONNX here")
     shape = graph.constant(layer.weight.shape, np.int64)
     weights = graph.op("Reshape", _weights(graph, layer, opset), shape)
-    inputs = [_values(graph, layer.quantize_input, x), weights]
+    inputs = [_values(graph, layer.quantize_input, x, "input"), weights]
     if layer.bias is not None:
         inputs.append(graph.constant(layer.bias.numpy()))
     attributes = {"strides": layer.stride, "dilations": layer.dilation, "pads": [*layer.padding, *layer.padding]}
@@ -101,26 +101,27 @@ def _convolution(graph: Graph, layer: QuantizedConvolution, x: str, output: str,
 
 def _product(graph: Graph, module: QuantizedMatMul, a: str, b: str, output: str) -> None:
     numbers, scale = [], np.ones((), np.float32)
-    for number_format, x in ((module.quantize_a, a), (module.quantize_b, b)):
+    for number_format, x, operand in ((module.quantize_a, a, "a"), (module.quantize_b, b, "b")):
         if isinstance(number_format, AffineQuantizer | SymmetricQuantizer):
-            numbers.append(_whole_numbers(graph, number_format, x))
+            numbers.append(_whole_numbers(graph, number_format, x, operand))
             scale = scale * number_format.scale.numpy()
         else:
-            numbers.append(_values(graph, number_format, x))
+            numbers.append(_values(graph, number_format, x, operand))
     out = graph.op("Mul", graph.op("MatMul", *numbers), graph.constant(scale))
-    graph.op("Identity", _values(graph, module.quantize_output, out), output=output)
+    graph.op("Identity", _values(graph, module.quantize_output, out, "output"), output=output)
 
 
-def unsigned_codes(graph: Graph, number_format: NumberFormat, x: str) -> str:
+def unsigned_codes(graph: Graph, number_format: NumberFormat, x: str, operand: str) -> str:
     """Codes of a uniform format with one scale, from 0 to 2^bits - 1, as uint8."""
     scale = graph.constant(number_format.scale.numpy().reshape(()))
-    codes = graph.op("QuantizeLinear", x, scale, graph.constant(_zero_point(number_format).reshape(()), np.uint8))
+    zero_point, named = graph.constant(_zero_point(number_format).reshape(()), np.uint8), graph.codes(operand)
     if number_format.bits == 8:
-        return codes
-    return graph.op("Min", codes, graph.constant(2**number_format.bits - 1, np.uint8))
+        return graph.op("QuantizeLinear", x, scale, zero_point, output=named)
+    codes = graph.op("QuantizeLinear", x, scale, zero_point)
+    return graph.op("Min", codes, graph.constant(2**number_format.bits - 1, np.uint8), output=named)
 
 
-def _whole_numbers(graph: Graph, number_format: NumberFormat, x: str) -> str:
+def _whole_numbers(graph: Graph, number_format: NumberFormat, x: str, operand: str) -> str:
     """Codes less the zero point, in floating point."""
     affine = isinstance(number_format, AffineQuantizer)
     zero = number_format.zero_point.numpy() if affine else np.float32(0)
@@ -128,50 +129,54 @@ def _whole_numbers(graph: Graph, number_format: NumberFormat, x: str) -> str:
     codes = graph.op("Round", graph.op("Div", x, graph.constant(number_format.scale.numpy())))
     if affine:
         codes = graph.op("Add", codes, graph.constant(zero))
-    codes = graph.op("Clip", codes, graph.constant(lowest), graph.constant(lowest + 2**number_format.bits - 1))
+    ends = graph.constant(lowest), graph.constant(lowest + 2**number_format.bits - 1)
+    codes = graph.op("Clip", codes, *ends, output=graph.codes(operand))
     return graph.op("Sub", codes, graph.constant(zero)) if affine else codes
 
 
-def _values(graph: Graph, number_format: NumberFormat | None, x: str) -> str:
+def _values(graph: Graph, number_format: NumberFormat | None, x: str, operand: str) -> str:
     """What a format makes of an input, in floating point."""
     if number_format is None:
         return x
     if isinstance(number_format, AffineQuantizer | SymmetricQuantizer):
-        return graph.op("Mul", _whole_numbers(graph, number_format, x), graph.constant(number_format.scale.numpy()))
+        numbers = _whole_numbers(graph, number_format, x, operand)
+        return graph.op("Mul", numbers, graph.constant(number_format.scale.numpy()))
     if isinstance(number_format, AdaLogQuantizer | LogSqrt2Quantizer):
-        return _logarithmic(graph, number_format, x)
+        return _logarithmic(graph, number_format, x, operand)
     if isinstance(number_format, PostGELUQuantizer):
         half = 2 ** (number_format.bits - 1)
         negative = float(number_format.dequantize(torch.tensor([-1], dtype=torch.int32)).neg())
-        parts = ((number_format.scale.numpy(), 0, half - 1), (np.float32(negative), -half, 0))
-        return graph.op("Add", *(_steps(graph, x, graph.op, *part) for part in parts))
+        scales = ((number_format.scale.numpy(), 0, half - 1), (np.float32(negative), -half, 0))
+        return graph.op("Add", *(_steps(graph, x, *of, graph.codes(operand, part)) for part, of in enumerate(scales)))
     if isinstance(number_format, ProbabilityQuantizer) and not number_format.overlapping:
-        return _probabilities(graph, number_format, x)
+        return _probabilities(graph, number_format, x, operand)
     raise LampQError(f"the number format {number_format.name} has no form in ONNX")
 
 
-def _steps(graph: Graph, x: str, op, scale: np.ndarray, low: int, high: int) -> str:
-    rounded = op("Round", op("Div", x, graph.constant(scale)))
-    return op("Mul", op("Clip", rounded, graph.constant(low), graph.constant(high)), graph.constant(scale))
+def _steps(graph: Graph, x: str, scale: np.ndarray, low: int, high: int, named: str) -> str:
+    rounded = graph.op("Round", graph.op("Div", x, graph.constant(scale)))
+    codes = graph.op("Clip", rounded, graph.constant(low), graph.constant(high), output=named)
+    return graph.op("Mul", codes, graph.constant(scale))
 
 
-def _probabilities(graph: Graph, number_format: ProbabilityQuantizer, x: str) -> str:
+def _probabilities(graph: Graph, number_format: ProbabilityQuantizer, x: str, operand: str) -> str:
     last, split = 2 ** (number_format.bits - 1) - 1, number_format.split.numpy().reshape(())
     ends = graph.constant(0), graph.constant(last)
     whole, boundary = graph.constant(last), graph.constant(split)
-    low = graph.op("Clip", graph.op("Round", graph.op("Mul", x, graph.constant(last / split))), *ends)
-    high = graph.op("Clip", graph.op("Round", graph.op("Mul", x, whole)), *ends)
+    low = graph.op("Round", graph.op("Mul", x, graph.constant(last / split)))
+    high = graph.op("Round", graph.op("Mul", x, whole))
+    low, high = (graph.op("Clip", c, *ends, output=graph.codes(operand, part)) for part, c in enumerate((low, high)))
     low = graph.op("Mul", low, graph.constant(split / last))
     high = graph.op("Max", graph.op("Div", high, whole), boundary)
-    return graph.op("Where", graph.op("Less", x, boundary), low, high)
+    return graph.op("Where", graph.op("Less", x, boundary, output=graph.codes(operand, 2)), low, high)
 
 
-def _logarithmic(graph: Graph, number_format: AdaLogQuantizer | LogSqrt2Quantizer, x: str) -> str:
+def _logarithmic(graph: Graph, number_format: AdaLogQuantizer | LogSqrt2Quantizer, x: str, operand: str) -> str:
     """A first code by the logarithm, which no two runtimes round alike, one step up or down by the thresholds, then the
     value from the table."""
     shift = number_format.shift if isinstance(number_format, AdaLogQuantizer) else 0.0
     scale = float(number_format.scale)
-    codes, begins = thresholds(number_format, -shift, scale - shift)
+    codes, begins = logarithmic_thresholds(number_format)
     steps = len(begins)
     base = float(number_format.log_base) / BASE_DENOMINATOR if isinstance(number_format, AdaLogQuantizer) else 0.5
     ratio = graph.op("Div", graph.op("Add", x, graph.constant(shift)), graph.constant(scale))
@@ -185,7 +190,7 @@ def _logarithmic(graph: Graph, number_format: AdaLogQuantizer | LogSqrt2Quantize
     lower = graph.constant(np.insert(begins.numpy(), 0, -np.inf))
     up = graph.cast(graph.op("GreaterOrEqual", x, graph.op("Gather", upper, rank)), INT64)
     down = graph.cast(graph.op("Less", x, graph.op("Gather", lower, rank)), INT64)
-    rank = graph.op("Sub", graph.op("Add", rank, up), down)
+    rank = graph.op("Sub", graph.op("Add", rank, up), down, output=graph.codes(operand))
     return graph.op("Gather", graph.constant(number_format.dequantize(codes).numpy()), rank)
 
 

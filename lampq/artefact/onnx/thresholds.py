@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from lampq.number_formats.adalog import AdaLogQuantizer
 from lampq.number_formats.base import NumberFormat
+from lampq.number_formats.log_sqrt2 import LogSqrt2Quantizer
 
 
 def thresholds(number_format: NumberFormat, lowest: float, highest: float) -> tuple[Tensor, Tensor]:
@@ -33,6 +35,12 @@ def thresholds(number_format: NumberFormat, lowest: float, highest: float) -> tu
     # A code that no input gets begins where the next one does.
     begins = torch.cat([above[1:] != above[:-1], torch.ones(1, dtype=torch.bool)])[: len(above)]
     return torch.cat([present[:1], wanted[begins]]), _number(above[begins])
+
+
+def logarithmic_thresholds(number_format: AdaLogQuantizer | LogSqrt2Quantizer) -> tuple[Tensor, Tensor]:
+    """The same for all inputs that a logarithmic format tells apart."""
+    shift = number_format.shift if isinstance(number_format, AdaLogQuantizer) else 0.0
+    return thresholds(number_format, -shift, float(number_format.scale) - shift)
 
 
 def _ordinal(x: Tensor) -> Tensor:

@@ -1,15 +1,20 @@
 """The exported file computes what the simulation does, in other runtimes and without PyTorch."""
 
+import copy
 import re
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from lampq.artefact.onnx.checking import check_export, onnxruntime_network, openvino_network
+from lampq.artefact.onnx.checking import check_export
+from lampq.artefact.onnx.codes import code_flips, simulated_codes
+from lampq.artefact.onnx.runtimes import graph_codes, network
 from lampq.errors import LampQError
 from tests.contract.test_every_base_quantizer import quantizer
 from tests.contract.test_every_saved_model import mixed
@@ -19,6 +24,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from lampq.artefact.onnx.export import export_onnx
+from lampq.artefact.onnx.openvino import export_openvino
 
 METHODS = {
     "adalog": vit_adapter,
@@ -37,6 +43,16 @@ def quantized(name, root):
     return workbench.quantized_model().apply(plan).adapter
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network, and its file with all that a stranger needs."""
+    folder = tmp_path_factory.mktemp("exported")
+    adapter, path = quantized("ptq4vit", folder), folder / "model.onnx"
+    names = [f"class {number}" for number in range(adapter.classes)]
+    export_onnx(adapter, path, about={"data_config": {"mean": [0.5] * 3, "std": [0.5] * 3}, "class_names": names})
+    return adapter, path
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_other_runtimes_find_the_same_classes(name, tmp_path):
     adapter, path = quantized(name, tmp_path), tmp_path / "model.onnx"
@@ -44,32 +60,56 @@ def test_other_runtimes_find_the_same_classes(name, tmp_path):
     with torch.no_grad():
         expected = adapter.run(x)
     export_onnx(adapter, path, 25 if name == "adalog" else 18)
-    networks = [onnxruntime_network(path)]
-    if name != "adalog":  # OpenVINO has no type of 2 bits
-        pytest.importorskip("openvino")
-        networks.append(openvino_network(path))
-    for network in networks:
-        near = (network(x) - expected).abs().amax(1) <= 1e-4 * expected.abs().max()
+    files = [path]
+    if name == "erq" and find_spec("openvino"):
+        files.append(path.with_suffix(".xml"))
+        export_openvino(adapter, files[1])
+    for file in files:
+        found = network(file)(x)
+        near = (found - expected).abs().amax(1) <= 1e-4 * expected.abs().max()
         assert near.float().mean() >= 0.75  # a last bit may flip a code, which changes an image as a whole
-        assert (network(x).argmax(1) == expected.argmax(1)).float().mean() >= 0.9
-    assert torch.equal(networks[0](x[:1]).argmax(1), networks[0](x).argmax(1)[:1])  # any number of images
+        assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.9
+        flips = code_flips(lambda chunk: simulated_codes(adapter, chunk), graph_codes(file, adapter), x)
+        assert flips.codes > 300_000 and flips.first_differ <= 5 and flips.percent < 2
+    assert torch.equal(network(path)(x[:1]).argmax(1), network(path)(x).argmax(1)[:1])  # any number of images
 
 
-def test_a_file_that_computes_something_else_is_not_kept(tmp_path):
-    adapter, path = quantized("rtn", tmp_path), tmp_path / "model.onnx"
-    export_onnx(adapter, path)
-    for parameter in adapter.network.parameters():
-        parameter.mul_(-2)
-    with pytest.raises(LampQError, match="not kept, --force keeps it"):
-        check_export(adapter, path, images(adapter, 16), force=False)
+def mistaken(adapter, name):
+    """The same network with a module's weights negated."""
+    twin = adapter.clone()
+    module = copy.deepcopy(twin.module(name))
+    with torch.no_grad():
+        module.weight.neg_()
+    twin.replace_module(name, module)
+    return twin
+
+
+@pytest.mark.parametrize(("name", "why"), [("patch_embed.proj", "more than last bits can"), ("head", "fewer than")])
+def test_a_file_that_computes_something_else_is_not_kept(name, why, exported, tmp_path):
+    adapter, path = exported
+    path = shutil.copy(path, tmp_path / "model.onnx")
+    x = images(adapter, 16)
+    told = check_export(adapter, path, x, force=False)
+    assert re.search(r"on 100.0 %, 0.0\d+ % of .* codes differ, logits differ by", told)
+    other = mistaken(adapter, name)
+    assert "kept, though" in check_export(other, path, x, force=True)
+    with pytest.raises(LampQError, match=f"not kept, as .*{why}.*; --force keeps it"):
+        check_export(other, path, x, force=False)
     assert not path.exists()
 
 
-def test_a_stranger_needs_no_pytorch(tmp_path):
-    adapter, path = quantized("rtn", tmp_path), tmp_path / "model.onnx"
-    names = [f"class {number}" for number in range(adapter.classes)]
-    about = {"data_config": {"mean": [0.5] * 3, "std": [0.5] * 3}, "class_names": names}
-    export_onnx(adapter, path, about=about)
+def test_every_code_of_a_graph_is_compared(exported):
+    adapter, path = exported
+    x = images(adapter, 4)
+    expected, found = simulated_codes(adapter, x), graph_codes(path, adapter)(x)
+    assert found.keys() == expected.keys() and {name.partition("/")[2] for name in found} == {"input", "a", "b"}
+    assert all(len(codes.unique()) > 2 for codes in found.values())
+    moved = {name: codes + 1 for name, codes in found.items()}
+    assert code_flips(lambda chunk: expected, lambda chunk: moved, x).percent > 99
+
+
+def test_a_stranger_needs_no_pytorch(exported, tmp_path):
+    adapter, path = exported
     Image.new("RGB", (60, 48), (200, 30, 90)).save(tmp_path / "image.png")
     page = (Path(__file__).resolve().parents[3] / "docs" / "export.md").read_text()
     script = re.findall(r"```python\n(.*?)```", page, re.S)[-1]
@@ -78,4 +118,5 @@ def test_a_stranger_needs_no_pytorch(tmp_path):
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     pixels = torch.tensor([200, 30, 90]).view(1, 3, 1, 1) / 255
     x = ((pixels - 0.5) / 0.5).expand(1, *adapter.input_size)
-    assert said == names[int(onnxruntime_network(path)(x.contiguous()).argmax())]
+    names = [f"class {number}" for number in range(adapter.classes)]
+    assert said == names[int(network(path)(x.contiguous()).argmax())]
