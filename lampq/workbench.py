@@ -3,7 +3,10 @@
 A run of the command line, `lampq.quantize` and the tests open it here. Validation images are not on it.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from torch import nn
 
 from lampq.bank.block_bank import BlockBank
 from lampq.bank.layer_bank import LayerBank
@@ -13,6 +16,7 @@ from lampq.base_quantizers.base import BaseQuantizer
 from lampq.calibration.observation import Observer
 from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget, packed_bytes
 from lampq.plan.sites import Site
 from lampq.storage.store import Store
@@ -43,6 +47,8 @@ class Workbench:
         seed: for everything random.
         realisation: with a sequential base quantizer, what becomes of a whole plan; else None.
         limited_to: the first so many images of D that plans are scored on, where this was asked for.
+        scored_by: with a sequential base quantizer, what plans are scored with where it is not its independent states:
+            whole realised plans, or plans put together from realised blocks.
     """
 
     adapter: ModelAdapter
@@ -53,6 +59,7 @@ class Workbench:
     seed: int
     realisation: Realisation | None = None
     limited_to: int | None = None
+    scored_by: Realisation | BlockBank | None = None
 
     @property
     def layers(self) -> list[Site]:
@@ -63,6 +70,36 @@ class Workbench:
     def built_from(self) -> LayerBank | Realisation:
         """Where the modules of a chosen plan come from: the bank, or what a sequential method makes of whole plans."""
         return self.bank if self.realisation is None else self.realisation
+
+    @property
+    def scored_from(self) -> LayerBank | Realisation | BlockBank:
+        """Where the modules of the plans come from that are scored on D: metrics and estimates of quantized layers are
+        to be taken from the same, and stored under its identity."""
+        return self.bank if self.scored_by is None else self.scored_by
+
+    def scored_model(self) -> QuantizedModel:
+        """A model of its own that plans are applied to, as they are scored on D."""
+        return QuantizedModel(self.adapter, self.bank, self.scored_by)
+
+    def prepare(self, wanted: Sequence[tuple[Site, Bits]]) -> None:
+        """Calibrate what is missing of single sites, side by side. Where plans are realised, `alternatives` does it."""
+        if self.scored_by is None:
+            self.bank.prepare(list(wanted))
+
+    def alternatives(
+        self, wanted: Mapping[Site, Sequence[Bits]], plan: BitPlan | None = None
+    ) -> dict[str, list[nn.Module]]:
+        """Modules of single sites at other bits than a plan's, in the network that plans are scored with.
+
+        Args:
+            wanted: bits, by site.
+            plan: bits of all other sites; None: full precision.
+        """
+        around = BitPlan.full_precision(self.adapter.sites) if plan is None else plan
+        return {
+            site.name: [self.scored_from.site_module(around.with_bits({site.name: bits}), site) for bits in several]
+            for site, several in wanted.items()
+        }
 
     @property
     def looked_at(self) -> dict[str, object]:
@@ -137,7 +174,7 @@ def open_workbench(
     # Halved: states of the base, and of a plan that may become it.
     quantized = QuantizedModel(adapter, bank, scored)
     evaluator = SampleEvaluator(quantized, task, store, identity, prefix_memory // 2, images)
-    return Workbench(adapter, task, bank, evaluator, store, task.seed, realisation, images)
+    return Workbench(adapter, task, bank, evaluator, store, task.seed, realisation, images, scored)
 
 
 def observer_of(adapter: ModelAdapter, task: Task, base_quantizer: BaseQuantizer, memory: int) -> Observer:

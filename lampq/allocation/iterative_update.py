@@ -18,6 +18,7 @@ from lampq.progress import progress
 from lampq.sensitivity.expected_error import cost_of_one_bit_less, gain_of_one_bit_more
 from lampq.sensitivity.reconstruction_error import reconstruction_errors
 from lampq.sensitivity.scores import Scores
+from lampq.tasks.score import Accept
 from lampq.workbench import Workbench
 
 
@@ -26,22 +27,24 @@ class Swap:
     """One step of the update: `up` gained a bit, `down` lost one (or went to the next bits of the bit set).
 
     Attributes:
-        up, down: names of the layers, or of the groups where layers are tied.
+        up, down: names of the layers, or of the groups where layers are tied; no `down` where a bit was only added.
         gain: estimated reduction of reconstruction error (or of the score) of `up`.
         cost: estimated increase of reconstruction error (or of the score) of `down`.
-        accuracy, loss: on D after the swap; no accuracy where images are not right or wrong.
+        accuracy, loss: after the swap, on the images looked at; no accuracy where images are not right or wrong.
         accuracy_before: of the plan that it was tried on.
         accepted: whether the swapped plan was kept.
+        images: how many images of D were looked at.
     """
 
     up: str
-    down: str
+    down: str | None
     gain: float
     cost: float
     accuracy: float | None
     loss: float
     accuracy_before: float | None
     accepted: bool
+    images: int
 
 
 def ranked_swaps(
@@ -51,7 +54,8 @@ def ranked_swaps(
     costs: dict[str, float],
     room: int,
     literal: bool,
-) -> list[tuple[Group, Group]]:
+    additions: bool = False,
+) -> list[tuple[Group, Group | None]]:
     """Pairs (up, down) that may be tried, the most promising first.
 
     Args:
@@ -62,6 +66,7 @@ def ranked_swaps(
         room: what the plan leaves of the budget, in its unit.
         literal: the paper's pair, highest gain with lowest cost, whatever it does to the average; else only pairs
             that keep the budget, by gain - cost.
+        additions: besides pairs that keep the budget, single groups whose next bits fit in, by their gain alone.
     """
     ups = [g for g in groups if g.next_more(bits[g.name]) is not None and g.name in gains]
     downs = [g for g in groups if g.next_less(bits[g.name]) is not None and g.name in costs]
@@ -75,8 +80,17 @@ def ranked_swaps(
 
     more = {g.name: spends(g, g.next_more(bits[g.name])) for g in ups}
     less = {g.name: spends(g, g.next_less(bits[g.name])) for g in downs}
-    pairs = [(up, down) for up in ups for down in downs if up is not down and more[up.name] + less[down.name] <= room]
-    return sorted(pairs, key=lambda pair: -(gains[pair[0].name] - costs[pair[1].name]))
+
+    def promise(pair: tuple[Group, Group | None]) -> float:
+        up, down = pair
+        return gains[up.name] - (0.0 if down is None else costs[down.name])
+
+    pairs: list[tuple[Group, Group | None]] = [
+        (up, down) for up in ups for down in downs if up is not down and more[up.name] + less[down.name] <= room
+    ]
+    if additions:
+        pairs += [(up, None) for up in ups if more[up.name] <= room]
+    return sorted(pairs, key=lambda pair: -promise(pair))
 
 
 def iterative_update(
@@ -90,8 +104,12 @@ def iterative_update(
     maximum_swaps: int,
     max_evaluations: int | None = None,
     scores: Scores | None = None,
+    accept: Accept = "accuracy",
+    accept_factor: float = 1.0,
+    additions: bool = False,
+    stop_early: float | None = None,
 ) -> tuple[BitPlan, list[dict]]:
-    """Swap bits between two layers as long as accuracy on D (then the mean loss) improves.
+    """Swap bits between two layers as long as the plan improves on D.
 
     One layer goes to the next larger bit-width of the bit set, one to the next smaller: a bit each, where the set has
     no gaps. Tied layers move together and count as one, pinned ones stay.
@@ -106,12 +124,16 @@ def iterative_update(
         max_evaluations: swapped plans that are scored on D at most, accepted or not; None is no limit.
         scores: what each layer costs at each bit-width; gains and costs are their differences. None: from the
             reconstruction errors of the current plan, as Algorithm 1 has it.
+        accept, accept_factor: by which rule a plan is better (see `Score.improves_on`).
+        additions: see `ranked_swaps`.
+        stop_early: standard errors of the paired loss; a plan that is worse than the current one by more than these
+            after a part of D is given up, and refused. None: every plan is scored on all of D.
 
     Returns:
         The last accepted plan, and the history of all swaps that were tried.
     """
     space, sites = SearchSpace.open(workbench, budget), workbench.adapter.sites
-    quantized = QuantizedModel(workbench.adapter, workbench.bank)
+    quantized = workbench.scored_model()
     current, bits = plan, space.group_bits(plan.layer_bits())
     workbench.evaluator.set_base(current)
     best = workbench.evaluator.score(current)
@@ -126,22 +148,28 @@ def iterative_update(
         room = space.room - space.spent(bits)
         improved = False
         tried = 0
-        for up, down in ranked_swaps(space.groups, bits, gains, costs, room, literal_swaps):  # lines 19 to 21
+        pairs = ranked_swaps(space.groups, bits, gains, costs, room, literal_swaps, additions)  # lines 19 to 21
+        for up, down in pairs:
             if tried > try_next_pairs or len(history) == max_evaluations:
                 break
-            moved = {up.name: up.next_more(bits[up.name]), down.name: down.next_less(bits[down.name])}
-            swapped = {**bits, **moved}
+            swapped = {**bits, up.name: up.next_more(bits[up.name])}
+            if down is not None:
+                swapped[down.name] = down.next_less(bits[down.name])
             candidate = budget.plan(sites, space.layer_bits(list(swapped.values())), plan.origin)
             if candidate.key() in visited:
                 continue
             visited.add(candidate.key())
             tried += 1
             workbench.bank.calibrate(candidate)
-            score = workbench.evaluator.score(candidate, keep=True)
-            improved = score.improves_on(best)
-            gain, cost = gains[up.name], costs[down.name]
+            if stop_early is None:
+                score = workbench.evaluator.score(candidate, keep=True)
+            else:
+                score = workbench.evaluator.score_unless_worse(candidate, current, stop_early, keep=True)
+            whole = len(score.loss) == len(best.loss)
+            improved = whole and score.improves_on(best, accept, accept_factor)
+            lost, cost = (None, 0.0) if down is None else (down.name, costs[down.name])
             after = score.accuracy, score.mean_loss
-            swap = Swap(up.name, down.name, gain, cost, *after, best.accuracy, improved)
+            swap = Swap(up.name, lost, gains[up.name], cost, *after, best.accuracy, improved, len(score.loss))
             history.append(asdict(swap))
             if improved:  # line 25
                 current, bits, best = candidate, swapped, score
@@ -240,13 +268,17 @@ def _errors(
     plan: BitPlan, workbench: Workbench, quantized: QuantizedModel, others: dict[Site, list[Bits]]
 ) -> dict[str, list[float]]:
     """Reconstruction errors of every layer under a plan, then at other bits; computed once."""
-    workbench.bank.prepare([(site, bits) for site, wanted in others.items() for bits in wanted])
-    key = {**workbench.bank.identity, "plan": plan.key(), "alternatives": {s.name: bits for s, bits in others.items()}}
+    workbench.prepare([(site, bits) for site, wanted in others.items() for bits in wanted])
+    key = {
+        **workbench.scored_from.identity,
+        "plan": plan.key(),
+        "alternatives": {s.name: bits for s, bits in others.items()},
+    }
 
     def compute() -> dict[str, Tensor]:
         adapter = quantized.apply(plan).adapter
         images = workbench.task.calibration_images
-        modules = {s.name: [workbench.bank.module(s, bits) for bits in wanted] for s, wanted in others.items()}
+        modules = workbench.alternatives(others, plan)
         errors = reconstruction_errors(adapter, workbench.adapter, workbench.layers, images, modules)
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in errors.items()}
 

@@ -21,6 +21,7 @@ from lampq.sensitivity.metric import Metric, metric_name, metric_with, metrics, 
 from lampq.sensitivity.scores import Scores, at_the_target, by_text, falling
 from lampq.sensitivity.trace import Trace
 from lampq.sensitivity.type_scaling import TypeScaling, sample_blocks, type_scaling
+from lampq.tasks.score import Accept
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,19 @@ class LampQ(Allocator):
             whose sampled layers of type t are at beta bits. Omega's own traces stay those of full precision.
         trace_per: a trace is that of the ``layer``, or its mean per ``parameter``, which compares layers of one type
             that differ in size (Swin).
+        drop_error: what noise ``auto`` looks at: that of the ``images`` of D, or of ``blocks_and_images``, since the
+            sampled blocks stand for all of them.
         labels: labels of the Fisher trace: ``sampled`` from the model (Lemma 2) or the ``dataset``'s; None: sampled,
             for a detector the data set's.
         gain_ratios: rho_B: ``recomputed`` (Lemma 3 in closed form), ``paper`` (Table 2 as printed), or ``measured``.
         swaps: ``feasible`` pairs within the budget, or the ``literal`` pair of Algorithm 1, lines 19-21.
+        additions: besides feasible pairs, single layers whose next bits fit in what the plan leaves of the budget.
+        accept: when a plan is better: ``accuracy`` (more images of D right, then a lower mean loss; as printed),
+            ``loss`` (a lower mean loss), or ``paired`` (a mean loss lower by more than `accept_factor` standard errors
+            of the paired difference).
+        accept_factor: see `accept`.
+        stop_early: standard errors of the paired loss; a swapped plan that is worse by more than these after a part
+            of D is given up. None scores every plan on all of D.
         try_next_pairs: further pairs tried after one that failed, before the update stops (the paper: 0, at which a
             single noisy failure ends it).
         maximum_swaps: accepted swaps at most; None allows 4N.
@@ -95,9 +105,14 @@ class LampQ(Allocator):
     drop: Literal["auto", "accuracy", "loss"] = "auto"
     type_traces: Literal["full_precision", "at_beta"] = setting("full_precision", identity="changed")
     trace_per: Literal["layer", "parameter"] = setting("layer", identity="changed")
+    drop_error: Literal["images", "blocks_and_images"] = setting("images", identity="changed")
     labels: Literal["sampled", "dataset"] | None = "sampled"
     gain_ratios: str = setting("recomputed", options=RATIOS)
     swaps: Literal["feasible", "literal"] = "feasible"
+    additions: bool = setting(False, identity="changed")
+    accept: Accept = setting("accuracy", identity="changed")
+    accept_factor: float = setting(1.0, at_least=0, identity="changed")
+    stop_early: float | None = setting(None, above=0, identity="changed")
     try_next_pairs: int = setting(4, minimum=0)
     maximum_swaps: int | None = setting(None, minimum=0)
     max_evaluations: int | None = setting(None, minimum=0, key="max_evaluations", identity="changed")
@@ -143,8 +158,17 @@ class LampQ(Allocator):
             unused |= {"type_traces", "trace_per"}
         if not self.type_scaling:
             unused |= {"mu", "beta", "drop", "type_traces"}
+        if self.drop != "auto" or "drop" in unused:
+            unused |= {"drop_error"}
         if not self.iterative_update:
             unused |= {"gain_ratios", "swaps", "try_next_pairs", "maximum_swaps", "max_evaluations", "swap_estimates"}
+            unused |= {"additions", "stop_early"}
+        if self.swaps == "literal":
+            unused |= {"additions"}
+        if not self.iterative_update and (not self.resolve or "resolve" in unused):
+            unused |= {"accept"}
+        if self.accept != "paired" or "accept" in unused:
+            unused |= {"accept_factor"}
         if self.swap_estimates == "metric":
             unused |= {"gain_ratios"}
         return unused
@@ -181,6 +205,10 @@ class LampQ(Allocator):
                 maximum_swaps=len(workbench.layers) if self.maximum_swaps is None else self.maximum_swaps,
                 max_evaluations=self.max_evaluations,
                 scores=initial.costs if self.swap_estimates == "metric" else None,
+                accept=self.accept,
+                accept_factor=self.accept_factor,
+                additions=self.additions,
+                stop_early=self.stop_early,
             )
             plan.origin["swaps"] = swaps
             log.info("iterative update: %d of %d swaps accepted", sum(s["accepted"] for s in swaps), len(swaps))
@@ -216,7 +244,7 @@ class LampQ(Allocator):
         blocks = sample_blocks(workbench.adapter.blocks, self.mu, workbench.seed)  # line 2
         if self.type_traces == "at_beta":
             measured = self.traces_at_beta(workbench, budget, blocks)
-        return type_scaling(workbench, budget, measured, blocks, self.beta, self.drop)
+        return type_scaling(workbench, budget, measured, blocks, self.beta, self.drop, self.drop_error)
 
     def traces_at_beta(self, workbench: Workbench, budget: Budget, blocks: tuple[int, ...]) -> dict[str, float]:
         """Line 5 as printed: traces of the sampled layers of each type, all of them at beta bits, straight through."""
@@ -291,7 +319,7 @@ class LampQ(Allocator):
             workbench.bank.calibrate(found.plan)
             score = workbench.evaluator.score(found.plan)
             history.append({"bits": found.plan.layer_bits(), "accuracy": score.accuracy, "loss": score.mean_loss})
-            if best_score is None or score.improves_on(best_score):
+            if best_score is None or score.improves_on(best_score, self.accept, self.accept_factor):
                 best, best_score = found, score
         log.info("%s: plan %d of %d after solving again is the best on D", self.name, tried.index(best) + 1, len(tried))
         best.plan.origin["resolved"] = history

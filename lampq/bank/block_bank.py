@@ -12,6 +12,7 @@ from torch import nn
 from lampq.bank.realisation import Realisation, States
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.plan.sites import Site
 
 
 class BlockBank:
@@ -45,6 +46,11 @@ class BlockBank:
             made[key] = self._modules.get(key) or whole.modules_of(plan, index, self._states(plan, index))
         self._modules = made
         return {name: module for part in made.values() for name, module in part.items()}
+
+    def site_module(self, plan: BitPlan, site: Site) -> nn.Module:
+        """The module that a site has in the network of a plan, from its block."""
+        index = self._realisation.adapter.segment_of(site)
+        return self._realisation.modules_of(plan, index, self._states(plan, index))[site.name]
 
     def _states(self, plan: BitPlan, index: int) -> States:
         """States of a segment at a plan's bits. What is not allocated is taken from where the first layer is."""

@@ -97,6 +97,14 @@ class LayerBank:
             self._modules[key] = module.eval().requires_grad_(False).to(device)
         return self._modules[key]
 
+    def modules(self, plan: BitPlan) -> dict[str, nn.Module]:
+        """The quantized modules of a plan, by the names of their sites."""
+        return {s.name: self.module(self.adapter.site(s.name), s.bits) for s in plan.sites if s.bits.quantized}
+
+    def site_module(self, plan: BitPlan, site: Site) -> nn.Module:
+        """The module of a site at a plan's bits, whatever the bits of the others."""
+        return self.module(site, plan[site.name].bits)
+
     def calibrate(self, plan: BitPlan) -> None:
         """Make sure that every entry of a plan is there."""
         self.prepare([(self.adapter.site(s.name), s.bits) for s in plan.sites if s.bits.quantized])

@@ -73,6 +73,11 @@ class Realisation:
         self._modules = made
         return {name: module for part in made.values() for name, module in part.items()}
 
+    def site_module(self, plan: BitPlan, site: Site) -> nn.Module:
+        """The module that a site has in the network of a plan, which is realised up to there."""
+        index = self.adapter.segment_of(site)
+        return self.modules_of(plan, index, self.parts(plan, index + 1)[index])[site.name]
+
     def modules_of(self, plan: BitPlan, index: int, states: States) -> dict[str, nn.Module]:
         """The modules of one segment at a plan's bits, made of given states."""
         method = self.bank.independent if self._keeps_independent_states(index) else self.base_quantizer

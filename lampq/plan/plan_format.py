@@ -157,8 +157,9 @@ def _settings(key: str, value: Any) -> None:
 
 def _swap(key: str, value: Any) -> None:
     _mapping(key, value)
-    for name in ("up", "down"):
-        text(f"{key}.{name}", value.get(name))
+    text(f"{key}.up", value.get("up"))
+    if "down" not in value or value["down"] is not None:  # null where a bit was only added
+        text(f"{key}.down", value.get("down"))
     boolean(f"{key}.accepted", value.get("accepted"))
     for name in ("accuracy", "loss"):
         if name not in value:

@@ -236,7 +236,8 @@ def _swap_lines(swaps: list[dict[str, Any]], layer: str | None, layers: list[Sit
             for value in (start, swap[measure])
         )
         verdict = "kept" if swap["accepted"] else "refused"
-        names = f"+ {swap['up'].ljust(width)}  - {swap['down'].ljust(width)}"
+        lost = "" if swap["down"] is None else f"- {swap['down']}"
+        names = f"+ {swap['up'].ljust(width)}  {lost.ljust(width + 2)}"
         if layer in (None, swap["up"], swap["down"]):
             lines.append(_fitted(f"{number:4d}  {names}  {first.removesuffix(' %')} -> {then}  {verdict}"))
         before = swap[measure] if swap["accepted"] else before

@@ -36,6 +36,9 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
         budget.pop("activation_rule")
         if single:
             budget.clear()  # its inputs have the component's bits, whatever the target
+    search = {"search": quantizer.search} if quantizer.sequential and work.searches else {}
+    if search and quantizer.search != "surrogate":
+        search["estimates_from"] = "scored"  # not from independent states, as once
     limited = settings.evaluation_images is not None and work.searches and not single
     return {
         "model": prepared.adapter.name,
@@ -45,7 +48,7 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
         "sensitivity" if single else "allocator": [work.name, work.revision, work.settings()],
         "budget": budget,
         "seed": settings.seed,
-        **({"search": quantizer.search} if quantizer.sequential and work.searches else {}),
+        **search,
         **({"evaluation_images": settings.evaluation_images} if limited else {}),
         # Where the time of a cold run is what was asked for, a run that read the bank does not stand for it.
         **({"fresh_bank": [str(prepared.device), torch.get_num_threads()]} if settings.bank == "fresh" else {}),

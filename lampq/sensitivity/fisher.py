@@ -46,13 +46,13 @@ class Fisher(Trace):
             "weights": workbench.bank.identity["weights"],
             **identity_of_labels(workbench, self.labels),
             "revision": 1,
-            **({} if plan is None else {**workbench.bank.identity, "plan": plan.key()}),
+            **({} if plan is None else {**workbench.scored_from.identity, "plan": plan.key()}),
         }
 
         def compute() -> dict[str, Tensor]:
             images, labels = task.sample_images, labels_of(workbench, self.labels)
             with progress(description="Fisher traces over D", total=len(images), unit="images") as bar:
-                adapter = straight_through(workbench.adapter, workbench.bank, plan)
+                adapter = straight_through(workbench.adapter, workbench.scored_from, plan)
                 traces = fisher_traces(
                     adapter.network,
                     names,

@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lampq.bank.quantized_model import QuantizedModel
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures, batches
 from lampq.plan.bit_plan import BitPlan
@@ -55,7 +54,7 @@ class NuclearNorm(Metric):
                 parts.setdefault(module_of(site), []).append(site)
         bits = list(budget.candidates)
         inputs = [budget.input_bits(b) for b in bits]
-        key = {**workbench.bank.identity, "bits": bits, "inputs": inputs, "error": self.error, "revision": 2}
+        key = {**workbench.scored_from.identity, "bits": bits, "inputs": inputs, "error": self.error, "revision": 2}
 
         def compute() -> dict[str, Tensor]:
             return {"omega": torch.stack(_measure(workbench, budget, list(parts.values()), self.error))}
@@ -69,8 +68,8 @@ def _measure(workbench: Workbench, budget: Budget, parts: list[list[Site]], erro
     """``[candidates]`` float64 of every module, block by block from the full-precision model's states."""
     full_precision = BitPlan.full_precision(workbench.adapter.sites)
     wanted = [(s, _bits(s, b, budget)) for sites in parts for s in sites for b in budget.candidates]
-    workbench.bank.prepare(wanted)
-    original, quantized = workbench.adapter.clone(), QuantizedModel(workbench.adapter, workbench.bank)
+    workbench.prepare(wanted)
+    original, quantized = workbench.adapter.clone(), workbench.scored_model()
     states = [original.run_segment(0, chunk) for chunk in batches(workbench.task.calibration_images, CHUNK)]
     omega = []
     for sites in progress(parts, description="nuclear norms of modules", unit="modules"):

@@ -97,16 +97,16 @@ def scores_at(
     def key(bits: Bits) -> dict:
         given = {"bits": bits[0], "input_bits": bits[1], "revision": 1}
         at_plan = {} if plan is None else {"plan": plan.key()}
-        return {**workbench.bank.identity, **identity_of_labels(workbench, labels), **given, **at_plan}
+        return {**workbench.scored_from.identity, **identity_of_labels(workbench, labels), **given, **at_plan}
 
     missing = tuple(bits for bits in wanted if not workbench.store.holds("output_fisher", key(bits)))
-    workbench.bank.prepare([(s, bits) for s in layers for bits in missing])
+    workbench.prepare([(s, bits) for s in layers for bits in missing])
 
     @cache
     def measured(together: tuple[Bits, ...]) -> Tensor:
-        modules = {s.name: [workbench.bank.module(s, bits) for bits in together] for s in layers}
+        modules = workbench.alternatives(dict.fromkeys(layers, together), plan)
         images = workbench.task.sample_images
-        adapter = straight_through(workbench.adapter, workbench.bank, plan)
+        adapter = straight_through(workbench.adapter, workbench.scored_from, plan)
         with progress(description="output errors and gradients over D", total=len(images), unit="images") as bar:
             chunk = 1 if isinstance(images, Images) else CHUNK
             return output_scores(

@@ -23,12 +23,17 @@ class Reconstruction(Metric):
 
     def scores(self, workbench: Workbench, budget: Budget) -> Scores:
         layers, bits = workbench.layers, list(budget.candidates)
-        wanted = [(s, budget.bits_at(b)) for s in layers for b in bits]
-        key = {**workbench.bank.identity, "bits": bits, "inputs": [budget.input_bits(b) for b in bits], "revision": 1}
+        wanted = [budget.bits_at(b) for b in bits]
+        key = {
+            **workbench.scored_from.identity,
+            "bits": bits,
+            "inputs": [budget.input_bits(b) for b in bits],
+            "revision": 1,
+        }
 
         def compute() -> dict[str, Tensor]:
-            workbench.bank.prepare(wanted)
-            modules = {s.name: [workbench.bank.module(s, budget.bits_at(b)) for b in bits] for s in layers}
+            workbench.prepare([(s, bits) for s in layers for bits in wanted])
+            modules = workbench.alternatives(dict.fromkeys(layers, wanted))
             images = workbench.task.calibration_images
             errors = reconstruction_errors(workbench.adapter, workbench.adapter, layers, images, modules)
             # The first is that of the full-precision layer itself.

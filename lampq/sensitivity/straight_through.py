@@ -3,16 +3,24 @@
 import torch
 from torch import Tensor, nn
 
+from lampq.bank.block_bank import BlockBank
 from lampq.bank.layer_bank import LayerBank
+from lampq.bank.realisation import Realisation
 from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
 
 
-def straight_through(full_precision: ModelAdapter, bank: LayerBank, plan: BitPlan | None) -> ModelAdapter:
+def straight_through(
+    full_precision: ModelAdapter, source: LayerBank | Realisation | BlockBank, plan: BitPlan | None
+) -> ModelAdapter:
     """The model at a plan's bits with straight-through gradients (Bengio et al. 2013).
 
     Rounding has no useful derivative. Here every quantized site gives out what its quantized module does, and takes
-    the derivative of the full-precision module at the same operands.
+    the derivative of the full-precision module at the same operands. What a realised plan changes beside sites is
+    changed here as well.
+
+    Args:
+        source: where the modules of plans come from.
 
     Returns:
         An adapter of its own over the full-precision model's tensors; its linear layers still are `nn.Linear` with
@@ -20,11 +28,12 @@ def straight_through(full_precision: ModelAdapter, bank: LayerBank, plan: BitPla
     """
     if plan is None:
         return full_precision
-    adapter = full_precision.clone()
-    for site in plan.sites:
-        if site.bits.quantized:
-            quantized = bank.module(full_precision.site(site.name), site.bits)
-            adapter.module(site.name).register_forward_hook(_quantized_value(quantized))
+    adapter, sites = full_precision.clone(), {site.name for site in plan.sites}
+    for name, module in source.modules(plan).items():
+        if name in sites:
+            adapter.module(name).register_forward_hook(_quantized_value(module))
+        else:
+            adapter.replace_module(name, module)
     return adapter
 
 

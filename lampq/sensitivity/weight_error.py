@@ -18,14 +18,14 @@ class WeightError(Metric):
 
     def scores(self, workbench: Workbench, budget: Budget) -> Scores:
         layers, bits = workbench.layers, budget.candidates
-        workbench.bank.prepare([(s, budget.bits_at(b)) for s in layers for b in bits])
+        workbench.prepare([(s, budget.bits_at(b)) for s in layers for b in bits])
         errors = {}
         for site in layers:
             original = workbench.adapter.module(site.name).weight.detach().double()
-            modules = {b: workbench.bank.module(site, budget.bits_at(b)) for b in bits}
+            modules = workbench.alternatives({site: [budget.bits_at(b) for b in bits]})[site.name]
             errors[site.name] = {
                 b: (effective_weight(module, site.name).double() - original).square().sum().item()
-                for b, module in modules.items()
+                for b, module in zip(bits, modules, strict=True)
             }
         return errors
 

@@ -12,11 +12,14 @@ from lampq.models.detection.pictures import Pictures, join
 from lampq.plan.bit_plan import BitPlan
 from lampq.progress import progress
 from lampq.storage.store import Store
-from lampq.tasks.score import Score
+from lampq.tasks.score import Score, paired_change
 from lampq.tasks.task import Task
 
 CHUNK = 50
 """Images of D run at once; fixed, so that scores do not depend on a user's batch size."""
+
+FIRST_LOOK = 2 * CHUNK
+"""Images of D that a plan is scored on in any case, before it is given up."""
 
 
 class SampleEvaluator:
@@ -77,9 +80,35 @@ class SampleEvaluator:
             keep: hold on to the plan's states, since it may become the base; takes the memory limit once more.
         """
         self._asked.add(plan.key())
-        key = {**self._identity, "sample": self.task.identity["sample"], "plan": plan.key()}
-        stored = self.store.fetch("scores", key, lambda: self._evaluate(plan, keep))
+        stored = self.store.fetch("scores", self._key(plan), lambda: self._evaluate(plan, keep))
         return Score(stored["loss"], stored.get("top1"))
+
+    def score_unless_worse(self, plan: BitPlan, rival: BitPlan, errors: float, keep: bool = False) -> Score:
+        """As `score`, but a plan that is clearly worse than another is given up: then of the first images alone.
+
+        A score that the store has whole is cut where its computation would have stopped, so that what comes out does
+        not depend on what was scored before. Where a plan was given up is kept apart from whole scores.
+
+        Args:
+            rival: the other plan.
+            errors: standard errors of the paired loss that the plan must be worse by (see `given_up_after`).
+            keep: see `score`; states of a plan that was given up are not kept.
+        """
+        best, whole = self.score(rival).loss, self._key(plan)
+        self._asked.add(plan.key())
+
+        def compute() -> dict[str, Tensor]:
+            outcome = self._evaluate(plan, keep, lambda loss: given_up_after(loss, best, errors) is not None)
+            return outcome if len(outcome["loss"]) < self.images else self.store.fetch("scores", whole, lambda: outcome)
+
+        if self.store.holds("scores", whole):
+            stored = self.store.fetch("scores", whole, compute)
+        else:
+            part = {**whole, "unless_worse_than": rival.key(), "standard_errors": errors}
+            stored = self.store.fetch("scores", part, compute)
+        images = given_up_after(stored["loss"], best, errors) or len(stored["loss"])
+        correct = stored.get("top1")
+        return Score(stored["loss"][:images], None if correct is None else correct[:images])
 
     def score_on_all(self, plan: BitPlan) -> Score:
         """The same on all images of D: what is reported of the plan that a search has chosen."""
@@ -100,15 +129,21 @@ class SampleEvaluator:
 
         return evaluator._run(plan, *evaluator._start(plan), "full precision on D", logits)[0]["logits"]
 
-    def _evaluate(self, plan: BitPlan, keep: bool) -> dict[str, Tensor]:
+    def _key(self, plan: BitPlan) -> dict:
+        return {**self._identity, "sample": self.task.identity["sample"], "plan": plan.key()}
+
+    def _evaluate(
+        self, plan: BitPlan, keep: bool, hopeless: Callable[[Tensor], bool] | None = None
+    ) -> dict[str, Tensor]:
+        """Results of a plan; of the first images alone where it is hopeless by their losses."""
         self.evaluations += 1
         start, state = self._start(plan)
 
         def judged(adapter: ModelAdapter, state: Pictures, first: int) -> dict[str, Tensor]:
             return self.task.judge(adapter, state, self.task.sample_labels[first : first + len(state)])
 
-        outcome, states = self._run(plan, start, state, "scoring a plan on D", judged, keep)
-        if keep:
+        outcome, states = self._run(plan, start, state, "scoring a plan on D", judged, keep, hopeless)
+        if keep and len(outcome["loss"]) == self.images:
             earlier = {index: state for index, state in self._base_states().items() if index <= start}
             self._scored = (plan.key(), earlier | states)
         return outcome
@@ -138,15 +173,17 @@ class SampleEvaluator:
         description: str,
         finish: Callable[[ModelAdapter, Pictures, int], dict[str, Tensor]] | None,
         keep: bool = False,
+        hopeless: Callable[[Tensor], bool] | None = None,
     ) -> tuple[dict[str, Tensor], dict[int, Pictures]]:
         """Run a plan from the input of segment `start`.
 
         Args:
             finish: makes the results of some images, ``[images, ...]``, of the tail's inputs and their first number.
             keep: keep inputs of later segments.
+            hopeless: whether to stop, by the losses so far.
 
         Returns:
-            What `finish` gives of all images, and the kept inputs, by segment.
+            What `finish` gives of all images (or those before it stopped), and the kept inputs, by segment.
         """
         adapter = self.quantized.apply(plan).adapter
         results: list[dict[str, Tensor]] = []
@@ -161,6 +198,8 @@ class SampleEvaluator:
                     chunk = adapter.run_segment(index, chunk)
             if finish is not None:
                 results.append(finish(adapter, chunk, done))
+                if hopeless is not None and hopeless(torch.cat([result["loss"] for result in results])):
+                    break
             done += len(chunk)
         joined = {name: torch.cat([result[name] for result in results]) for name in results[0]} if results else {}
         return joined, {index: join(parts) for index, parts in kept.items()}
@@ -176,3 +215,23 @@ class SampleEvaluator:
             room = self._memory_limit * len(state) // (state.nbytes * self.images)
             self._spacing = math.ceil((segments - 1) / room) if room else segments
         return range(self._spacing, segments, self._spacing)
+
+
+def given_up_after(loss: Tensor, other: Tensor, errors: float) -> int | None:
+    """After how many images a plan is clearly worse than another; None where it is not, as far as it is known.
+
+    That is when its mean loss over the first images is higher by more than so many standard errors of the paired
+    difference: looked at after `FIRST_LOOK` images and every further `CHUNK`, while there are images left.
+
+    Args:
+        loss: of the plan, ``[images looked at]``.
+        other: of the other plan, ``[images]``.
+        errors: standard errors.
+    """
+    for images in range(FIRST_LOOK, len(other), CHUNK):
+        if images > len(loss):
+            break
+        change, error = paired_change(Score(loss[:images]), Score(other[:images]))
+        if change > errors * error:
+            return images
+    return None

@@ -37,16 +37,16 @@ def layers(*sizes):
 
 
 def names(pairs):
-    return [(up.name, down.name) for up, down in pairs]
+    return [(up.name, down and down.name) for up, down in pairs]
 
 
-def rank(sites, bits, gains, costs, literal=False, **target):
+def rank(sites, bits, gains, costs, literal=False, additions=False, **target):
     asked = budget(**target)
     lowest = min(asked.candidates)
     groups = [Group(s.name, (s,), {b: s.parameters * (b - lowest) for b in asked.candidates}, False) for s in sites]
     room = asked.total([s.parameters for s in sites]) - sum(s.parameters * b for s, b in zip(sites, bits, strict=True))
     bits, gains, costs = ({str(i): v for i, v in enumerate(values)} for values in (bits, gains, costs))
-    return names(ranked_swaps(groups, bits, gains, costs, room, literal))
+    return names(ranked_swaps(groups, bits, gains, costs, room, literal, additions))
 
 
 def test_feasible_pairs_by_gain_minus_cost():
@@ -88,6 +88,15 @@ def test_the_literal_pair_is_the_best_with_the_cheapest_whatever_the_budget():
     assert rank(sites, (3, 3, 3), (9.0, 1, 8), (2.0, 0.1, 3), literal=True) == [("0", "1")]
     assert rank(sites, (3, 3, 3), (1.0, 9, 8), (2.0, 0.1, 3), literal=True) == [("1", "0")], "never with itself"
     assert rank(layers(4), (3,), (9.0,), (1.0,), literal=True) == []
+
+
+def test_a_bit_is_only_added_where_the_budget_has_room_and_ranks_by_its_gain():
+    """Four weight bits to spare: the first two layers fit, the third, of five, needs another that pays."""
+    sites, gains, costs = layers(4, 1, 5), (3.0, 2.0, 9.0), (1.5, 1.0, 8.0)
+    found = rank(sites, (3, 3, 3), gains, costs, additions=True, target=Fraction(34, 10))
+    assert found == [("2", "1"), ("2", "0"), ("0", None), ("0", "1"), ("1", None), ("1", "0"), ("0", "2"), ("1", "2")]
+    assert [pair for pair in found if pair[1]] == rank(sites, (3, 3, 3), gains, costs, target=Fraction(34, 10))
+    assert None not in {down for _, down in rank(sites, (3, 3, 3), gains, costs, additions=True)}, "no room"
 
 
 @pytest.mark.parametrize(("bits", "up", "down"), [(3, 0.3936, 2.795)])
@@ -307,6 +316,57 @@ def test_room_left_by_a_fractional_budget_is_never_overrun(tmp_path):
     total = target.total([site.parameters for site in search.layers])
     spent = [weight_bits(search, plan) for plan in verdicts.plans]
     assert max(spent) <= total and any(b > a for a, b in pairwise(spent)), "the room was never used"
+
+
+def test_additions_fill_the_room_that_is_left(tmp_path):
+    search, target = search_over(vit_adapter(2), tmp_path), budget("3.1")
+    plan, (swap, *_) = updated(replace(search, evaluator=Verdicts(1, 2, 1)), target, additions=True)
+    assert swap["down"] is None and swap["cost"] == 0 and swap["gain"] > 0 and swap["accepted"]
+    assert plan.layer_bits()[swap["up"]] == 4 and sorted(plan.layer_bits().values()) == [3] * 7 + [4]
+    _, (without, *_) = updated(replace(search, evaluator=Verdicts(1, 2, 1)), target)
+    assert without["down"] is not None
+
+
+@pytest.mark.parametrize(
+    ("accept", "factor", "accepted"),
+    [
+        ("accuracy", 1.0, [True]),
+        ("loss", 1.0, [False, True]),
+        ("paired", 1.0, [False, False]),
+        ("paired", 0.2, [False, True]),
+    ],
+)
+def test_the_rule_decides_which_plan_is_kept(tmp_path, accept, factor, accepted):
+    """The first swap gets one more image right, at a higher loss. The second gets one less right, and the loss falls by
+    a quarter of its standard error."""
+    answers = [([1.0, 1.0, 1.0], [1, 0, 1]), ([2.0, 2.0, 2.0], [1, 1, 1]), ([0.4, 1.2, 1.2], [1, 0, 0])]
+
+    class Given(Verdicts):
+        def score(self, plan, keep=False):
+            self.plans.append(plan)
+            loss, correct = answers[len(self.plans) - 1]
+            return Score(torch.tensor(loss, dtype=torch.float64), torch.tensor(correct, dtype=torch.float64))
+
+    search = replace(search_over(vit_adapter(), tmp_path), evaluator=Given())
+    options = {"try_next_pairs": 1, "maximum_swaps": 1, "max_evaluations": 2}
+    plan, history = updated(search, budget(), accept=accept, accept_factor=factor, **options)
+    assert [swap["accepted"] for swap in history] == accepted
+    tried = search.evaluator.plans
+    assert plan.key() == (tried[len(accepted)] if any(accepted) else tried[0]).key()
+
+
+def test_a_plan_that_is_given_up_is_refused_and_says_after_how_many_images(tmp_path):
+    search = search_over(vit_adapter(), tmp_path, sample_images=160)
+    _, whole = updated(search, budget(), try_next_pairs=6)
+    _, early = updated(search, budget(), try_next_pairs=6, stop_early=1.0)
+    assert {swap["images"] for swap in whole} == {160} and {swap["images"] for swap in early} > {160}
+    assert not any(swap["accepted"] for swap in early if swap["images"] < 160)
+    for one, other in zip(whole, early, strict=False):
+        assert (one["up"], one["down"]) == (other["up"], other["down"])
+        if other["images"] == 160:
+            assert one == other
+        elif one["accepted"]:
+            break  # from here on the two go their own ways
 
 
 def test_a_model_without_any_possible_swap_stays_as_it_is(tmp_path):

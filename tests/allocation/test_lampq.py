@@ -115,7 +115,18 @@ OPTIONS = {
     "metric": "hessian",
     "resolve": 2,
     "swap_estimates": "metric",
+    "drop_error": "blocks_and_images",
+    "additions": True,
+    "accept": "loss",
+    "accept_factor": 0.0,
+    "stop_early": 0.5,
 }
+WITH = {
+    "accept_factor": {"accept": "paired"},
+    "additions": {"start": "uniform"},
+    "drop_error": {"drop": "auto", "mu": 0.3},
+}
+"""What else an option needs to have an effect."""
 
 
 def test_the_options_below_are_all_there_are():
@@ -124,8 +135,10 @@ def test_the_options_below_are_all_there_are():
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_has_an_effect(search, option):
-    usual = {"drop": "accuracy"}
+def test_every_option_has_an_effect(search, store, option):
+    usual = {"drop": "accuracy", **WITH.get(option, {})}
+    if option == "stop_early":
+        search = search_over(vit_adapter(), store, sample_images=160)
     before = LampQ(**usual).allocate(search, budget())
     after = LampQ(**{**usual, option: OPTIONS[option]}).allocate(search, budget())
     assert record_of(before) != record_of(after)
@@ -214,6 +227,11 @@ def test_wrong_options_are_refused():
         {"swaps": "all"},
         {"try_next_pairs": -1},
         {"maximum_swaps": 1.5},
+        {"drop_error": "layers"},
+        {"additions": 1},
+        {"accept": "better"},
+        {"accept_factor": -1},
+        {"stop_early": 0},
     ]:
         with pytest.raises(LampQError) as caught:
             LampQ(**option)

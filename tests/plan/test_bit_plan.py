@@ -26,7 +26,12 @@ def plan(sites):
     plan = BUDGET.plan(
         sites,
         bits,
-        {"allocator": "by hand", "swaps": [{"up": "a", "down": "b", "accepted": True, "accuracy": 0.5, "loss": 1.0}]},
+        {
+            "allocator": "by hand",
+            "swaps": [
+                {"up": "a", "down": down, "accepted": True, "accuracy": 0.5, "loss": 1.0} for down in ("b", None)
+            ],
+        },
     )
     return plan.with_scores({site.name: 0.1 * index for index, site in enumerate(layers)})
 

@@ -99,6 +99,13 @@ def test_swaps_are_told_with_the_accuracy_before_and_after(tmp_path):
     assert "plans were scored with: block_bank (base_quantizer.search)" in told(trained, tmp_path)
 
 
+def test_a_bit_that_was_only_added_is_told_without_a_layer_that_lost_one(tmp_path):
+    text = told(scored_plan(swaps=[swap(UP, None, 0.5, True), swap(UP, DOWN, 0.4, False)]), tmp_path)
+    added, swapped = text.splitlines()[-2:]
+    assert UP in added and " - " not in added and added.endswith("kept") and len(added) + 3 == len(swapped)
+    assert "(-2)" in line_of(text, DOWN) and "-1" not in line_of(text, DOWN)
+
+
 def test_an_older_history_has_no_accuracy_before_its_first_swap(tmp_path):
     swaps = [swap(UP, DOWN, 0.5, True), swap(UP, DOWN, 0.4, False)]
     lines = told(scored_plan(swaps=swaps), tmp_path).splitlines()[-2:]

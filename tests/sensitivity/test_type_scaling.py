@@ -44,10 +44,10 @@ class MadeUpScores:
         return Score(loss, correct)
 
 
-def scaled(evaluator, traces, blocks=(0, 1, 2, 3), measure="accuracy", beta=2):
-    adapter, bank = SimpleNamespace(sites=SITES), SimpleNamespace(prepare=lambda wanted: None)
+def scaled(evaluator, traces, blocks=(0, 1, 2, 3), measure="accuracy", beta=2, **options):
+    adapter, bank = SimpleNamespace(sites=SITES, blocks=4), SimpleNamespace(prepare=lambda wanted: None)
     workbench = SimpleNamespace(layers=list(SITES), evaluator=evaluator, adapter=adapter, bank=bank)
-    return type_scaling(workbench, BUDGET, traces, blocks, beta, measure)
+    return type_scaling(workbench, BUDGET, traces, blocks, beta, measure, **options)
 
 
 def by_type(**values):
@@ -100,13 +100,37 @@ def test_the_single_layers_input_follows_the_budgets_rule():
     assert single_layer_plan(full_precision, SITES[1], 2, follow)[SITES[1].name].bits == (2, 6)
 
 
-def test_standard_errors_are_paired_and_have_images_as_the_sample():
+def test_standard_errors_are_paired_and_have_images_and_blocks_as_the_sample():
     """Two layers lose the first 6 and the first 18 images: an image loses 1, 1/2 or 0 of its answers on average."""
     wrong = {**WRONG, "blocks.0.qkv": 6, "blocks.1.qkv": 18}
     found = scaled(MadeUpScores(wrong), TRACES, blocks=(0, 1))
     mean = 0.12
     squares = 6 * (1 - mean) ** 2 + 12 * (0.5 - mean) ** 2 + 82 * mean**2
-    assert found.drop_standard_error["qkv"] == pytest.approx(math.sqrt(squares / 99 / 100), rel=1e-12)
+    assert found.drop_standard_error_over_images["qkv"] == pytest.approx(math.sqrt(squares / 99 / 100), rel=1e-12)
+    # Two blocks of four, drops of 0.06 and 0.18: half of the variance of their mean is left.
+    blocks = (0.06**2 + 0.06**2) / 2 / 2
+    assert found.drop_standard_error["qkv"] == pytest.approx(math.sqrt(squares / 99 / 100 + blocks), rel=1e-12)
+
+
+def test_blocks_add_nothing_where_all_are_sampled_and_one_does_not_tell():
+    everything = scaled(MadeUpScores(WRONG), TRACES)
+    assert everything.drop_standard_error == everything.drop_standard_error_over_images
+    single = scaled(MadeUpScores(WRONG), TRACES, blocks=(1,))
+    assert single.drop_standard_error == dict.fromkeys(LAYER_TYPES) and single.measure == "accuracy"
+
+
+def test_auto_may_count_the_noise_of_blocks():
+    """Images alone tell that proj costs accuracy, blocks differ too much to tell of all of them."""
+    wrong = {**WRONG, "blocks.0.proj": 0, "blocks.1.proj": 40}
+    two = {"traces": TRACES, "blocks": (0, 1), "measure": "auto"}
+    assert scaled(MadeUpScores(wrong), **two).measure == "accuracy"
+    assert scaled(MadeUpScores(wrong), **two, noise="blocks_and_images").measure == "loss"
+    assert scaled(MadeUpScores(WRONG), **two, noise="blocks_and_images").measure == "accuracy"
+    one = {**two, "blocks": (1,)}
+    assert scaled(MadeUpScores(WRONG), **one).measure == "accuracy"
+    assert scaled(MadeUpScores(WRONG), **one, noise="blocks_and_images").measure == "loss", (
+        "a single block says nothing"
+    )
 
 
 def test_auto_takes_accuracy_unless_a_type_is_within_noise():

@@ -8,7 +8,8 @@ from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.storage.store import Store
-from lampq.tasks.sample_evaluation import CHUNK, SampleEvaluator
+from lampq.tasks.sample_evaluation import CHUNK, FIRST_LOOK, SampleEvaluator, given_up_after
+from lampq.tasks.score import Score, paired_change
 from tests.small_models import distilled_adapter, search_over, swin_adapter, vit_adapter
 
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
@@ -181,3 +182,51 @@ def test_an_interrupted_evaluation_leaves_a_usable_evaluator(tmp_path, monkeypat
             evaluator.score(base)
     for plan in (base, late):
         assert torch.equal(evaluator.score(plan).loss, directly(search, plan)["loss"])
+
+
+def test_a_plan_that_is_clearly_worse_is_given_up_after_a_part_of_d(tmp_path):
+    search = search_over(vit_adapter(), tmp_path / "bank", sample_images=230)
+    evaluator = evaluator_of(search, tmp_path / "scores", 2**40)
+    base = BUDGET.plan(search.adapter.sites, {site.name: 4 for site in search.layers})
+    worse = BUDGET.plan(search.adapter.sites, {site.name: 2 for site in search.layers})
+    evaluator.set_base(base)
+    part, rival = evaluator.score_unless_worse(worse, base, 3.0, keep=True), evaluator.score(base)
+    assert len(part.loss) == len(part.correct) == FIRST_LOOK < len(rival.loss) == 230
+    change, error = paired_change(part, Score(rival.loss[:FIRST_LOOK]))
+    assert change > 3 * error
+
+    # The whole score is computed when it is asked for, and cut from then on: what comes out is the same.
+    whole = evaluator.score(worse)
+    assert torch.equal(whole.loss, directly(search, worse)["loss"]) and torch.equal(whole.loss[:FIRST_LOOK], part.loss)
+    assert torch.equal(evaluator.score_unless_worse(worse, base, 3.0).loss, part.loss)
+    assert evaluator.evaluations == 3
+
+    # A better plan is looked at on all of D, and its score is an ordinary one.
+    assert len(evaluator.score_unless_worse(base, worse, 3.0).loss) == 230
+    again = evaluator_of(search, tmp_path / "scores", 0)
+    better = base.with_bits({search.layers[0].name: (3, 3)})
+    assert len(again.score_unless_worse(better, worse, 3.0).loss) == 230 and again.evaluations == 1
+    assert torch.equal(again.score(better).loss, directly(search, better)["loss"]) and again.evaluations == 1
+
+
+def test_a_plan_that_was_given_up_is_read_and_its_states_are_not_kept(tmp_path):
+    search = search_over(vit_adapter(), tmp_path / "bank", sample_images=160)
+    base = BUDGET.plan(search.adapter.sites, {site.name: 4 for site in search.layers})
+    worse = BUDGET.plan(search.adapter.sites, {site.name: 2 for site in search.layers})
+    first = evaluator_of(search, tmp_path / "scores", 2**40)
+    first.set_base(base)
+    part = first.score_unless_worse(worse, base, 3.0, keep=True)
+    first.set_base(worse)
+    late = worse.with_bits({search.layers[-1].name: (3, 3)})
+    assert torch.equal(first.score(late).loss, directly(search, late)["loss"])
+    second = evaluator_of(search, tmp_path / "scores", 2**40)
+    assert torch.equal(second.score_unless_worse(worse, base, 3.0).loss, part.loss) and second.evaluations == 0
+
+
+def test_when_a_plan_is_given_up_by_hand():
+    """The difference is 1 for every second image, 0 for the others: 1/2, and 0.05 of it is a standard error."""
+    other = torch.zeros(200, dtype=torch.float64)
+    loss = torch.tensor([1.0, 0.0] * 100, dtype=torch.float64)
+    assert given_up_after(loss, other, 9.9) == 100 and given_up_after(loss, other, 10) == 150
+    assert given_up_after(loss[:100], other, 10) is None and given_up_after(loss, other, 14) is None
+    assert given_up_after(-loss, other, 0.1) is None and given_up_after(loss[:50], other, 0.1) is None
