@@ -109,7 +109,16 @@ class Workbench:
             judged["evaluation_images"] = self.limited_to
         if self.realisation is not None:
             judged["scored_with"] = self.bank.base_quantizer.search
+            if shared := self.sample_trained_on:
+                judged["sample_images_trained_on"] = shared
         return judged
+
+    @property
+    def sample_trained_on(self) -> int:
+        """How many images of D a sequential base quantizer works on: what these say of a plan is too good."""
+        if self.realisation is None:
+            return 0
+        return self.task.sample_trained_on(self.bank.base_quantizer.training_images)
 
     @property
     def told_of_search(self) -> str | None:

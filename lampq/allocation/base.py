@@ -1,5 +1,6 @@
 """What every allocator answers: the bits of the 4N layers, from what lies on the workbench."""
 
+import logging
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -7,6 +8,8 @@ from lampq.parts import Part
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.workbench import Workbench
+
+log = logging.getLogger(__name__)
 
 
 class Allocator(Part, ABC):
@@ -49,6 +52,14 @@ class Allocator(Part, ABC):
         Raises:
             LampQError: the budget cannot be met.
         """
+        if self.searches and (shared := workbench.sample_trained_on):
+            log.warning(
+                "%d of the %d images of D, on which plans are scored, are images that %s works on: give more images, "
+                "or lower dataset.sample_images or base_quantizer.images",
+                shared,
+                workbench.task.sample_count,
+                workbench.bank.base_quantizer.name,
+            )
         plan = self.allocate(workbench, budget)
         if self.searches:
             plan.origin.update(workbench.looked_at)

@@ -123,6 +123,15 @@ class ImageSets(Part, ABC):
         """
         return []
 
+    def sample_trained_on(self, seed: int, training: int | None) -> int:
+        """How many images of D are among those that a method trains on, and would judge plans by what they know.
+
+        Args:
+            training: how many training images; None: the method trains on the calibration images.
+        """
+        trained = self.names("calibration", seed) if training is None else self.names("training", seed, training)
+        return len(set(trained) & set(self.names("sample", seed)))
+
     def look_again(self) -> None:
         """Forget which files there are, and what is in them: they may have changed between two jobs."""
 

@@ -76,6 +76,12 @@ class GivenImages(ImageSets):
         sets = {"calibration": self._calibration, "sample": () if self._sample is None else self._sample[0]}
         return [str(i) for i in range(count or len(sets.get(which, ())))]
 
+    def sample_trained_on(self, seed: int, training: int | None) -> int:
+        """Their numbers say nothing: images are compared."""
+        trained = {tensors_hash({"image": image}) for image in self._calibration[:training]}
+        sample = () if self._sample is None else self._sample[0]
+        return sum(tensors_hash({"image": image}) in trained for image in sample)
+
     def identity(self, which: str, seed: int, count: int | None = None) -> dict:
         """A hash of all values."""
         tensors = {"calibration": {"images": self._calibration}, "sample": {}, "validation": {}}

@@ -155,6 +155,14 @@ class Task(ABC):
         """Images of D."""
         return len(self.dataset.names("sample", self.seed))
 
+    def sample_trained_on(self, training_images: int | None) -> int:
+        """How many images of D are among the training images.
+
+        Args:
+            training_images: how many these are; None for the calibration images.
+        """
+        return self.dataset.sample_trained_on(self.seed, training_images)
+
     def check_scored(self, images: int | None) -> None:
         """Refuse to score plans on more images than D has; None is all of them.
 

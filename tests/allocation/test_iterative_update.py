@@ -23,7 +23,9 @@ from lampq.sensitivity.expected_error import (
     gain_of_one_bit_more,
     paper_ratios,
 )
+from lampq.sensitivity.reconstruction_error import reconstruction_errors
 from lampq.tasks.score import Score
+from tests.bank.test_realisation import OneAfterAnother
 from tests.small_models import search_over, swin_adapter, vit_adapter
 
 
@@ -265,16 +267,16 @@ def test_the_number_of_swaps_is_bounded(tmp_path, most):
 
 def estimates(search, ratios):
     """Gain and cost of each layer of the uniform plan at 3 bits, from the reconstruction errors themselves."""
-    from lampq.bank.quantized_model import QuantizedModel
-    from lampq.sensitivity.reconstruction_error import reconstruction_errors
-
     plan = budget().plan(search.adapter.sites, {site.name: 3 for site in search.layers})
-    quantized = QuantizedModel(search.adapter, search.bank).apply(plan).adapter
+    quantized = search.scored_model().apply(plan).adapter
     pictures = search.task.calibration_images
     if ratios is not None:
         errors = reconstruction_errors(quantized, search.adapter, search.layers, pictures)
         return {name: (error * (1 - 1 / ratios[4]), error * (ratios[3] - 1)) for name, (error,) in errors.items()}
-    others = {s.name: [search.bank.module(s, Bits(4, 4)), search.bank.module(s, Bits(2, 2))] for s in search.layers}
+    others = {
+        s.name: [search.scored_from.site_module(plan.with_bits({s.name: Bits(b, b)}), s) for b in (4, 2)]
+        for s in search.layers
+    }
     errors = reconstruction_errors(quantized, search.adapter, search.layers, pictures, others)
     return {name: (at3 - at4, at2 - at3) for name, (at3, at4, at2) in errors.items()}
 
@@ -306,6 +308,22 @@ def test_feasible_swaps_start_with_the_best_pair_that_fits(tmp_path, ratios):
     pairs = [(u, d) for u in sizes for d in sizes if u != d and sizes[u] <= sizes[d]]
     up, down = max(pairs, key=lambda pair: expected[pair[0]][0] - expected[pair[1]][1])
     assert (swap["up"], swap["down"]) == (up, down)
+
+
+@pytest.mark.parametrize("ratios", [expected_ratios(), None], ids=["expected", "measured"])
+def test_a_trained_methods_estimates_come_from_the_network_that_is_scored(tmp_path, ratios, monkeypatch):
+    """One store for all: no estimate is taken for that of another network."""
+    first = {}
+    for kind in ("surrogate", "block_bank", "exact"):
+        search = search_over(vit_adapter(2), tmp_path, base_quantizer=OneAfterAnother(kind))
+        expected = estimates(search, ratios)
+        if kind != "surrogate":
+            monkeypatch.setattr(search.bank, "module", None)  # independent states are not asked for
+        _, (swap, *_) = updated(replace(search, evaluator=Verdicts(1, 0)), budget(), ratios=ratios)
+        first[kind] = swap["gain"], swap["cost"]
+        assert first[kind] == pytest.approx((expected[swap["up"]][0], expected[swap["down"]][1]), rel=1e-9)
+    # Equal bits at the target: a plan of blocks is the realised plan, its blocks at other bits are not.
+    assert first["surrogate"] != first["exact"] and (first["block_bank"] == first["exact"]) == (ratios is not None)
 
 
 def test_room_left_by_a_fractional_budget_is_never_overrun(tmp_path):

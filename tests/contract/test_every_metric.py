@@ -10,7 +10,9 @@ from lampq.allocation.greedy import Greedy
 from lampq.allocation.lampq import LampQ
 from lampq.allocation.least_score import LeastScore
 from lampq.sensitivity.metric import Metric, metrics
+from lampq.sensitivity.trace import Trace
 from tests.allocation.budgets import budget
+from tests.bank.test_realisation import OneAfterAnother, uniform
 from tests.small_models import images, search_over, vit_adapter
 
 BUDGET = budget(4, (2, 3, 5))
@@ -42,6 +44,23 @@ def test_every_layer_has_a_cost_at_every_bit_width_and_few_bits_cost_most(metric
     costs = metric.costs(scores)
     assert all(row[2] >= row[3] >= row[5] for row in costs.values()) and any(row[2] > row[5] for row in costs.values())
     assert json.loads(json.dumps(metric.notes(search))) == metric.notes(search)
+
+
+@pytest.mark.parametrize("searched", ["block_bank", "exact"])
+def test_quantized_layers_are_those_of_the_network_that_plans_are_scored_with(metric, searched, shared, monkeypatch):
+    """A sequential method's independent states are not looked at where plans are scored with realised ones."""
+    surrogate = search_over(vit_adapter(2), shared, base_quantizer=OneAfterAnother("surrogate"))
+    realised = search_over(vit_adapter(2), shared, base_quantizer=OneAfterAnother(searched))
+    options = [{}, {"plan": uniform(realised)}] if metric.at_plans else [{}]
+    independent = [metric.scores(surrogate, BUDGET, **option) for option in options]
+
+    def refuse(*arguments):
+        raise AssertionError("a module of the surrogate was asked for")
+
+    monkeypatch.setattr(realised.bank, "module", refuse)
+    scored = [metric.scores(realised, BUDGET, **option) for option in options]
+    traces = isinstance(metric, Trace)  # in full precision, there is nothing quantized to look at
+    assert [one == other for one, other in zip(scored, independent, strict=True)] == [traces, False][: len(options)]
 
 
 def test_the_same_again_and_nothing_left_behind(metric, tmp_path):

@@ -38,6 +38,16 @@ def test_what_a_data_set_does_not_have_to_say():
     assert (dataset.task, dataset.judged_by, dataset.image_bytes) == ("classification", "loss", None)
 
 
+def test_images_of_d_that_a_method_trains_on_are_counted():
+    pictures, labels = images(vit_adapter(1), 12), torch.arange(6) % CLASSES
+    given = GivenImages(pictures[:8], (pictures[5:11], labels))
+    assert [given.sample_trained_on(0, count) for count in (None, 4, 6)] == [3, 0, 1]
+    assert GivenImages(pictures).sample_trained_on(0, None) == 0
+    made_up = MadeUpImages(calibration_images=4, sample_images=8)  # all sets begin with the same images
+    assert [made_up.sample_trained_on(0, count) for count in (None, 6, 20)] == [4, 6, 8]
+    assert Shapes(calibration_images=4, sample_images=8).sample_trained_on(0, 20) == 0
+
+
 def test_given_images_are_known_by_their_values():
     pictures = images(vit_adapter(1), 4)
     known = GivenImages(pictures).identity("calibration", 0)

@@ -18,6 +18,7 @@ from lampq.runs.identity import identity
 from lampq.runs.preparation import Prepared
 from lampq.tasks.classification import ClassificationTask
 from tests.allocation.budgets import budget
+from tests.bank.test_realisation import OneAfterAnother
 from tests.small_models import MadeUpImages, vit_adapter
 from tests.small_settings import small_settings
 
@@ -41,6 +42,17 @@ def settings(tmp_path):
 def prepared():
     adapter, device = vit_adapter(2), torch.device("cpu")
     return Prepared(adapter, ClassificationTask(adapter, MadeUpImages(), 0, device), None, device)
+
+
+def test_a_search_over_realised_networks_says_that_estimates_come_from_them(settings, prepared):
+    """Other numbers than when they came from independent states; a search over these is what it was."""
+
+    def of(search, work):
+        return identity(replace(settings, base_quantizer=OneAfterAnother(search)), prepared, work)
+
+    assert of("surrogate", Greedy())["search"] == "surrogate" and "estimates_from" not in of("surrogate", Greedy())
+    assert of("exact", Greedy())["estimates_from"] == of("block_bank", Greedy())["estimates_from"] == "scored"
+    assert of("exact", Uniform()) == of("surrogate", Uniform())
 
 
 CHANGES = {

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lampq.bank.quantized_model import QuantizedModel
+from lampq.base_quantizers.aphq_vit import APHQViT
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
 from lampq.sensitivity.output_fisher import OutputFisher
@@ -29,6 +30,18 @@ def test_it_computes_what_the_quantized_model_does(search):
     torch.testing.assert_close(model.run(pictures), expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(search.adapter.run(pictures), expected, atol=0.01)
     assert not any(m._forward_hooks for m in search.adapter.network.modules())
+
+
+@pytest.mark.parametrize("searched", ["block_bank", "exact"])
+def test_it_computes_what_a_realised_network_does(tmp_path, searched):
+    """Here MLPs are trained anew with a ReLU, which is no site."""
+    method = APHQViT(iterations=2, images=6, batch_size=4, candidates=32, rounds=1, search=searched)
+    search = search_over(vit_adapter(2), tmp_path, base_quantizer=method)
+    plan, pictures = uniform(search, 3), images(search.adapter, 4)
+    expected = search.scored_model().apply(plan).adapter.run(pictures)
+    model = straight_through(search.adapter, search.scored_from, plan)
+    torch.testing.assert_close(model.run(pictures), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(straight_through(search.adapter, search.bank, plan).run(pictures), expected, atol=0.01)
 
 
 def test_gradients_are_those_of_full_precision_where_nothing_is_quantized(search):
