@@ -28,6 +28,7 @@ LABELS = {
     "lampq_resolve": "LampQ, solved again",
     "lampq": "LampQ",
     "lampq_plus": "LampQ+",
+    "lampq_context": "LampQ in context",
     "adalog_recon": "AdaLog, blocks trained",
     "lampq_adalog_recon": "LampQ, blocks trained",
     "aphq_vit": "APHQ-ViT",

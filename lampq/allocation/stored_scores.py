@@ -17,7 +17,17 @@ from lampq.plan.sites import Site, module_of
 from lampq.sensitivity.scores import Scores, at_the_target
 from lampq.sensitivity.trace import penalized_costs
 
-HISTORY = ("swaps", "steps", "steps_by_the_screen_alone", "frontier", "resolved", "objective", "solver", "initial_bits")
+HISTORY = (
+    "swaps",
+    "rounds",
+    "steps",
+    "steps_by_the_screen_alone",
+    "frontier",
+    "resolved",
+    "objective",
+    "solver",
+    "initial_bits",
+)
 """What an origin tells of one budget; the rest are scores, which serve every budget."""
 
 

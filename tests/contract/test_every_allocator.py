@@ -256,7 +256,7 @@ def test_the_full_precision_model_is_left_as_it_was(name, model):
 def test_a_search_ends_no_worse_on_d_than_it_says(name):
     """The accuracy of the plan that is handed over is the one the search has seen last."""
     setup, plan = allocated(name, "vit").setup, allocated(name, "vit").plan
-    accepted = [swap for swap in plan.origin.get("swaps", []) if swap["accepted"]]
+    accepted = [step for step in plan.origin.get("swaps", plan.origin.get("rounds", [])) if step["accepted"]]
     if accepted:
         assert setup.search.evaluator.score(plan).accuracy == accepted[-1]["accuracy"]
     else:

@@ -14,7 +14,7 @@ import pulp
 
 from lampq.allocation.solvers import cbc
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
-from lampq.allocation.solvers.dynamic_program import optimal_plan
+from lampq.allocation.solvers.dynamic_program import Near, optimal_plan
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +55,17 @@ class QuadraticProblem:
         linear: bit-widths, spending, budget and the diagonal of G.
         interactions: ``[layers, bits, layers, bits]`` float64, symmetric, the rest of G: each pair of layers counts
             twice. Between the bit-widths of one layer it does not matter.
+        near: the trust region that the plan is in; None: all plans.
     """
 
     linear: AllocationProblem
     interactions: np.ndarray
+    near: Near | None = None
 
     @classmethod
-    def checked(cls, linear: AllocationProblem, interactions: np.ndarray) -> "QuadraticProblem":
+    def checked(
+        cls, linear: AllocationProblem, interactions: np.ndarray, near: Near | None = None
+    ) -> "QuadraticProblem":
         """Zero what does not matter.
 
         Raises:
@@ -74,7 +78,7 @@ class QuadraticProblem:
             raise ValueError("interactions must be finite and symmetric")
         each = np.arange(shape[0])
         interactions[each, :, each, :] = 0
-        return cls(linear, interactions)
+        return cls(linear, interactions, near)
 
     def objective(self, choice: Sequence[int]) -> float:
         """``x^T G x`` of the plan that takes column ``choice[i]`` for layer i."""
@@ -84,7 +88,8 @@ class QuadraticProblem:
 
     def digest(self) -> str:
         """A hash of everything that the answer depends on."""
-        digest = hashlib.sha256(repr((self.linear.bits, self.linear.room)).encode())
+        near = () if self.near is None else (list(self.near.choice), self.near.changes)
+        digest = hashlib.sha256(repr((self.linear.bits, self.linear.room, *near)).encode())
         for array in (self.linear.costs, self.linear.units, self.interactions):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:32]
@@ -115,13 +120,16 @@ def solve_quadratic_program(problem: QuadraticProblem, maximum_nodes: int | None
     Its branch and bound is limited in nodes and not in time, so that it ends at the same plan on every machine.
 
     Args:
-        maximum_nodes: nodes of the branch and bound, at most; None goes on until no better plan is left.
+        maximum_nodes: nodes of the branch and bound, at most; None goes on until no better plan is left, 0 leaves it at
+            the local search.
     """
-    start = optimal_plan(problem.linear)
+    start = optimal_plan(problem.linear, problem.near)
     if not problem.interactions.any():
         objective = problem.objective(start)
         return QuadraticSolution(start, objective, objective, True, "dynamic program (nothing interacts)")
     start = local_search(problem, start)
+    if maximum_nodes == 0:
+        return QuadraticSolution(start, problem.objective(start), -math.inf, False, "local search")
     found = _branch_and_bound(problem, start, maximum_nodes)
     if found is None:
         return QuadraticSolution(start, problem.objective(start), -math.inf, False, "local search (there is no CBC)")
@@ -139,17 +147,21 @@ def local_search(problem: QuadraticProblem, choice: Sequence[int]) -> list[int]:
     """Change the bits of one layer or of two at once, always by what lowers the cost most, until nothing does.
 
     Args:
-        choice: a plan within the budget: column of each layer.
+        choice: a plan within the budget and the trust region: column of each layer.
 
     Returns:
-        a plan within the budget that no single change and no change of two layers makes better.
+        a plan within both that no single change and no change of two layers makes better.
     """
-    choice, linear = np.array(choice), problem.linear
+    choice, linear, near = np.array(choice), problem.linear, problem.near
     layers, bits = linear.costs.shape
     matrix, units = problem.interactions.reshape(layers * bits, layers * bits), linear.units.ravel()
     costs, owner = linear.costs.ravel(), np.repeat(np.arange(layers), bits)
     allowed = np.isfinite(costs) & (units <= linear.room)
     scale = np.abs(costs[allowed]).max() + np.abs(matrix).max()
+    # In how many layers more a plan differs from the middle of the trust region for having an entry.
+    differs = np.zeros(layers * bits, dtype=np.int64) if near is None else np.ones(layers * bits, dtype=np.int64)
+    if near is not None:
+        differs[np.arange(layers) * bits + np.array(near.choice)] = 0
     while True:
         now = np.arange(layers) * bits + choice
         # What each entry adds, given the other layers as they are.
@@ -157,12 +169,14 @@ def local_search(problem: QuadraticProblem, choice: Sequence[int]) -> list[int]:
         change = np.where(allowed, adds - adds[now][owner], np.inf)
         spends = np.where(allowed, units - units[now][owner], 0)
         left = linear.room - int(units[now].sum())
-        one = np.where(spends <= left, change, np.inf)
+        strays, more = differs - differs[now][owner], 0 if near is None else near.changes - int(differs[now].sum())
+        one = np.where((spends <= left) & (strays <= more), change, np.inf)
         # Of two changes each is counted against the other layer as it was; the last terms set that right.
         current = now[owner]
         together = matrix - matrix[:, current] - matrix[current, :] + matrix[np.ix_(current, current)]
         two = change[:, None] + change[None, :] + 2 * together
         two[(owner[:, None] == owner[None, :]) | (spends[:, None] + spends[None, :] > left)] = np.inf
+        two[strays[:, None] + strays[None, :] > more] = np.inf
         best_one, best_two = int(one.argmin()), int(two.argmin())
         if min(one[best_one], two.flat[best_two]) >= -1e-12 * scale:
             return choice.tolist()
@@ -175,7 +189,7 @@ def _branch_and_bound(
     problem: QuadraticProblem, start: Sequence[int], maximum_nodes: int | None
 ) -> tuple[list[int], float, bool] | None:
     """CBC's plan, a lower bound on the cost of every plan, and whether it finished; None where CBC is not there."""
-    linear, interactions = problem.linear, problem.interactions
+    linear, interactions, near = problem.linear, problem.interactions, problem.near
     possible = np.isfinite(linear.costs) & (linear.units <= linear.room)
     scale = SCALE / (max(np.abs(linear.costs[possible]).max(), 2 * np.abs(interactions).max()) or 1.0)
 
@@ -185,6 +199,9 @@ def _branch_and_bound(
     rows = [pulp.LpAffineExpression([(v, 1) for v in row.values()]) == 1 for row in x]
     spending = [(x[i][k], int(linear.units[i, k])) for i, mine in enumerate(columns) for k in mine]
     rows.append(pulp.LpAffineExpression(spending) <= linear.room)
+    if near is not None:
+        same = [(x[i][k], 1) for i, k in enumerate(near.choice)]
+        rows.append(pulp.LpAffineExpression(same) >= len(columns) - near.changes)
     for i, mine in enumerate(columns):
         for k in mine:
             x[i][k].setInitialValue(int(start[i] == k))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
+from lampq.allocation.solvers.allocation_problem import AllocationProblem
+from lampq.allocation.solvers.dynamic_program import Near, optimal_plan, solve_dynamic_program
 from lampq.allocation.solvers.ilp import solve_ilp
 from lampq.errors import LampQError
 from tests.allocation.solvers.instances import WORKED, brute_force, random_instance, solved, spent, transformer_sizes
@@ -189,3 +190,28 @@ def test_ninety_six_layers_and_eight_widths_take_no_time(odd):
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.3
     assert spent(allocation.bits, sizes) <= Fraction(7, 2) * sum(sizes)
+
+
+def test_near_a_plan_it_is_the_best_of_those_that_differ_in_few_layers():
+    """Costs of either sign, layers that may not have every width, and limits that bind or do not."""
+    bound = 0
+    for seed in range(12):
+        generator = np.random.default_rng(seed)
+        costs, sizes = generator.normal(0, 1, (6, 4)), generator.integers(1, 5, 6)
+        costs[generator.random(costs.shape) < 0.1] = np.inf
+        middle = [int(np.flatnonzero(np.isfinite(row))[0]) for row in costs]
+        spent_there = sum(int(c) * (2 + k) for c, k in zip(sizes, middle, strict=True))
+        problem = AllocationProblem.checked(costs, sizes, range(2, 6), spent_there + int(generator.integers(0, 8)))
+        anywhere = problem.objective(optimal_plan(problem))
+        ways = [way for way in itertools.product(range(4), repeat=6) if problem.fits(way)]
+        ways = [(problem.objective(way), Near(middle, 0).distance(way)) for way in ways]
+        for changes in (0, 1, 2, 4, 6):
+            near = Near(middle, changes)
+            choice = optimal_plan(problem, near)
+            best = min(cost for cost, distance in ways if distance <= changes)
+            assert problem.fits(choice) and near.distance(choice) <= changes, (seed, changes)
+            assert problem.objective(choice) == pytest.approx(best, abs=1e-8), (seed, changes)
+            bound += problem.objective(choice) > anywhere + 1e-9
+        assert optimal_plan(problem, Near(middle, 0)) == middle
+        assert optimal_plan(problem, Near(middle, 6)) == optimal_plan(problem)
+    assert bound > 10

@@ -8,7 +8,7 @@ import pytest
 
 import lampq.allocation.solvers.quadratic_program as quadratic_program
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
-from lampq.allocation.solvers.dynamic_program import optimal_plan
+from lampq.allocation.solvers.dynamic_program import Near, optimal_plan
 from lampq.allocation.solvers.quadratic_program import (
     QuadraticProblem,
     local_search,
@@ -153,3 +153,21 @@ def test_what_is_no_quadratic_program():
         QuadraticProblem.checked(problem.linear, broken)
     assert QuadraticProblem.checked(problem.linear, problem.interactions).digest() == problem.digest()
     assert problem_of(1).digest() != problem.digest()
+
+
+@pytest.mark.parametrize("maximum_nodes", [None, 0])
+def test_near_a_plan_it_differs_in_few_layers(maximum_nodes):
+    found_best = 0
+    for seed in range(6):
+        problem = problem_of(seed, strength=2.0)
+        near = Near([1] * 5, 2)
+        bound = QuadraticProblem.checked(problem.linear, problem.interactions, near)
+        found = solve_quadratic_program(bound, maximum_nodes)
+        ways = (w for w in itertools.product(range(3), repeat=5) if problem.linear.fits(w) and near.distance(w) <= 2)
+        best = min(problem.objective(way) for way in ways)
+        assert near.distance(found.choice) <= 2 and problem.linear.fits(found.choice), seed
+        assert bound.digest() != problem.digest()
+        found_best += found.objective == pytest.approx(best, rel=1e-7)
+        if maximum_nodes == 0:
+            assert found.solver == "local search" and not found.finished
+    assert found_best == 6 if maximum_nodes is None else found_best >= 3

@@ -1,0 +1,150 @@
+"""LampQ in context: rounds near the last plan, their predictions beside what D says, and D's verdict obeyed."""
+
+import inspect
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+
+from lampq.allocation.lampq import LampQ
+from lampq.allocation.lampq_context import LampQContext
+from lampq.allocation.search_space import SearchSpace
+from lampq.errors import LampQError
+from lampq.plan.budget import realised_costs
+from lampq.sensitivity.context import layer_changes, predicted
+from lampq.tasks.score import paired_change
+from tests.allocation.budgets import budget
+from tests.small_models import search_over, vit_adapter
+
+OPTIONS = {
+    "start": "lampq_ilp",
+    "rounds": 1,
+    "trust": 2,
+    "cross_terms": True,
+    "maximum_nodes": None,
+    "accept": "accuracy",
+    "accept_factor": 50,
+    "mu": 1.0,
+    "beta": 4,
+    "gamma": 20,
+    "max_evaluations": 0,
+}
+USED_WITH = {
+    "maximum_nodes": {"cross_terms": True, "trust": 6},
+    **{option: {"start": "lampq_ilp", "rounds": 0, "gamma": 2} for option in ("mu", "beta", "gamma")},
+}
+
+
+def record_of(plan):
+    """What was found, without the settings that led to it."""
+    return plan.layer_bits(), {key: value for key, value in plan.origin.items() if key != "settings"}
+
+
+def plans_of(search, plan, target):
+    """The accepted plan before each round, and the one that was tried in it."""
+    bits, pairs = plan.origin["initial_bits"], []
+    for each in plan.origin["rounds"]:
+        assert all(bits[name] == before for name, (before, _) in each["changes"].items())
+        moved = {**bits, **{name: after for name, (_, after) in each["changes"].items()}}
+        pairs.append(tuple(target.plan(search.adapter.sites, found) for found in (bits, moved)))
+        bits = moved if each["accepted"] else bits
+    assert bits == plan.layer_bits()
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def found(store):
+    search = search_over(vit_adapter(), store)
+    return search, LampQContext(trust=6, accept_factor=0).allocate(search, budget())
+
+
+def test_every_round_tells_what_was_predicted_and_what_d_says(found):
+    search, plan = found
+    rounds, pairs = plan.origin["rounds"], plans_of(search, plan, budget())
+    assert any(each["accepted"] for each in rounds) and json.loads(json.dumps(plan.to_json()))["origin"]["rounds"]
+    for each, (before, after) in zip(rounds, pairs, strict=True):
+        old, new = search.evaluator.score(before), search.evaluator.score(after)
+        assert (each["change"], each["standard_error"]) == paired_change(new, old)
+        assert each["accepted"] == new.improves_on(old, "paired", 0) and each["loss"] == new.mean_loss
+        changes = layer_changes(search, budget(), before)
+        expected = sum(predicted(changes[name][bits]) for name, (_, bits) in each["changes"].items())
+        assert each["predicted"] == pytest.approx(expected, rel=1e-9) and each["predicted"] < 0
+
+
+def test_few_layers_change_and_fewer_after_a_plan_that_is_not_better(found):
+    rounds = found[1].origin["rounds"]
+    assert rounds[0]["trust"] == 6 and all(len(each["changes"]) <= each["trust"] for each in rounds)
+    for one, other in itertools.pairwise(rounds):
+        assert other["trust"] == (one["trust"] if one["accepted"] else len(one["changes"]) // 2)
+    assert not all(each["accepted"] for each in rounds)
+
+
+def test_a_round_takes_the_best_plan_that_is_near_enough(tmp_path):
+    """Out of all plans of one block in which no more than two layers change, by their sums of predictions."""
+    search, target = search_over(vit_adapter(1), tmp_path), budget(3, (2, 3, 4))
+    plan = LampQContext(trust=2, rounds=1).allocate(search, target)
+    (before, after), each = plans_of(search, plan, target)[0], plan.origin["rounds"][0]
+    changes, space = layer_changes(search, target, before), SearchSpace.open(search, target)
+    here, sums = before.layer_bits(), {}
+    for bits in itertools.product((2, 3, 4), repeat=4):
+        chosen = dict(zip(here, bits, strict=True))
+        moved = {name: b for name, b in chosen.items() if b != here[name]}
+        if len(moved) <= 2 and space.spent(chosen) <= space.room:
+            sums[bits] = sum(predicted(changes[name][b]) for name, b in moved.items())
+    best = min(sums, key=sums.get)
+    assert tuple(after.layer_bits().values()) == best and each["predicted"] == pytest.approx(sums[best], rel=1e-9)
+
+
+def test_with_cross_terms_the_prediction_is_that_of_all_changes_together(found):
+    search, alone = found
+    plan = LampQContext(trust=6, accept_factor=0, cross_terms=True).allocate(search, budget())
+    for each, (before, _) in zip(plan.origin["rounds"], plans_of(search, plan, budget()), strict=True):
+        changes = layer_changes(search, budget(), before)
+        together = sum(changes[name][bits] for name, (_, bits) in each["changes"].items())
+        assert each["predicted"] == pytest.approx(predicted(together), rel=1e-6)
+    assert plan.origin["rounds"][0] != alone.origin["rounds"][0]
+
+
+def test_room_that_is_left_is_used(store):
+    search = search_over(vit_adapter(), store)
+    plan = LampQContext(accept="loss", trust=4).allocate(search, budget("3.5"))
+    assert set(plan.origin["initial_bits"].values()) == {3}, "the most equal bits that keep the budget"
+    assert realised_costs(search.adapter.sites, plan)["average_weight_bits"] > 3.3
+    pinned = replace(budget(4), candidates=(2, 3, 4), pins=(("block 0", 5),))
+    start = LampQContext(rounds=0).allocate(search, pinned).origin["initial_bits"]
+    assert {bits for name, bits in start.items() if ".0." not in name} == {3}, "pins leave less"
+
+
+def test_the_first_plan_may_be_lampqs(store):
+    search = search_over(vit_adapter(), store)
+    plan = LampQContext(start="lampq_ilp", rounds=0, gamma=2).allocate(search, budget())
+    expected = LampQ(gamma=2, iterative_update=False).allocate(search, budget()).layer_bits()
+    assert plan.layer_bits() == expected and len(set(expected.values())) > 1 and plan.origin["rounds"] == []
+
+
+def test_the_options_below_are_all_there_are():
+    assert list(OPTIONS) == list(inspect.signature(LampQContext).parameters)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_has_an_effect(store, option):
+    search, usual = search_over(vit_adapter(), store), {"accept_factor": 0, **USED_WITH.get(option, {})}
+    before, after = LampQContext(**usual), LampQContext(**{**usual, option: OPTIONS[option]})
+    assert record_of(before.allocate(search, budget())) != record_of(after.allocate(search, budget()))
+    assert before.settings() != after.settings()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"trust": 1}, "allocator.trust=1: "),
+        ({"start": "random"}, "allocator.start=random: "),
+        ({"accept_factor": -1}, "allocator.accept_factor=-1: "),
+        ({"rounds": -1}, "allocator.rounds=-1: "),
+    ],
+)
+def test_mistakes_are_one_line(option, message):
+    with pytest.raises(LampQError, match=message) as caught:
+        LampQContext(**option)
+    assert "\n" not in str(caught.value)
