@@ -28,6 +28,7 @@ from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.groups import pinned
+from lampq.plan.sites import Site
 from lampq.progress import progress
 from lampq.sensitivity.metric import Metric
 from lampq.sensitivity.scores import Scores, falling
@@ -127,30 +128,41 @@ def context_changes(workbench: Workbench, plan: BitPlan, options: Mapping[str, S
     Raises:
         LampQError: the base quantizer is not defined at some bits, or a site has no output of its own for each image.
     """
-    bank, none = workbench.bank, torch.zeros(workbench.task.sample_count, dtype=torch.float64)
+    none = torch.zeros(workbench.task.sample_count, dtype=torch.float64)
     wanted = [(name, bits) for name, row in options.items() for bits in dict.fromkeys(row) if bits != plan[name].bits]
 
     def key(name: str, bits: Bits) -> dict:
-        at = {"site": name, "bits": bits.weight, "input_bits": bits.activation}
-        return {**bank.identity, "sample": workbench.task.identity["sample"], "plan": plan.key(), **at, "revision": 1}
+        at = {"plan": plan.key(), "site": name, "bits": bits.weight, "input_bits": bits.activation, "revision": 1}
+        return {**workbench.scored_from.identity, "sample": workbench.task.identity["sample"], **at}
 
     missing = tuple(pair for pair in wanted if not workbench.store.holds("context", key(*pair)))
 
     @cache
     def measured(together: tuple[tuple[str, Bits], ...]) -> dict[tuple[str, Bits], Tensor]:
-        bank.calibrate(plan)
-        pairs = [(workbench.adapter.site(name), bits) for name, bits in together]
-        bank.prepare([(site, bits) for site, bits in pairs if bits.quantized])
-        alternatives: dict[str, list[nn.Module]] = {}
-        for site, bits in pairs:
-            alternatives.setdefault(site.name, []).append(bank.module(site, bits))
-        current = {name: bank.module(workbench.adapter.site(name), plan[name].bits) for name in alternatives}
+        model = workbench.adapter
+        several: dict[Site, list[Bits]] = {}
+        for name, bits in together:
+            several.setdefault(model.site(name), []).append(bits)
+        now = [(model.site(site.name), site.bits) for site in plan.sites]
+        other = [(site, bits) for site, row in several.items() for bits in row]
+        workbench.prepare([(site, bits) for site, bits in (*now, *other) if bits.quantized])
+        current = workbench.alternatives({site: [plan[site.name].bits] for site in several}, plan)
         images, labels = workbench.task.sample_images, workbench.task.sample_labels
-        adapter, losses = straight_through(workbench.adapter, bank, plan), workbench.task.losses
         with progress(description="changes in context over D", total=len(images), unit="images") as bar:
-            found = output_changes(adapter, current, alternatives, images, labels, losses=losses, progress=bar.update)
-        rows = {name: iter(found[name]) for name in alternatives}
-        return {(name, bits): next(rows[name]) for name, bits in together}
+            found = output_changes(
+                straight_through(model, workbench.scored_from, plan),
+                {name: module for name, (module,) in current.items()},
+                workbench.alternatives(several, plan),
+                images,
+                labels,
+                losses=workbench.task.losses,
+                progress=bar.update,
+            )
+        return {
+            (site.name, bits): changes
+            for site, row in several.items()
+            for bits, changes in zip(row, found[site.name], strict=True)
+        }
 
     changes: Changes = {name: dict.fromkeys(row, none) for name, row in options.items()}
     for pair in wanted:

@@ -42,7 +42,7 @@ def directional(search, plan, name, bits):
     """One image at a time: the derivative by eps of the loss where ``eps (Y(b) - Y(now))`` is added to the output."""
     site, found = search.adapter.site(name), []
     now, other = search.bank.module(site, plan[name].bits), search.bank.module(site, bits)
-    model = straight_through(search.adapter, search.bank, plan)
+    model = straight_through(search.adapter, search.scored_from, plan)
     eps = torch.zeros((), requires_grad=True)
 
     def add(_, operands, output):
@@ -88,7 +88,7 @@ def test_behind_the_last_rounding_it_is_the_difference_quotient_of_the_quantized
 
 def test_chunks_do_not_matter(search):
     plan, pictures, labels = uniform(search), images(search.adapter, 7), torch.arange(7)
-    model, sites = straight_through(search.adapter, search.bank, plan), [search.layers[0], search.layers[-2]]
+    model, sites = straight_through(search.adapter, search.scored_from, plan), [search.layers[0], search.layers[-2]]
     now = {s.name: search.bank.module(s, Bits(3, 3)) for s in sites}
     others = {s.name: [search.bank.module(s, Bits(b, b)) for b in (2, 4)] for s in sites}
 
@@ -99,7 +99,7 @@ def test_chunks_do_not_matter(search):
     for chunk in (1, 3):
         for name, found in changes(chunk).items():
             torch.testing.assert_close(found, whole[name], rtol=1e-3, atol=1e-5)
-    before = straight_through(search.adapter, search.bank, plan)
+    before = straight_through(search.adapter, search.scored_from, plan)
     assert [len(m._forward_hooks) for m in model.network.modules()] == [
         len(m._forward_hooks) for m in before.network.modules()
     ], "the model is left as it was"
