@@ -65,6 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
     verify.add_argument("run", help=run)
     verify.add_argument("--images", type=int, default=None, help="validation images (default: all)")
 
+    evaluate = command("evaluate", "measure a saved model's accuracy on any data set")
+    evaluate.add_argument("folder", type=Path, help="the folder of a saved model")
+    evaluate.add_argument("overrides", nargs="*", help="as of run.py: dataset=imagenet dataset.root=/data/imagenet")
+    evaluate.add_argument(
+        "--execute", choices=("simulated", "integer"), default="simulated", help="how its products are computed"
+    )
+
     benchmark = command("benchmark", "time searches, Fisher traces and whole runs side by side")
     benchmark.add_argument("--only", nargs="*", default=None, help="names of measurements; all by default")
     benchmark.add_argument("--threads", type=int, default=None, help="PyTorch threads (default: PyTorch's choice)")
@@ -156,6 +163,10 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
         from .verify import verify
 
         print(verify(options.run, options.results, options.images))
+    elif options.command == "evaluate":
+        from .evaluate import evaluate
+
+        print(evaluate(options.folder, options.overrides, options.execute))
     elif options.command == "configuration":
         from .configuration import configuration_page
 

@@ -14,7 +14,7 @@ from lampq.allocation.base import Allocator
 from lampq.allocation.search_space import SearchSpace
 from lampq.artefact.saving import save
 from lampq.base_quantizers.base import BaseQuantizer
-from lampq.configuration.settings import Settings, check
+from lampq.configuration.typed_settings import typed_settings
 from lampq.datasets.given import BATCH, GivenImages, check_images, check_labels, pairs_in
 from lampq.errors import LampQError
 from lampq.models.adapter import InSegments, ModelAdapter
@@ -102,7 +102,7 @@ def quantize(
     named = {"base_quantizer": base_quantizer, "allocator": allocator, "budget": budget, "bits": bits, "seed": seed}
     typed = [f"{key}={value}" for key, value in named.items() if key not in given]
     _check_effect(overrides, given)
-    settings = _settings([*typed, *overrides], given)
+    settings = typed_settings([*typed, *overrides], **given)
     images = GivenImages(calibration, sample)
     if settings.allocator.searches and sample is None:
         raise LampQError(
@@ -278,21 +278,6 @@ def _check_effect(overrides: Sequence[str], given: dict[str, Any]) -> None:
         part = "budget" if first in OF_A_BUDGET else first
         if part in given:
             raise LampQError(f"overrides=[{override}]: has no effect on a {part} given as an object; set it there")
-
-
-def _settings(typed: list[str], given: dict[str, Any]) -> Settings:
-    """Checked settings, from what one would type on the command line and from objects."""
-    from hydra import compose, initialize_config_dir
-
-    from lampq.configuration.composition_failures import explain_composition
-    from lampq.configuration.config_folder import config_folder
-
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            cfg = compose("config", overrides=typed)
-    except Exception as error:
-        raise LampQError(explain_composition(error, typed)) from error
-    return check(cfg, **given)
 
 
 def _batches(data: Any) -> Iterable[Any]:

@@ -49,7 +49,8 @@ RUNS = [command for command in COMMANDS if command.startswith("python run.py")]
 AROUND_RUNS = [
     command
     for command in COMMANDS
-    if command.startswith("python -m experiments ") and command.split()[3] not in ("save", "export", "verify")
+    if command.startswith("python -m experiments ")
+    and command.split()[3] not in ("save", "export", "verify", "evaluate")
 ]
 """Those of models are in tests/experiments/test_saved.py, which has one."""
 INLINE = sorted(

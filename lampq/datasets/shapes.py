@@ -149,11 +149,16 @@ class Shapes(ImageSets):
         self.counts = {which: getattr(self, f"{which}_images") for which in SETS}
 
     def bind(self, adapter: ModelAdapter) -> None:
-        """Check that the model takes images of this size."""
+        """Check that the model takes images of this size, and knows these classes."""
         if tuple(adapter.input_size) != self.input_size:
             raise LampQError(
                 f"dataset=shapes: its images are {self.input_size}, but {adapter.name} takes"
                 f" {tuple(adapter.input_size)}; choose model=shapes_vit or model=shapes_swin, or another dataset"
+            )
+        if adapter.classes != len(CLASS_NAMES):
+            raise LampQError(
+                f"dataset=shapes: has {len(CLASS_NAMES)} classes, and {adapter.name} knows {adapter.classes}; choose a "
+                "model trained on them, or another dataset"
             )
 
     def calibration(self, seed: int) -> Tensor:

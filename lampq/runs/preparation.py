@@ -105,12 +105,21 @@ def prepared_for(settings: Settings, adapter: ModelAdapter, images: ImageSets, d
     if method.quantizes_tensors:
         adapter = adapter.with_tensors()
     method.check_model(adapter)
-    images.keep_digests(digests_of(settings))
     if stays := adapter.told_unquantized():
         log.info(stays)
-    task = TASKS[adapter.task](adapter, images, settings.seed, device)
+    task = task_of(settings, adapter, images, device)
     memory = int(settings.observation_memory_gib * 2**30)
     return Prepared(adapter, task, observer_of(adapter, task, method, memory), device)
+
+
+def task_of(settings: Settings, adapter: ModelAdapter, images: ImageSets, device: torch.device) -> Task:
+    """What a model is judged by on images.
+
+    Raises:
+        LampQError: the images do not fit the model.
+    """
+    images.keep_digests(digests_of(settings))
+    return TASKS[adapter.task](adapter, images, settings.seed, device)
 
 
 def workbench_of(settings: Settings, prepared: Prepared, store: Store, images: int | None = None) -> Workbench:

@@ -1,11 +1,13 @@
 """The last number: a plan's accuracy on the validation images, and whether full precision reaches what is published."""
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from lampq.bank.quantized_model import QuantizedModel
+from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
 from lampq.storage.store import Store
 from lampq.tasks.accuracies import ACCURACIES
@@ -22,7 +24,17 @@ GATE = 0.3
 
 def validate(quantized: QuantizedModel, plan: BitPlan, task: Task, store: Store, identity: dict) -> dict[str, Tensor]:
     """Results of a plan on the validation images (see `Task.measure`)."""
-    identity = {**identity, "plan": plan.key(), "validation": task.identity["validation"]}
+    return measured(lambda: quantized.apply(plan).adapter, task, store, {**identity, "plan": plan.key()})
+
+
+def measured(model: Callable[[], ModelAdapter], task: Task, store: Store, identity: dict) -> dict[str, Tensor]:
+    """Results of a model on the validation images (see `Task.measure`).
+
+    Args:
+        model: gives it; called where results are not in the store.
+        identity: of the model, and of how it computes.
+    """
+    identity = {**identity, "validation": task.identity["validation"]}
     pieces = []
     count = task.dataset.validation_count
     for start in range(0, count, PIECE):
@@ -31,7 +43,7 @@ def validate(quantized: QuantizedModel, plan: BitPlan, task: Task, store: Store,
             store.fetch(
                 "validation",
                 {**identity, "start": start, "stop": stop},
-                lambda start=start, stop=stop: task.measure(quantized.apply(plan).adapter, start, stop),
+                lambda start=start, stop=stop: task.measure(model(), start, stop),
             )
         )
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -117,11 +117,13 @@ def test_a_wrong_number_is_named():
             assert "\n" not in str(error.value), (key, value)
 
 
-def test_a_model_of_another_size_is_refused():
+def test_a_model_of_another_size_or_of_other_classes_is_refused():
     dataset = shapes.Shapes()
-    dataset.bind(SimpleNamespace(name="shapes_vit", input_size=(3, 40, 40)))
+    dataset.bind(SimpleNamespace(name="shapes_vit", input_size=(3, 40, 40), classes=100))
     with pytest.raises(LampQError, match=r"deit_tiny takes \(3, 224, 224\)"):
         dataset.bind(SimpleNamespace(name="deit_tiny", input_size=(3, 224, 224)))
+    with pytest.raises(LampQError, match="has 100 classes, and other knows 10; choose a model trained on them"):
+        dataset.bind(SimpleNamespace(name="other", input_size=(3, 40, 40), classes=10))
 
 
 def test_the_data_set_hands_out_its_three_image_sets():

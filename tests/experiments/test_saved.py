@@ -42,12 +42,15 @@ def results_of(record):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[3])
 def test_a_command_of_the_page_does_what_it_says(command, record, tmp_path, monkeypatch, capsys):
-    if command.split()[3] != "save":
+    if command.split()[3] in ("export", "verify"):
         for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
             pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
+    folder = saved.model_of(record.fingerprint, results_of(record))[0] if "FOLDER" in command else None
     BitPlan.read(record.folder / "plan.json").write(tmp_path / "mine.json")
-    words = [{"RUN": record.fingerprint, "PLAN": "mine.json"}.get(word, word) for word in shlex.split(command)[3:]]
+    ours = {"RUN": record.fingerprint, "PLAN": "mine.json", "FOLDER": str(folder), "dataset=imagenet": "seed=1"}
+    ours["dataset.root=/data/imagenet"] = "dataset.validation_images=24"
+    words = [ours.get(word, word) for word in shlex.split(command)[3:]]
     assert main([*words, "--results", str(results_of(record))]) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert out
