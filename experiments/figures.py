@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lampq.launch.cells import NOT_AVAILABLE
+from lampq.plan.bit_plan import BitPlan
 from lampq.plan.sites import LAYER_TYPES
 from lampq.report.bit_allocation import bit_colours, draw_bits
 from lampq.report.sensitivity import draw_unit
@@ -133,7 +134,18 @@ def figure5(rows: pd.DataFrame, folder: Path) -> Drawing:
         each.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("metric (logarithmic)", fontsize=9)
     missing = [] if vt_ptq is not None else [f"Panel (a), VT-PTQ: {_state(rows, 'vt_ptq')}."]
-    return _saved(figure, folder, "figure5", title, [lampq], numbers, missing)
+    return _saved(figure, folder, "figure5", title, [lampq], numbers, missing + _drops(plan))
+
+
+def _drops(plan: BitPlan) -> list[str]:
+    """A line on A_t, where a plan tells its error over blocks and images (older ones count images alone)."""
+    scaling = plan.origin.get("type_scaling") or {}
+    if "drop_standard_error_over_images" not in scaling:
+        return []
+    errors = {name: "?" if e is None else f"{e:.2g}" for name, e in scaling["drop_standard_error"].items()}
+    each = ", ".join(f"{name} {drop:.3g} ± {errors[name]}" for name, drop in scaling["drop"].items())
+    unit = "nats of loss" if scaling["measure"] == "loss" else "share of images"
+    return [f"A_t ({unit}), its standard error over the sampled blocks and the images of D: {each}."]
 
 
 def figure7(rows: pd.DataFrame, folder: Path) -> Drawing:

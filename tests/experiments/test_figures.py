@@ -1,6 +1,7 @@
 """Figures of the paper, drawn from runs: pictures, the numbers in them, and what is not there."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 from matplotlib.figure import Figure
@@ -133,6 +134,18 @@ def test_figure_5_has_the_trace_before_and_after_type_scaling_and_names_vt_ptq(r
     layers = [site for site in plan.sites if site.allocated]
     assert before == {(site.type, site.block): plan.origin["fisher_traces"][site.name] for site in layers}
     assert after == {(site.type, site.block): site.score for site in layers} and len(after) == 8
+
+
+def test_figure_5_tells_the_error_of_type_scaling_over_blocks_and_images(results):
+    scaling = {"measure": "loss", "drop": {"qkv": 0.0167, "fc1": 0.029}, "drop_standard_error_over_images": {}}
+    plan = searched_plan()
+    told = plan.origin | {"type_scaling": scaling | {"drop_standard_error": {"qkv": 0.0038, "fc1": None}}}
+    results.measured("figure5", "model=deit_small bits=3 method=lampq", plan=replace(plan, origin=told))
+    drawing, _ = drawn(results, "figure5")
+    assert drawing.remarks[1] == (
+        "A_t (nats of loss), its standard error over the sampled blocks and the images of D: qkv 0.0167 ± 0.0038, "
+        "fc1 0.029 ± ?."
+    )
 
 
 def test_figure_5_has_a_third_panel_where_vt_ptq_was_run(results, axes):
