@@ -33,8 +33,8 @@ from lampq.tasks.score import Score
 from lampq.workbench import Workbench
 
 ANSWERED_BY_THE_CALL = (
-    *("model", "dataset", "seed", "device", "bits", "budget", "paths", "scale", "experiment", "sensitivity", "logger"),
-    *("bank", "force", "validate", "baseline", "threads", "hydra"),
+    *("model", "dataset", "seed", "device", "bits", "budget", "allocate", "paths", "scale", "experiment"),
+    *("sensitivity", "logger", "bank", "force", "validate", "baseline", "threads", "hydra"),
 )
 """Keys and groups of the command line that the arguments of `quantize` take the place of, or that a run alone has."""
 
@@ -57,6 +57,7 @@ def quantize(
     base_quantizer: str | BaseQuantizer = "adalog",
     allocator: str | Allocator = "lampq",
     budget: str | Budget = "average_bits",
+    allocate: str | None = None,
     overrides: Sequence[str] = (),
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -78,6 +79,7 @@ def quantize(
         base_quantizer: name, as on the command line, or an object.
         allocator: name, as on the command line, or an object.
         budget: what is limited: ``average_bits``, ``packed_bytes`` or ``bops``; or a `Budget`, in place of `bits`.
+        allocate: what bits are chosen for: ``layers`` (the default; the 4N layers), ``layers_and_operands`` or ``all``.
         overrides: further settings as one types them on the command line, for example ``["lampq.gamma=6",
             "bit_set.bits=[2,3,4]", "activation_bits=8"]``.
         seed: of every random choice.
@@ -99,7 +101,10 @@ def quantize(
         )
         if isinstance(part, kind)
     }
+    if allocate is not None and "budget" in given:
+        raise LampQError(f"allocate={allocate}: has no effect on a budget given as an object; set it there")
     named = {"base_quantizer": base_quantizer, "allocator": allocator, "budget": budget, "bits": bits, "seed": seed}
+    named |= {} if allocate is None else {"allocate": allocate}
     typed = [f"{key}={value}" for key, value in named.items() if key not in given]
     _check_effect(overrides, given)
     settings = typed_settings([*typed, *overrides], **given)

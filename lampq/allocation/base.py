@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from lampq.errors import LampQError
 from lampq.parts import Part
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
@@ -21,6 +22,8 @@ class Allocator(Part, ABC):
         searches: whether the bit set and the sample set D are used at all.
         uses_budget: whether the target bits matter.
         scores_inputs: whether it can choose the bits of inputs by themselves (``activation_rule=independent``).
+        chooses_sites: whether it can choose the bits of more than the 4N layers (``allocate``).
+        several_limits: whether it can do so where weights and operands are limited each by themselves.
         ties: layers that always share their bits here, whatever else is tied.
         labels: of a loss whose gradients are taken; a setting of some allocators. None: by the task.
     """
@@ -31,6 +34,8 @@ class Allocator(Part, ABC):
     searches: ClassVar[bool] = True
     uses_budget: ClassVar[bool] = True
     scores_inputs: ClassVar[bool] = False
+    chooses_sites: ClassVar[bool] = False
+    several_limits: ClassVar[bool] = False
     ties: ClassVar[str] = "none"
     labels = "dataset"
 
@@ -41,6 +46,28 @@ class Allocator(Part, ABC):
         Raises:
             LampQError: the budget cannot be met.
         """
+
+    def check_chosen(self, budget: Budget) -> None:
+        """Refuse a budget that chooses for more than this allocator does.
+
+        Raises:
+            LampQError: names who does.
+        """
+        if budget.beyond_layers and not self.chooses_sites:
+            raise LampQError(
+                f"allocate={budget.allocate}: allocator={self.name} {self.only_layers}; choose "
+                "allocator=output_fisher, greedy, clado or random, or allocate=layers"
+            )
+        if budget.beyond_layers and budget.unit != "bops" and not self.several_limits:
+            raise LampQError(
+                f"allocate={budget.allocate}: with budget={budget.unit} operands have a limit of their own, and "
+                f"allocator={self.name} keeps one limit only; choose budget=bops, or allocator=output_fisher"
+            )
+
+    @property
+    def only_layers(self) -> str:
+        """Why it chooses for the 4N layers alone, in words."""
+        return "chooses the bits of the 4N layers alone"
 
     def needed_bits(self) -> list[tuple[str, int]]:
         """Bits at which the base quantizer is needed whatever the budget, after the key that asks for them."""

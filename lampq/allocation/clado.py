@@ -46,6 +46,7 @@ class Clado(Allocator):
     """
 
     name = "clado"
+    chooses_sites = True
 
     pairs: str = setting("all", options=PAIRS)
     convex: bool = True

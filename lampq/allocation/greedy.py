@@ -12,7 +12,7 @@ from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
 from lampq.progress import progress
 from lampq.sensitivity.metric import metric_name, metrics
-from lampq.sensitivity.scores import Scores, at_the_target, by_text
+from lampq.sensitivity.scores import Scores, by_text
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,14 @@ class Greedy(Allocator):
     evaluate: int = setting(3, minimum=1)
     max_evaluations: int | None = setting(None, minimum=0, key="max_evaluations", identity="changed")
 
+    @property
+    def chooses_sites(self) -> bool:
+        return metrics()[self.screen].scores_sites
+
+    @property
+    def only_layers(self) -> str:
+        return f"orders layers by allocator.screen={self.screen}, which scores nothing else (output_fisher does)"
+
     def unused(self) -> set[str]:
         return {"max_evaluations"} if self.evaluate == 1 else set()
 
@@ -76,8 +84,7 @@ class Greedy(Allocator):
         """
         workbench.bank.check_bits("bit_set", *budget.candidates)
         space = SearchSpace.open(workbench, budget)
-        screen = metrics()[self.screen]()
-        scores = screen.costs(screen.scores(workbench, budget))
+        scores = space.scored(metrics()[self.screen](), workbench, budget)
 
         bits = {group.name: group.bits[-1] for group in space.groups}
         spent, steps = space.spent(bits), []
@@ -96,8 +103,8 @@ class Greedy(Allocator):
         log.info("greedy: %d steps, %d of them by the screen alone", len(steps), alone)
         origin = {"allocator": self.name, "settings": self.settings(), "screen": by_text(scores)}
         origin |= {"steps": steps, "steps_by_the_screen_alone": alone}
-        layer_bits = space.layer_bits(list(bits.values()))
-        return budget.plan(workbench.adapter.sites, layer_bits, origin).with_scores(at_the_target(scores, budget))
+        plan = budget.plan(workbench.adapter.sites, space.layer_bits(list(bits.values())), origin)
+        return plan.with_scores(space.comparable(scores, budget))
 
     def _choose(
         self,

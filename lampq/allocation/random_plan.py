@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lampq.allocation.base import Allocator
-from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.search_space import SearchSpace, together
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
@@ -33,6 +33,9 @@ class RandomPlan(Allocator):
     """
 
     name = "random"
+    scores_inputs = True
+    chooses_sites = True
+    several_limits = True
 
     draw: int = setting(0, minimum=0, maximum=9999)
 
@@ -42,19 +45,20 @@ class RandomPlan(Allocator):
         Raises:
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width of the bit set.
         """
-        workbench.bank.check_bits("bit_set", *budget.candidates)
-        space = SearchSpace.open(workbench, budget)
-        nothing = {s.name: dict.fromkeys(space.bits, 0.0) for s in workbench.layers}
-        problem = space.problem(space.costs(nothing))
-        choice = random_choice(problem, generator_of(workbench.seed, self.draw))
-        layer_bits = space.layer_bits(problem.bits_of(choice))
+        workbench.bank.check_bits("bit_set", *budget.candidates, *budget.input_candidates)
+        parts, generator = [], generator_of(workbench.seed, self.draw)
+        for space in SearchSpace.each(workbench, budget):
+            nothing = {name: dict.fromkeys(space.bits, 0.0) for name in space.options}
+            problem = space.problem(space.costs(nothing))
+            parts.append(space.pairs(problem.bits_of(random_choice(problem, generator))))
+        chosen = together(parts)
         origin = {"allocator": self.name, "settings": self.settings()}
-        plan = budget.plan(workbench.adapter.sites, layer_bits, origin)
+        plan = budget.plan_of(workbench.adapter.sites, chosen, origin)
         workbench.bank.calibrate(plan)
         score = workbench.evaluator.score(plan)
         origin |= {"accuracy": score.accuracy, "loss": score.mean_loss}
         log.info("random plan %d of seed %d: mean loss %.4f on D", self.draw, workbench.seed, score.mean_loss)
-        return budget.plan(workbench.adapter.sites, layer_bits, origin)
+        return budget.plan_of(workbench.adapter.sites, chosen, origin)
 
 
 def generator_of(seed: int, draw: int) -> torch.Generator:

@@ -1,10 +1,11 @@
 """What an allocator chooses among: groups of layers that share their bits, and what each bit-width spends."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -13,22 +14,32 @@ from lampq.allocation.solvers.dynamic_program import Allocation
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.plan.budget import UNITS, Budget, packed_bytes
 from lampq.plan.groups import Group, Ties, check_bound, group_name, pinned, tied
-from lampq.plan.sites import Site
-from lampq.sensitivity.scores import Scores
+from lampq.plan.sites import OUTSIDE_TYPES, Site
+from lampq.sensitivity.metric import Metric
+from lampq.sensitivity.scores import Scores, SiteScores, at_the_target
 from lampq.workbench import Workbench
 
 INPUT_BITS = "input bits"
 """What a budget of inputs is counted in."""
 
 
+OPERAND_BITS = "operand bits"
+"""What a budget of operands is counted in."""
+
+Options = Callable[[Site, int | None], dict[int, Bits]]
+"""What a site may have: weight bits and input bits, by the number that stands for them (see `Group.spending`); the
+bits that it is pinned to, where it is."""
+
+
 @dataclass(frozen=True)
 class SearchSpace:
-    """All plans that ties, pins and bit set leave, and which of them the budget allows.
+    """All plans that ties, pins and bit set leave, and which of them a limit allows.
 
     Attributes:
-        groups: what bits are chosen for, ordered by their first layers.
+        groups: what bits are chosen for, ordered by their first sites.
         room: what may be spent above the smallest plan, in the budget's unit; at least 0.
         unit: what that is counted in, in words.
     """
@@ -39,7 +50,8 @@ class SearchSpace:
 
     @classmethod
     def open(cls, workbench: Workbench, budget: Budget, ties: Ties = "none") -> "SearchSpace":
-        """The weight bits (and with them, by the budget's rules, the input bits) of the 4N layers.
+        """All that the budget's own limit is on: the weight bits (and with them, by the budget's rules, the input bits)
+        of the 4N layers and of what else bits are chosen for; under bit operations, operands of matmuls too.
 
         For a budget of bytes, each site is calibrated at one bit-width, the target or the next smaller in the bit
         set: how many scales and zero points a site stores, that tells for all bit-widths.
@@ -61,11 +73,21 @@ class SearchSpace:
             def packed(plan: BitPlan) -> int:
                 return packed_bytes(sites, plan, parameters, stored)
 
-        return cls._of_weights(workbench.adapter, budget, packed, ties)
+        return cls._of_budget(workbench.adapter, budget, packed, ties)
+
+    @classmethod
+    def each(cls, workbench: Workbench, budget: Budget, ties: Ties = "none") -> tuple["SearchSpace", ...]:
+        """One space a limit. Bit operations limit everything at once; bits and bytes limit the weights alone, and there
+        inputs that are chosen by themselves and operands have limits of their own.
+
+        Raises:
+            LampQError: see `open`.
+        """
+        return cls.open(workbench, budget, ties), *cls._beside_weights(workbench.adapter.sites, budget)
 
     @classmethod
     def check(cls, adapter: ModelAdapter, budget: Budget, ties: Ties = "none") -> None:
-        """Refuse what can be refused before any work: all that `open` does, as if scales took no bytes.
+        """Refuse what can be refused before any work: all that `each` does, as if scales took no bytes.
 
         Args:
             ties: of the allocator itself, beside the budget's.
@@ -77,23 +99,35 @@ class SearchSpace:
         def weights_alone(plan: BitPlan) -> int:
             return packed_bytes(adapter.sites, plan, adapter.parameters(), 0)
 
-        cls._of_weights(adapter, budget, weights_alone, ties)
-        if budget.independent:
-            cls.of_inputs([s for s in adapter.sites if s.allocated], budget)
+        cls._of_budget(adapter, budget, weights_alone, ties)
+        cls._beside_weights(adapter.sites, budget)
 
     @classmethod
-    def _of_weights(
+    def _of_budget(
         cls, adapter: ModelAdapter, budget: Budget, packed: Callable[[BitPlan], int] | None, ties: Ties
     ) -> "SearchSpace":
         sites, layers = adapter.sites, [s for s in adapter.sites if s.allocated]
 
-        def spent(layer_bits: dict[str, int]) -> int:
-            return budget.spent(sites, budget.plan(sites, layer_bits), packed)
+        def spent(chosen: Mapping[str, Bits]) -> int:
+            return budget.spent(sites, budget.plan_of(sites, chosen), packed)
 
-        limit = budget.limit
-        if limit is None:
-            limit = equal_bits_spend(layers, budget.weight_bits, spent)
-        return cls._of(layers, budget, budget.candidates, spent, limit, UNITS[budget.unit], ties)
+        def spent_at(bits: Mapping[str, int]) -> int:
+            return spent({s.name: budget.bits_of(s, bits[s.name]) for s in layers})
+
+        limit = equal_bits_spend(layers, budget.weight_bits, spent_at) if budget.limit is None else budget.limit
+        chosen = budget.chosen(sites)
+        limited = [s for s in chosen if s.parameters or budget.unit == "bops"]
+        pins = pinned(chosen, budget.pins)
+        return cls._of(limited, budget, pins, _bits_of(budget), spent, limit, UNITS[budget.unit], ties)
+
+    @classmethod
+    def _beside_weights(cls, sites: Sequence[Site], budget: Budget) -> list["SearchSpace"]:
+        """The spaces of what a budget of weights says nothing of."""
+        if budget.unit == "bops":
+            return []
+        chosen = budget.chosen(sites)
+        spaces = [cls.of_inputs(chosen, budget)] if budget.independent else []
+        return spaces + ([cls.of_operands(chosen, budget)] if budget.beyond_layers else [])
 
     @classmethod
     def of_average_bits(cls, layers: Sequence[Site], budget: Budget, ties: Ties = "none") -> "SearchSpace":
@@ -103,54 +137,98 @@ class SearchSpace:
             LampQError: see `open`.
         """
 
-        def spent(layer_bits: dict[str, int]) -> int:
-            return sum(s.parameters * layer_bits[s.name] for s in layers)
+        def spent(chosen: Mapping[str, Bits]) -> int:
+            return sum(s.parameters * chosen[s.name].weight for s in layers)
 
-        limit = equal_bits_spend(layers, budget.weight_bits, spent)
-        return cls._of(layers, budget, budget.candidates, spent, limit, UNITS["average_bits"], ties)
+        def spent_at(bits: Mapping[str, int]) -> int:
+            return sum(s.parameters * bits[s.name] for s in layers)
+
+        limit = equal_bits_spend(layers, budget.weight_bits, spent_at)
+        pins = pinned(layers, budget.pins)
+        return cls._of(layers, budget, pins, _bits_of(budget), spent, limit, UNITS["average_bits"], ties)
 
     @classmethod
-    def of_inputs(cls, layers: Sequence[Site], budget: Budget) -> "SearchSpace":
-        """The bits of the layers' inputs, where they are independent: ``sum e_i A_i <= a_t sum e_i``, e_i elements.
+    def of_inputs(cls, sites: Sequence[Site], budget: Budget) -> "SearchSpace":
+        """The bits of inputs, where they are independent: ``sum e_i A_i <= a_t sum e_i``, e_i elements.
+
+        What is not among the 4N layers counts in the limit at the bits that it would have otherwise.
+
+        Args:
+            sites: all that bits are chosen for.
 
         Raises:
             LampQError: see `open`.
         """
+        layers = [s for s in sites if s.allocated]
+        others = [s for s in sites if s.type in OUTSIDE_TYPES and s.type != "patch_embed"]
 
-        def spent(input_bits: dict[str, int]) -> int:
-            return sum(s.input_elements * input_bits[s.name] for s in layers)
+        def spent_at(bits: Mapping[str, int]) -> int:
+            return sum(s.input_elements * bits[s.name] for s in layers)
 
-        limit = equal_bits_spend(layers, budget.activation_bits, spent)
-        bits = budget.input_candidates or budget.candidates
-        return cls._of(layers, budget, bits, spent, limit, INPUT_BITS, "none")
+        limit = equal_bits_spend(layers, budget.activation_bits, spent_at)
+        limit += sum(budget.fixed_site_bits[1] * s.input_elements for s in others)
+        with_inputs = [s for s in sites if s in layers or s in others]
+        return cls._of_activations(with_inputs, sites, budget, limit, INPUT_BITS)
+
+    @classmethod
+    def of_operands(cls, sites: Sequence[Site], budget: Budget) -> "SearchSpace":
+        """The bits of both operands of each attention matmul, on average over elements those that they would have
+        otherwise.
+
+        Args:
+            sites: all that bits are chosen for.
+
+        Raises:
+            LampQError: see `open`.
+        """
+        matmuls = [s for s in sites if s.is_matmul]
+        limit = sum(budget.fixed_site_bits[1] * (s.input_elements + s.second_input_elements) for s in matmuls)
+        return cls._of_activations(matmuls, sites, budget, limit, OPERAND_BITS)
+
+    @classmethod
+    def _of_activations(
+        cls, sites: Sequence[Site], chosen: Sequence[Site], budget: Budget, limit: int, unit: str
+    ) -> "SearchSpace":
+        def spent(bits: Mapping[str, Bits]) -> int:
+            return sum((s.input_elements + s.second_input_elements) * bits[s.name].activation for s in sites)
+
+        def options(site: Site, pin: int | None) -> dict[int, Bits]:
+            return {b: Bits(None, b) for b in ([pin] if pin is not None else sorted(budget.of_inputs))}
+
+        return cls._of(sites, budget, pinned(chosen, budget.pins), options, spent, limit, unit, "none")
 
     @classmethod
     def _of(
         cls,
-        layers: Sequence[Site],
+        sites: Sequence[Site],
         budget: Budget,
-        candidates: Sequence[int],
-        spent: Callable[[dict[str, int]], int],
+        pins: Mapping[str, int],
+        options: Options,
+        spent: Callable[[Mapping[str, Bits]], int],
         limit: int,
         unit: str,
         ties: Ties,
     ) -> "SearchSpace":
-        pins = pinned(layers, budget.pins)
-        tied_layers = tied(layers, budget.ties, ties)
-        for members in tied_layers:
+        place = {s.name: index for index, s in enumerate(sites)}
+        alone = [[s] for s in sites if not s.allocated]
+        together = [*tied([s for s in sites if s.allocated], budget.ties, ties), *alone]
+        together.sort(key=lambda members: place[members[0].name])
+        for members in together:
             check_bound(members, pins)
-        smallest = {s.name: pins.get(s.name, min(candidates)) for s in layers}
+        may = {s.name: options(s, pins.get(s.name)) for s in sites}
+        smallest = {name: next(iter(pairs.values())) for name, pairs in may.items()}
         floor = spent(smallest)
         if floor > limit:
-            raise LampQError(_infeasible(budget, candidates, floor, limit, unit, sum(s.parameters for s in layers)))
+            candidates = budget.of_inputs if unit in (INPUT_BITS, OPERAND_BITS) else budget.candidates
+            raise LampQError(_infeasible(budget, candidates, floor, limit, unit, sum(s.parameters for s in sites)))
         groups = []
-        for members in tied_layers:
-            may = [pins[members[0].name]] if members[0].name in pins else sorted(candidates)
+        for members in together:
+            pairs = may[members[0].name]
             # What a group spends adds to what the others do, so it can be told with the others at their smallest.
-            spending = {b: spent({**smallest, **{s.name: b for s in members}}) - floor for b in may}
+            spending = {b: spent({**smallest, **{s.name: pairs[b] for s in members}}) - floor for b in pairs}
             if sorted(spending.values()) != list(spending.values()):
                 raise RuntimeError(f"{group_name(members)} spends fewer {unit} with more bits: {spending}")
-            groups.append(Group(group_name(members), tuple(members), spending, members[0].name in pins))
+            groups.append(Group(group_name(members), tuple(members), spending, members[0].name in pins, pairs))
         return cls(tuple(groups), limit - floor, unit)
 
     @cached_property
@@ -176,6 +254,17 @@ class SearchSpace:
 
         return np.array([[cost(group, bits) for bits in self.bits] for group in self.groups])
 
+    def comparable(self, scores: Scores, budget: Budget) -> dict[str, float]:
+        """Each site's score at the target or the next bit-width that it may have: they compare."""
+        if not budget.beyond_layers:
+            return at_the_target(scores, budget)
+
+        def nearest(group: Group) -> int:
+            target = budget.activation_bits if group.layers[0].is_matmul else budget.weight_bits
+            return min((b for b in group.bits if b >= target), default=group.bits[-1])
+
+        return {s.name: scores[s.name][nearest(group)] for group in self.groups for s in group.layers}
+
     def solved(self, scores: Scores, solver: Callable[[AllocationProblem], Allocation]) -> Allocation:
         """What a solver makes of the scores: bits of each group.
 
@@ -200,6 +289,29 @@ class SearchSpace:
         """Bits of each group, by its name, from those of each layer."""
         return {group.name: layer_bits[group.layers[0].name] for group in self.groups}
 
+    def pairs(self, bits: Sequence[int]) -> dict[str, Bits]:
+        """Weight bits and input bits of each site, by name, from the bits of each group."""
+        return {s.name: group.pairs[b] for group, b in zip(self.groups, bits, strict=True) for s in group.layers}
+
+    def scored(self, metric: Metric, workbench: Workbench, budget: Budget) -> Scores:
+        """What a metric gives for each layer or other site at whatever it may have, as `costs` takes it."""
+        if not budget.beyond_layers:
+            return metric.costs(metric.scores(workbench, budget))
+        return self.by_number(metric.site_costs(metric.site_scores(workbench, budget, self.options)))
+
+    @property
+    def options(self) -> dict[str, list[Bits]]:
+        """All weight bits and input bits that each site may have, by name; in the order of what they spend."""
+        return {s.name: list(group.pairs.values()) for group in self.groups for s in group.layers}
+
+    def by_number(self, scores: SiteScores) -> Scores:
+        """Scores of weight bits and input bits as `costs` takes them: by what stands for both."""
+        return {
+            s.name: {number: scores[s.name][pair] for number, pair in group.pairs.items()}
+            for group in self.groups
+            for s in group.layers
+        }
+
     def spent(self, group_bits: Mapping[str, int]) -> int:
         """What a plan spends above the smallest plan."""
         return sum(group.spending[group_bits[group.name]] for group in self.groups)
@@ -217,6 +329,31 @@ class SearchSpace:
                 f"{self.spent(chosen) - self.room} {self.unit} too much; choose fewer, or an allocator that solves it"
             )
         return self.layer_bits(list(chosen.values()))
+
+
+def together(parts: Iterable[Mapping[str, Bits]]) -> dict[str, Bits]:
+    """Weight bits and input bits of each site from what was chosen under each limit, None where one says nothing."""
+    chosen: dict[str, Bits] = {}
+    for part in parts:
+        for name, bits in part.items():
+            before = chosen.get(name, Bits(None, None))
+            chosen[name] = Bits(*(old if new is None else new for old, new in zip(before, bits, strict=True)))
+    return chosen
+
+
+def _bits_of(budget: Budget) -> Options:
+    """What a site may have under the budget's own limit."""
+    alone = budget.independent and not budget.in_pairs  # inputs are chosen under another limit
+    pairs = sorted(product(budget.candidates, budget.of_inputs), key=lambda pair: (math.prod(pair), pair))
+
+    def options(site: Site, pin: int | None) -> dict[int, Bits]:
+        has_input = not site.is_matmul and site.type != "patch_embed"
+        if budget.in_pairs and has_input:
+            return {pin: Bits(pin, pin)} if pin is not None else {n: Bits(*p) for n, p in enumerate(pairs, 1)}
+        may = [pin] if pin is not None else sorted(budget.of_inputs if site.is_matmul else budget.candidates)
+        return {b: Bits(b, None) if alone and has_input else budget.bits_of(site, b) for b in may}
+
+    return options
 
 
 def equal_bits_spend(layers: Sequence[Site], target: Fraction, spent: Callable[[dict[str, int]], int]) -> int:
@@ -239,7 +376,8 @@ def _infeasible(budget: Budget, candidates: Sequence[int], floor: int, limit: in
             f"bits: the budget of {limit / parameters:.6g} bits on average is below the smallest achievable average, "
             f"{floor / parameters:.6g}{pins}; add a smaller bit-width to bit_set{fewer} or raise bits"
         )
-    key = "activation_bits" if unit == INPUT_BITS else "bits" if budget.limit is None else "budget_limit"
+    own = {INPUT_BITS: "activation_bits", OPERAND_BITS: "fixed_site_bits"}
+    key = own.get(unit, "bits" if budget.limit is None else "budget_limit")
     return (
         f"{key}: the limit of {limit} {unit} is below the {floor} of the smallest plan of "
         f"bit_set.bits={sorted(candidates)}{pins}; add a smaller bit-width{fewer} or raise {key}"

@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 class Uniform(Allocator):
     """Every one of the 4N layers at b_t bits.
 
-    Pins and ties do not bind it, nor a limit of bytes or bit operations: equal bits are what the others are compared
-    with, and what such a limit is by default.
+    Pins and ties do not bind it, nor a limit of bytes or bit operations, nor what else bits are chosen for: equal bits
+    are what the others are compared with, and what such a limit is by default.
     """
 
     name = "uniform"
@@ -33,8 +33,8 @@ class Uniform(Allocator):
         if budget.independent and budget.activation_bits.denominator != 1:
             bits = float(budget.activation_bits)
             raise LampQError(f"activation_bits={bits:g}: uniform bits must be whole; round it, or add baseline=none")
-        if budget.pins or budget.ties != "none" or budget.limit is not None:
-            log.info("uniform: equal bits everywhere, not bound by pins, ties and budget_limit")
+        if budget.pins or budget.ties != "none" or budget.limit is not None or budget.beyond_layers:
+            log.info("uniform: equal bits everywhere, not bound by pins, ties, budget_limit and allocate")
         budget = budget.unbound()
         layer_bits = {site.name: int(budget.weight_bits) for site in workbench.layers}
         return budget.plan(workbench.adapter.sites, layer_bits, {"allocator": self.name})

@@ -32,7 +32,7 @@ from lampq.limits import (
     word,
 )
 from lampq.parts import build
-from lampq.plan.budget import UNITS, Budget, default_bit_set
+from lampq.plan.budget import ALLOCATE, UNITS, Budget, default_bit_set
 from lampq.plan.groups import checked_pins, checked_ties
 
 PARTS = ("model", "dataset", "base_quantizer", "allocator")
@@ -49,6 +49,7 @@ KEYS = (
     "activation_bits",
     "activation_rule",
     "operand_bits",
+    "allocate",
     "fixed_site_bits",
     "budget",
     "budget_limit",
@@ -215,7 +216,9 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
     _labels(parts["allocator"], parts["dataset"].task)
     rule = choice("activation_rule", values["activation_rule"], ("fixed", "follow", "independent"))
     candidates = _candidates(values["bit_set"]["bits"])
-    own_input_set = rule == "independent" and candidates is None and weight_bits != activation_bits
+    allocate = choice("allocate", values["allocate"], ALLOCATE)
+    by_themselves = rule == "independent" or allocate != "layers"
+    own_input_set = by_themselves and candidates is None and weight_bits != activation_bits
     budget = Budget(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
@@ -229,6 +232,7 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
         pins=checked_pins(values["pins"]),
         input_candidates=_default_candidates(activation_bits, base_quantizer) if own_input_set else (),
         image_bits=base_quantizer.image_bits,
+        allocate=allocate,
     )
     budget = given.get("budget") or budget
     _fits_together(budget, base_quantizer, parts["allocator"], plain["baseline"])
@@ -379,6 +383,9 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
         _inputs_follow(budget)
     if budget.independent and allocator.searches:
         _fits_inputs(budget, allocator)
+    if budget.beyond_layers and allocator.searches:
+        allocator.check_chosen(budget)
+        _fits_operands(budget)
     if allocator.name == "uniform" and weight_bits.denominator > 1:
         raise LampQError(f"weight_bits={named}: allocator=uniform needs an integer; choose another allocator")
     limited = allocator.searches and budget.limit is None  # a limit of its own says by itself what can be spent
@@ -441,15 +448,19 @@ def _fits_inputs(budget: Budget, allocator: Any) -> None:
             f"activation_rule=independent: allocator={allocator.name} does not score weights and inputs by themselves; "
             "choose allocator=output_fisher, or activation_rule=fixed or follow"
         )
-    if budget.unit == "bops":
-        raise LampQError(
-            "activation_rule=independent: budget=bops multiplies the bits of weights and inputs, which are limited "
-            "by themselves here; choose budget=average_bits or packed_bytes"
-        )
     if not bits[0] <= activation_bits <= bits[-1]:
         raise LampQError(
             f"activation_bits={activation_bits:g}: inputs of bit_set.bits={shown(bits)} cannot average it; add bits "
             "below or above it"
+        )
+
+
+def _fits_operands(budget: Budget) -> None:
+    """Operands with bits of their own follow no layer."""
+    if budget.operand_bits == "follow_qkv":
+        raise LampQError(
+            f"operand_bits=follow_qkv: with allocate={budget.allocate} operands have bits of their own; choose target, "
+            "or allocate=layers"
         )
 
 

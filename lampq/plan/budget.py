@@ -1,11 +1,12 @@
 """Budgets: what is asked of an allocator, and what a plan really costs.
 
 The paper's budget is the average bit-width over the parameters of the 4N layers (Problem 1, and the constraint of
-the integer linear program): sum c_i B_i <= b_t sum c_i. Bytes and bit operations may be limited instead.
+the integer linear program): sum c_i B_i <= b_t sum c_i. Bytes and bit operations may be limited instead, and bits may
+be chosen for more than these layers.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -13,12 +14,16 @@ from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan, SitePlan
 from lampq.plan.bits import Bits
 from lampq.plan.groups import Pins, Ties
-from lampq.plan.sites import Site
+from lampq.plan.sites import OUTSIDE_TYPES, Site
 
 FULL_PRECISION_BITS = 32
 
 UNITS = {"average_bits": "weight bits", "packed_bytes": "bytes", "bops": "bit operations"}
 """What a budget can limit, and what that is counted in."""
+
+ALLOCATE = ("layers", "layers_and_operands", "all")
+"""What bits are chosen for: the paper's 4N layers; the attention matmuls too; patch embedding, reductions, head and a
+detector's other parts as well."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Budget:
         pins: layers whose bits are given, inside the bit set or not; they count in the budget.
         input_candidates: the bit set of inputs where they are independent; empty is B.
         image_bits: bits of the image that enters the patch embedding, the base quantizer's own; None is full precision.
+        allocate: which sites bits are chosen for, one of `ALLOCATE`; all others keep the bits of the rules.
     """
 
     weight_bits: Fraction
@@ -58,17 +64,38 @@ class Budget:
     pins: Pins = ()
     input_candidates: tuple[int, ...] = ()
     image_bits: int | None = None
+    allocate: str = "layers"
 
     @property
     def independent(self) -> bool:
         """Whether inputs have bits of their own."""
         return self.activation_rule == "independent"
 
+    @property
+    def beyond_layers(self) -> bool:
+        """Whether bits are chosen for more than the 4N layers."""
+        return self.allocate != "layers"
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether (weight bits, input bits) of a layer are chosen together, out of all pairs: one limit is on both."""
+        return self.independent and self.unit == "bops"
+
+    def chosen(self, sites: Iterable[Site]) -> list[Site]:
+        """The sites whose bits are chosen, in the order of execution."""
+        return [
+            s
+            for s in sites
+            if s.allocated
+            or (s.is_matmul and self.beyond_layers)
+            or (s.type in OUTSIDE_TYPES and self.allocate == "all")
+        ]
+
     def unbound(self) -> "Budget":
         """The budget of a plan that nobody searches: only targets and rules are left."""
         rule = "fixed" if self.independent else self.activation_rule
         plain = {"unit": "average_bits", "limit": None, "ties": "none", "pins": (), "input_candidates": ()}
-        return replace(self, activation_rule=rule, **plain)
+        return replace(self, activation_rule=rule, allocate="layers", **plain)
 
     def input_bits(self, weight_bits: int) -> int:
         """Bits of a layer's input when its weights have `weight_bits`, where it is not chosen by itself."""
@@ -82,12 +109,24 @@ class Budget:
         """Bits of a layer whose weights have `weight_bits`."""
         return Bits(weight_bits, self.input_bits(weight_bits))
 
+    def bits_of(self, site: Site, bits: int) -> Bits:
+        """Both bit-widths of a site whose weights, or of a matmul whose operands, have `bits`."""
+        if site.is_matmul:
+            return Bits(None, bits)
+        return Bits(bits, self.image_bits) if site.type == "patch_embed" else self.bits_at(bits)
+
+    @property
+    def of_inputs(self) -> tuple[int, ...]:
+        """The bit set of inputs and operands that are chosen by themselves."""
+        return self.input_candidates or self.candidates
+
     def total(self, sizes: list[int]) -> int:
         """The budget in weight bits, floor(b_t sum c_i), for layers of the given sizes c_i."""
         return math.floor(self.weight_bits * sum(sizes))
 
     def spent(self, sites: tuple[Site, ...], plan: BitPlan, packed: Callable[[BitPlan], int]) -> int:
-        """What a plan spends of the budget, in its unit; weight bits of the 4N layers for ``average_bits``.
+        """What a plan spends of the budget, in its unit; for ``average_bits`` weight bits of the sites that bits are
+        chosen for.
 
         Args:
             packed: size of the packed model in bytes, which takes more to know than a plan.
@@ -96,30 +135,36 @@ class Budget:
             return packed(plan)
         if self.unit == "bops":
             return int(realised_costs(sites, plan)["bops"])
-        return sum(s.parameters * s.weight_bits for s in plan.sites if s.allocated)
+        weight_bits = {s.name: s.weight_bits for s in plan.sites}
+        return sum(s.parameters * weight_bits[s.name] for s in self.chosen(sites) if s.parameters)
 
     def plan(
         self,
         sites: tuple[Site, ...],
-        layer_bits: dict[str, int],
+        site_bits: Mapping[str, int],
         origin: dict | None = None,
         input_bits: Mapping[str, int] | None = None,
     ) -> BitPlan:
-        """The whole plan in which the 4N layers have the given weight bits.
+        """The whole plan in which the 4N layers (and other sites, where they are named) have the given bits.
 
         Args:
-            layer_bits: weight bits of each layer, by name.
+            site_bits: weight bits of each layer, by name; of other sites as `bits_of` has them.
             origin: where the plan comes from.
             input_bits: bits of each layer's input, by name; None: by the rules.
         """
+        chosen = {s.name: self.bits_of(s, site_bits[s.name]) for s in sites if s.allocated or s.name in site_bits}
+        if input_bits is not None:
+            chosen |= {name: Bits(chosen[name].weight, bits) for name, bits in input_bits.items()}
+        return self.plan_of(sites, chosen, origin)
+
+    def plan_of(self, sites: tuple[Site, ...], chosen: Mapping[str, Bits], origin: dict | None = None) -> BitPlan:
+        """The whole plan in which the named sites, the 4N layers at least, have the given bits of both kinds."""
         fixed_weight, fixed_activation = self.fixed_site_bits
-        if input_bits is None:
-            input_bits = {s.name: self.input_bits(layer_bits[s.name]) for s in sites if s.allocated}
-        qkv_bits = {s.block: input_bits[s.name] for s in sites if s.type == "qkv"}
+        qkv_bits = {s.block: chosen[s.name].activation for s in sites if s.type == "qkv"}
         entries = []
         for site in sites:
-            if site.allocated:
-                bits = layer_bits[site.name], input_bits[site.name]
+            if site.allocated or site.name in chosen:
+                bits = chosen[site.name]
             elif site.is_matmul:
                 bits = None, qkv_bits[site.block] if self.operand_bits == "follow_qkv" else fixed_activation
             elif site.is_tensor:
@@ -155,6 +200,7 @@ class Budget:
             "pins": [list(pin) for pin in sorted(self.pins)] or None,
             "input_candidates": list(self.input_candidates) or None,
             "image_bits": self.image_bits,
+            "allocate": self.allocate if self.beyond_layers else None,
         }
         return {
             "weight_bits": float(self.weight_bits),

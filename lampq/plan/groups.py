@@ -4,12 +4,13 @@ Both name layers by words: a layer's name with the wildcards * ? (``blocks.0.*``
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from lampq.errors import LampQError
 from lampq.limits import choice, integer, shown, text
+from lampq.plan.bits import Bits
 from lampq.plan.sites import MODULES, Site
 
 Ties = str | tuple[tuple[str, ...], ...]
@@ -28,15 +29,19 @@ class Group:
 
     Attributes:
         name: the layer's, or what the layers have in common.
-        layers: in the order of execution.
-        spending: what each bit-width that it may have spends above its smallest, ascending in bits.
+        layers: in the order of execution; or one other site that bits are chosen for.
+        spending: what each bit-width that it may have spends above its smallest, ascending in bits. Where weight bits
+            and input bits are chosen in pairs, the number of a pair, in the order of what they spend, takes the place
+            of the bit-width.
         pinned: whether its bits are given; then `spending` has one entry.
+        pairs: the weight bits and input bits that each of these stands for.
     """
 
     name: str
     layers: tuple[Site, ...]
     spending: dict[int, int]
     pinned: bool
+    pairs: dict[int, Bits] = field(default_factory=dict)
 
     @property
     def bits(self) -> tuple[int, ...]:
@@ -172,8 +177,9 @@ def _groups(layers: Sequence[Site], ties: Ties) -> Iterable[list[Site]]:
 def _named(key: str, word: str, layers: Sequence[Site]) -> list[Site]:
     found = [s for s in layers if fnmatchcase(s.name, word) or word in (s.type, f"block {s.block}")]
     if not found:
+        kind = "layers" if all(s.allocated for s in layers) else "sites"
         raise LampQError(
-            f"{key}: {word} names none of the {len(layers)} layers; give a name with * (as {layers[0].name}), a type "
+            f"{key}: {word} names none of the {len(layers)} {kind}; give a name with * (as {layers[0].name}), a type "
             f"(as {layers[0].type}), or 'block {layers[0].block}'"
         )
     return found

@@ -197,6 +197,7 @@ BUDGET: dict[str, Check] = {
     "pins": _list_of(_pin, least=0),
     "input_candidates": _list_of(_bits, least=0),
     "image_bits": _or_null(_bits),
+    "allocate": _one_of("layers", "layers_and_operands", "all"),
 }
 ORIGIN: dict[str, Check] = {
     "allocator": text,

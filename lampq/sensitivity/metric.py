@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any, ClassVar
 
 from lampq.limits import choice
 from lampq.parts import Part
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
-from lampq.sensitivity.scores import Scores, falling
+from lampq.sensitivity.scores import Scores, SiteScores, falling, falling_in_both
 from lampq.workbench import Workbench
 
 
@@ -27,6 +29,8 @@ class Metric(Part, ABC):
         name: as above.
         revision: raised whenever its scores change.
         scores_inputs: whether it scores the bits of inputs by themselves (`input_scores`).
+        scores_sites: whether it scores what is no layer of a block too, and weight bits and input bits in any pair
+            (`site_scores`).
         at_plans: whether `scores` takes a ``plan``: measured in the model at that plan, straight through.
         labels: of a loss whose gradients are taken; a setting of some metrics.
     """
@@ -35,6 +39,7 @@ class Metric(Part, ABC):
     name: ClassVar[str]
     revision: ClassVar[int] = 1
     scores_inputs: ClassVar[bool] = False
+    scores_sites: ClassVar[bool] = False
     at_plans: ClassVar[bool] = False
     labels = "dataset"
 
@@ -50,9 +55,22 @@ class Metric(Part, ABC):
         """The same of inputs, weights in full precision, for `scores_inputs`."""
         raise NotImplementedError(f"{self.name} does not score inputs by themselves")
 
+    def site_scores(self, workbench: Workbench, budget: Budget, options: Mapping[str, Sequence[Bits]]) -> SiteScores:
+        """The same of any sites, for `scores_sites`.
+
+        Args:
+            options: (weight bits, input bits) that each is scored at, by name; None is full precision. Of a matmul, the
+                input bits are those of both operands.
+        """
+        raise NotImplementedError(f"{self.name} scores layers alone")
+
     def costs(self, scores: Scores) -> Scores:
         """Scores as a solver adds them up: a layer with more bits costs no more (see `falling`)."""
         return {name: falling(row) for name, row in scores.items()}
+
+    def site_costs(self, scores: SiteScores) -> SiteScores:
+        """The same of `site_scores`: more bits of weights and inputs cost no more."""
+        return {name: falling_in_both(row) for name, row in scores.items()}
 
     def notes(self, workbench: Workbench) -> dict[str, Any]:
         """What else a plan's origin tells of the layers (JSON-able)."""
@@ -81,6 +99,11 @@ def metric_name(key: str, value: Any) -> str:
         LampQError: there is none of this name.
     """
     return choice(key, value, metrics())
+
+
+def metrics_of_sites() -> list[str]:
+    """Names of those that score what is no layer of a block too."""
+    return [name for name, metric in metrics().items() if metric.scores_sites]
 
 
 def metric_with(name: str, **given: Any) -> Metric:

@@ -7,12 +7,11 @@ NVIDIA's TensorRT Model Optimizer chooses formats by it (``auto_quantize``, grad
 the real error of every bit-width, of weights and inputs together.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lampq.models.adapter import ModelAdapter
@@ -24,7 +23,7 @@ from lampq.progress import progress
 from lampq.sensitivity.fisher import class_losses
 from lampq.sensitivity.labels import identity_of_labels, labels_of
 from lampq.sensitivity.metric import Metric
-from lampq.sensitivity.scores import Scores
+from lampq.sensitivity.scores import Scores, SiteScores
 from lampq.sensitivity.straight_through import straight_through
 from lampq.workbench import Workbench
 
@@ -48,6 +47,7 @@ class OutputFisher(Metric):
 
     name = "output_fisher"
     scores_inputs = True
+    scores_sites = True
     at_plans = True
 
     labels: Literal["dataset", "sampled"] = "dataset"
@@ -62,6 +62,10 @@ class OutputFisher(Metric):
 
     def input_scores(self, workbench: Workbench, budget: Budget) -> Scores:
         return self._scores(workbench, budget, 1)
+
+    def site_scores(self, workbench: Workbench, budget: Budget, options: Mapping[str, Sequence[Bits]]) -> SiteScores:
+        """Squared nats, at the output of each site: of a matmul, its product."""
+        return scores_of_sites(workbench, options, self.labels)
 
     def _scores(self, workbench: Workbench, budget: Budget, operand: int, plan: BitPlan | None = None) -> Scores:
         """Of weights (0) or inputs (1): one pass serves both."""
@@ -105,19 +109,8 @@ def scores_at(
     @cache
     def measured(together: tuple[Bits, ...]) -> Tensor:
         modules = workbench.alternatives(dict.fromkeys(layers, together), plan)
-        images = workbench.task.sample_images
         adapter = straight_through(workbench.adapter, workbench.scored_from, plan)
-        with progress(description="output errors and gradients over D", total=len(images), unit="images") as bar:
-            chunk = 1 if isinstance(images, Images) else CHUNK
-            return output_scores(
-                adapter,
-                modules,
-                images,
-                labels_of(workbench, labels),
-                chunk=chunk,
-                losses=workbench.task.losses,
-                progress=bar.update,
-            )
+        return torch.stack(list(_measured(workbench, adapter, modules, labels).values()))
 
     scores: dict[str, dict[Bits, float]] = {s.name: {} for s in layers}
     for bits in wanted:
@@ -132,7 +125,77 @@ def scores_at(
     return scores
 
 
+def scores_of_sites(
+    workbench: Workbench, options: Mapping[str, Sequence[Bits]], labels: str
+) -> dict[str, dict[Bits, float]]:
+    """Scores of any sites at given (weight bits, input bits), over D; one backward pass for all that are not stored.
+
+    Args:
+        options: by the sites' names.
+    """
+    sites = {s.name: s for s in workbench.adapter.sites if s.name in options}
+
+    def key(name: str, bits: Bits) -> dict:
+        given = {"site": name, "bits": bits.weight, "input_bits": bits.activation, "revision": 1}
+        return {**workbench.scored_from.identity, **identity_of_labels(workbench, labels), **given}
+
+    missing = {
+        name: [bits for bits in options[name] if not workbench.store.holds("output_fisher", key(name, bits))]
+        for name in sites
+    }
+    missing = {name: wanted for name, wanted in missing.items() if wanted}
+    workbench.prepare([(sites[name], bits) for name, wanted in missing.items() for bits in wanted])
+
+    @cache
+    def measured() -> dict[str, Tensor]:
+        modules = workbench.alternatives({sites[name]: wanted for name, wanted in missing.items()})
+        return _measured(workbench, workbench.adapter, modules, labels)
+
+    def compute(name: str, bits: Bits) -> dict[str, Tensor]:
+        return {"score": measured()[name][missing[name].index(bits)]}
+
+    return {
+        name: {
+            bits: workbench.store.fetch("output_fisher", key(name, bits), partial(compute, name, bits))["score"].item()
+            for bits in options[name]
+        }
+        for name in sites
+    }
+
+
+def _measured(
+    workbench: Workbench, adapter: ModelAdapter, modules: dict[str, list[nn.Module]], labels: str
+) -> dict[str, Tensor]:
+    """`site_output_scores` over D."""
+    images = workbench.task.sample_images
+    with progress(description="output errors and gradients over D", total=len(images), unit="images") as bar:
+        return site_output_scores(
+            adapter,
+            modules,
+            images,
+            labels_of(workbench, labels),
+            chunk=1 if isinstance(images, Images) else CHUNK,
+            losses=workbench.task.losses,
+            progress=bar.update,
+        )
+
+
 def output_scores(
+    adapter: ModelAdapter,
+    alternatives: dict[str, list[nn.Module]],
+    images: Pictures,
+    labels: Targets,
+    **how: Any,
+) -> Tensor:
+    """`site_output_scores` of layers that have as many alternatives each.
+
+    Returns:
+        ``[layers, alternatives]`` float64 in the order of `alternatives`.
+    """
+    return torch.stack(list(site_output_scores(adapter, alternatives, images, labels, **how).values()))
+
+
+def site_output_scores(
     adapter: ModelAdapter,
     alternatives: dict[str, list[nn.Module]],
     images: Pictures,
@@ -141,13 +204,12 @@ def output_scores(
     chunk: int = CHUNK,
     losses: Callable[[ModelAdapter, Pictures, Targets], Tensor] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """``sum over images of || dL/dY * (Y^ - Y) ||^2`` for quantized modules of linear layers.
+) -> dict[str, Tensor]:
+    """``sum over images of || dL/dY * (Y^ - Y) ||^2`` for quantized modules of sites.
 
     Args:
         adapter: the full-precision model; left as it was.
-        alternatives: quantized modules of each layer, as many for each, by the layer's name; they get the inputs of
-            the full-precision model.
+        alternatives: quantized modules of each site, by its name; they get the inputs of the full-precision model.
         images: ``[images, channels, height, width]``; or images of a detector, with ``chunk=1``.
         labels: ``[images]`` integer classes, or what `losses` takes.
         chunk: images in one pass; the result does not depend on it beyond rounding.
@@ -155,31 +217,31 @@ def output_scores(
         progress: called after each chunk with its number of images.
 
     Returns:
-        ``[layers, alternatives]`` float64 in the order of `alternatives`.
+        ``[alternatives]`` float64 of each site, in their order.
     """
     device = next(adapter.network.parameters()).device
     losses = losses or (lambda adapter, *batch: class_losses(adapter.run, *batch))
-    scores = torch.zeros(len(alternatives), len(next(iter(alternatives.values()))), dtype=torch.float64)
+    scores = {name: torch.zeros(len(modules), dtype=torch.float64) for name, modules in alternatives.items()}
 
-    def watch(row: int, modules: list[nn.Module]) -> Callable[[nn.Linear, tuple[Tensor, ...], Tensor], None]:
-        def on_forward(layer: nn.Linear, operands: tuple[Tensor, ...], output: Tensor) -> None:
-            inputs = operands[0].detach()
+    def watch(name: str, modules: list[nn.Module]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def on_forward(site: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs = [operand.detach() for operand in operands]
 
             @torch.no_grad()
             def on_gradient(gradient: Tensor) -> None:
                 # Once more, not kept from the forward pass: what follows a layer may change its output in place.
-                exact = F.linear(inputs, layer.weight, layer.bias)
+                exact = site.forward(*inputs)
                 for column, module in enumerate(modules):
-                    moved = gradient * (module(inputs) - exact)
-                    scores[row, column] += moved.double().square_().sum().cpu()
+                    moved = gradient * (module(*inputs) - exact)
+                    scores[name][column] += moved.double().square_().sum().cpu()
 
-            output.register_hook(on_gradient)
+            if output.requires_grad:  # what a detector drops on the way does nothing to its loss
+                output.register_hook(on_gradient)
 
         return on_forward
 
     handles = [
-        adapter.module(name).register_forward_hook(watch(row, modules))
-        for row, (name, modules) in enumerate(alternatives.items())
+        adapter.module(name).register_forward_hook(watch(name, modules)) for name, modules in alternatives.items()
     ]
     try:
         for start in range(0, len(images), chunk):

@@ -15,8 +15,10 @@ from lampq.workbench import Workbench
 
 
 def neighbours(one: Group, other: Group) -> bool:
-    """Whether a layer of one is in the same block as a layer of the other, or in the block before or after it."""
-    return any(abs(a.block - b.block) <= 1 for a in one.layers for b in other.layers)
+    """Whether a layer of one is in the same block as a layer of the other, or in the block before or after it; what is
+    in no block has no neighbours."""
+    blocks, others = ([s.block for s in group.layers if s.block is not None] for group in (one, other))
+    return any(abs(a - b) <= 1 for a in blocks for b in others)
 
 
 PAIRS = {"all": lambda one, other: True, "near": neighbours, "diagonal": lambda one, other: False}
@@ -71,7 +73,7 @@ def pairwise_losses(workbench: Workbench, budget: Budget, groups: Sequence[Group
         LampQError: a loss is not finite, or the base quantizer is not defined at a bit-width needed.
     """
     evaluator, full_precision = workbench.evaluator, BitPlan.full_precision(workbench.adapter.sites)
-    workbench.bank.prepare([(s, budget.bits_at(b)) for g in groups for s in g.layers for b in g.bits])
+    workbench.bank.prepare([(s, pair) for g in groups for s in g.layers for pair in g.pairs.values()])
     every = range(len(groups))
     partners = {
         i: [
@@ -83,7 +85,7 @@ def pairwise_losses(workbench: Workbench, budget: Budget, groups: Sequence[Group
     }
 
     def with_group(plan: BitPlan, group: Group, bits: int) -> BitPlan:
-        return plan.with_bits({s.name: budget.bits_at(bits) for s in group.layers})
+        return plan.with_bits({s.name: group.pairs[bits] for s in group.layers})
 
     def loss(plan: BitPlan, where: str, keep: bool = False) -> float:
         value = evaluator.score(plan, keep).mean_loss

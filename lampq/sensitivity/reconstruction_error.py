@@ -1,15 +1,18 @@
 """Layer-wise reconstruction error: of single layers, and in the current quantized model (Algorithm 1, line 15)."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.sites import Site
 from lampq.sensitivity.metric import Metric
-from lampq.sensitivity.scores import Scores, falling
+from lampq.sensitivity.scores import Scores, SiteScores, falling
 from lampq.workbench import Workbench
 
 CHUNK = 16
@@ -17,9 +20,13 @@ CHUNK = 16
 
 
 class Reconstruction(Metric):
-    """``||W^ X^ - W X||^2 / ||W X||^2`` with the full-precision model's X on the calibration images."""
+    """``||W^ X^ - W X||^2 / ||W X||^2`` with the full-precision model's X on the calibration images.
+
+    Of an attention matmul, the same of the product of its operands.
+    """
 
     name = "reconstruction"
+    scores_sites = True
 
     def scores(self, workbench: Workbench, budget: Budget) -> Scores:
         layers, bits = workbench.layers, list(budget.candidates)
@@ -42,6 +49,21 @@ class Reconstruction(Metric):
         stored = workbench.store.fetch("reconstruction_screen", key, compute)["error"].tolist()
         return {s.name: falling(dict(zip(bits, row, strict=True))) for s, row in zip(layers, stored, strict=True)}
 
+    def site_scores(self, workbench: Workbench, budget: Budget, options: Mapping[str, Sequence[Bits]]) -> SiteScores:
+        sites = [s for s in workbench.adapter.sites if s.name in options]
+        wanted = {s: list(options[s.name]) for s in sites}
+        key = {**workbench.scored_from.identity, "options": {s.name: wanted[s] for s in sites}, "revision": 1}
+
+        def compute() -> dict[str, Tensor]:
+            workbench.prepare([(s, bits) for s in sites for bits in wanted[s]])
+            modules = workbench.alternatives(wanted)
+            images = workbench.task.calibration_images
+            errors = reconstruction_errors(workbench.adapter, workbench.adapter, sites, images, modules)
+            return {s.name: torch.tensor(errors[s.name][1:], dtype=torch.float64) for s in sites}
+
+        stored = workbench.store.fetch("reconstruction_screen", key, compute)
+        return {s.name: dict(zip(options[s.name], stored[s.name].tolist(), strict=True)) for s in sites}
+
 
 @torch.inference_mode()
 def reconstruction_errors(
@@ -51,7 +73,7 @@ def reconstruction_errors(
     images: Pictures,
     alternatives: dict[str, list[nn.Module]] | None = None,
 ) -> dict[str, list[float]]:
-    """L_recon of each layer: ||W^ X^ - W X||_F^2 / ||W X||_F^2.
+    """L_recon of each layer (or other site): ||W^ X^ - W X||_F^2 / ||W X||_F^2.
 
     X is what reaches the layer in the quantized model, before its own quantizer; both products are taken from that
     same X, so the error reacts to the bits of earlier layers. The bias cancels in the difference and is left out of
@@ -76,19 +98,30 @@ def reconstruction_errors(
     for layer in layers:
 
         def hook(module: nn.Module, operands: tuple[Tensor, ...], output: Tensor, name: str = layer.name) -> None:
-            original = full_precision.module(name)
-            product = F.linear(operands[0], original.weight)
-            target = product if original.bias is None else product + original.bias
+            product, target = product_and_output(full_precision.module(name), operands)
             norms[name] += product.double().square().sum().item()
-            outputs = [output, *(other(operands[0]) for other in alternatives.get(name, []))]
+            outputs = [output, *(other(*operands) for other in alternatives.get(name, []))]
             for index, other in enumerate(outputs):
                 errors[name][index] += (other - target).double().square().sum().item()
 
         handles.append(quantized.module(layer.name).register_forward_hook(hook))
     try:
+        last = max(quantized.segment_of(layer) for layer in layers)
         for chunk in images.split(CHUNK):
-            quantized.run(chunk, stop=quantized.segments - 1)  # the layers are in the blocks
+            for index in range(last):
+                chunk = quantized.run_segment(index, chunk)
+            quantized.observe_segment(last, chunk)
     finally:
         for handle in handles:
             handle.remove()
     return {name: (values / max(norms[name], 1e-30)).tolist() for name, values in errors.items()}
+
+
+def product_and_output(module: nn.Module, operands: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """What a full-precision site makes of its operands, without and with its bias."""
+    if isinstance(module, nn.Linear):
+        product = F.linear(operands[0], module.weight)
+        return product, product if module.bias is None else product + module.bias
+    output = module.forward(*operands)
+    bias = getattr(module, "bias", None)
+    return output if bias is None else output - bias.view(-1, 1, 1), output

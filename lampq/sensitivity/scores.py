@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 
+from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 
 Scores = Mapping[str, Mapping[int, float]]
 """Cost by layer and bits."""
+
+SiteScores = Mapping[str, Mapping[Bits, float]]
+"""Cost by site and (weight bits, input bits)."""
 
 
 def falling(scores: Mapping[int, float]) -> dict[int, float]:
@@ -22,6 +26,18 @@ def falling(scores: Mapping[int, float]) -> dict[int, float]:
     return result
 
 
+def falling_in_both(scores: Mapping[Bits, float]) -> dict[Bits, float]:
+    """The same of (weight bits, input bits): no higher than where both are as few or fewer. None is the most bits."""
+
+    def no_more(few: Bits, many: Bits) -> bool:
+        return all(b is None or (a is not None and a <= b) for a, b in zip(few, many, strict=True))
+
+    return {
+        bits: min(other for few, other in scores.items() if no_more(few, bits)) if score == score else score
+        for bits, score in scores.items()
+    }
+
+
 def at_the_target(scores: Scores, budget: Budget) -> dict[str, float]:
     """Each layer's score at one and the same bit-width, the target or the next in the bit set: they compare."""
     bits = min((b for b in budget.candidates if b >= budget.weight_bits), default=budget.candidates[-1])
@@ -31,3 +47,12 @@ def at_the_target(scores: Scores, budget: Budget) -> dict[str, float]:
 def by_text(scores: Scores) -> dict[str, dict[str, float]]:
     """Scores with their bits as text, as JSON has them."""
     return {name: {str(bits): value for bits, value in row.items()} for name, row in scores.items()}
+
+
+def pairs_by_text(row: Mapping[Bits, float]) -> dict[str, float]:
+    """A site's scores with (weight bits, input bits) as text, as JSON has them: ``W3A4``, ``A4``."""
+
+    def text(bits: Bits) -> str:
+        return "".join(f"{kind}{b}" for kind, b in zip("WA", bits, strict=True) if b is not None)
+
+    return {text(bits): value for bits, value in row.items()}

@@ -1,6 +1,7 @@
 """What one layer at few bits adds to the loss on D, measured: one plan scored for each layer and bit-width."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 from lampq.errors import LampQError
 from lampq.limits import integer
@@ -10,7 +11,7 @@ from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.progress import progress
 from lampq.sensitivity.metric import Metric
-from lampq.sensitivity.scores import Scores
+from lampq.sensitivity.scores import Scores, SiteScores
 from lampq.workbench import Workbench
 
 
@@ -36,6 +37,7 @@ class SingleLayerLoss(Metric):
     """
 
     name = "single_layer_loss"
+    scores_sites = True
 
     others: str | int = setting("full_precision", check=precision_of_others)
 
@@ -45,7 +47,14 @@ class SingleLayerLoss(Metric):
         Raises:
             LampQError: a loss is not finite, or the base quantizer is not defined at a bit-width needed.
         """
+        found = self.site_scores(
+            workbench, budget, {s.name: [budget.bits_at(b) for b in budget.candidates] for s in workbench.layers}
+        )
+        return {name: {b: row[budget.bits_at(b)] for b in budget.candidates} for name, row in found.items()}
+
+    def site_scores(self, workbench: Workbench, budget: Budget, options: Mapping[str, Sequence[Bits]]) -> SiteScores:
         layers, sites, evaluator = workbench.layers, workbench.adapter.sites, workbench.evaluator
+        scored = [s for s in sites if s.name in options]
         alone = self.others == "full_precision"
         if alone:
             context = BitPlan.full_precision(sites)
@@ -53,17 +62,17 @@ class SingleLayerLoss(Metric):
             workbench.bank.check_bits("allocator.others", self.others)
             context = budget.plan(sites, dict.fromkeys((s.name for s in layers), self.others))
         workbench.bank.calibrate(context)
-        workbench.bank.prepare([(s, budget.bits_at(b)) for s in layers for b in budget.candidates])
+        workbench.bank.prepare([(s, bits) for s in scored for bits in options[s.name]])
         evaluator.set_base(context)
-        total = (len(budget.candidates) + (not alone)) * len(layers)
+        total = sum(len(options[s.name]) + (not alone) for s in scored)
         bar = progress(description="losses of single layers on D", total=total, unit="scores")
 
-        def loss(name: str, bits: int | None) -> float:
-            pair = Bits(None, None) if bits is None else budget.bits_at(bits)
-            value = evaluator.score(context.with_bits({name: pair})).mean_loss
+        def loss(name: str, bits: Bits) -> float:
+            value = evaluator.score(context.with_bits({name: bits})).mean_loss
             if not math.isfinite(value):
+                few = bits.activation if bits.weight is None else bits.weight
                 raise LampQError(
-                    f"bit_set: the loss on D with {name} at {bits} bits is {value}; leave the smallest bits out of the "
+                    f"bit_set: the loss on D with {name} at {few} bits is {value}; leave the smallest bits out of the "
                     "bit set"
                 )
             bar.update()
@@ -72,9 +81,9 @@ class SingleLayerLoss(Metric):
         losses = {}
         try:
             whole = evaluator.score(context).mean_loss if alone else None
-            for site in layers:
-                base = loss(site.name, None) if whole is None else whole
-                losses[site.name] = {bits: loss(site.name, bits) - base for bits in budget.candidates}
+            for site in scored:
+                base = loss(site.name, Bits(None, None)) if whole is None else whole
+                losses[site.name] = {bits: loss(site.name, bits) - base for bits in options[site.name]}
         finally:
             bar.close()
         return losses
