@@ -31,6 +31,8 @@ class LeastScore(Allocator):
         settings: of the metric, where it is named.
     """
 
+    several_limits = True
+
     def __init__(self, metric: str | Metric, **settings: Any) -> None:
         if not isinstance(metric, Metric):
             metric = build(metrics()[metric_name("allocator.metric", metric)], "allocator", settings)

@@ -13,7 +13,7 @@ from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.quadratic_program import positive_semidefinite
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
-from lampq.sensitivity.pairwise_loss import pairwise_losses
+from lampq.sensitivity.pairwise_loss import neighbours, pairwise_losses
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, vit_adapter
 
@@ -162,3 +162,15 @@ def test_what_cannot_be_met_is_one_line(search):
     ]:
         with pytest.raises(LampQError, match=message):
             Clado(**wrong)
+
+
+def test_operands_and_what_lies_outside_the_blocks_interact_too(store):
+    search = search_over(vit_adapter(blocks=1), store, sample_images=20)
+    asked = replace(THREE, unit="bops", allocate="all")
+    plan, space = Clado(convex=False, maximum_nodes=None).allocate(search, asked), SearchSpace.open(search, asked)
+    losses = pairwise_losses(search, asked, space.groups, "all")
+    assert len(losses.pair) == 8 * 7 / 2 and len(space.groups) == 8
+    bits = [plan[g.name].activation_bits if g.layers[0].is_matmul else plan[g.name].weight_bits for g in space.groups]
+    best = least_cost(space, losses.matrix())
+    assert cost_of(space, losses.matrix(), bits) == pytest.approx(best, rel=1e-7, abs=1e-9)
+    assert not neighbours(space.groups[0], space.groups[1]), "the patch embedding is in no block"

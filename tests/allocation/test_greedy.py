@@ -181,3 +181,20 @@ def test_wrong_values_are_one_line(options, line):
     with pytest.raises(LampQError) as caught:
         Greedy(**options)
     assert line in str(caught.value)
+
+
+def test_operands_go_down_with_the_layers_under_one_limit(store):
+    search = search_over(vit_adapter(2), store)
+    asked = replace(budget(3), unit="bops", allocate="layers_and_operands")
+    plan = Greedy(evaluate=1).allocate(search, asked)
+    space = SearchSpace.open(search, asked)
+    screen = space.scored(OutputFisher(), search, asked)
+    bits = {g.name: 5 for g in space.groups}
+    for step in plan.origin["steps"]:
+        assert step["layer"] == ranked_steps(space.groups, bits, screen)[0].name
+        bits[step["layer"]] = step["bits"]
+    assert {name: plan[name].activation_bits for name in bits} == bits and space.spent(bits) <= space.room
+    assert {"qk", "pv"} & {plan[step["layer"]].type for step in plan.origin["steps"]}
+    assert plan["blocks.0.attn.qk"].score == screen["blocks.0.attn.qk"][3]
+    tried = Greedy(evaluate=2).allocate(search, asked)
+    assert any(name.endswith(("qk", "pv")) for step in tried.origin["steps"] for name in step["losses"])

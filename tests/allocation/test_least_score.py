@@ -1,6 +1,7 @@
 """The plan of least total score, by output Fisher: the exact optimum, of weights and of inputs, and what is refused."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 from lampq.allocation.least_score import LeastScore
+from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.plan.bits import Bits
-from lampq.sensitivity.metric import Metric
+from lampq.plan.budget import ALLOCATE, UNITS, realised_costs
+from lampq.sensitivity.metric import Metric, metrics, metrics_of_sites
 from lampq.sensitivity.output_fisher import OutputFisher, output_scores
 from lampq.sensitivity.scores import at_the_target, falling
 from tests.allocation.budgets import budget
@@ -123,3 +126,81 @@ def test_wrong_values_are_one_line(metric, settings, line):
     with pytest.raises(LampQError) as caught:
         LeastScore(metric, **settings)
     assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def enumerated(space, scores):
+    """The least total score of all choices within a space's limit, one by one."""
+    best = math.inf
+    for numbers in itertools.product(*(g.bits for g in space.groups)):
+        bits = {g.name: n for g, n in zip(space.groups, numbers, strict=True)}
+        if space.spent(bits) <= space.room:
+            best = min(best, math.fsum(scores[name][pair] for name, pair in space.pairs(numbers).items()))
+    return best
+
+
+@pytest.mark.parametrize("name", metrics_of_sites())
+def test_pairs_of_layers_and_operands_together_are_the_best_of_all(name, tmp_path):
+    search = search_over(vit_adapter(blocks=1), tmp_path)
+    asked = replace(
+        budget(3, (2, 3)), unit="bops", activation_rule="independent", allocate="layers_and_operands", limit=None
+    )
+    asked = replace(asked, input_candidates=(2, 4))
+    metric = metrics()[name]()
+    plan, (space,) = LeastScore(metric).allocate(search, asked), SearchSpace.each(search, asked)
+    costs = metric.site_costs(metric.site_scores(search, asked, space.options))
+    chosen = {name: plan[name].bits for name in space.options}
+    assert math.fsum(costs[name][bits] for name, bits in chosen.items()) == pytest.approx(
+        enumerated(space, costs), rel=1e-6
+    )
+    sites = search.adapter.sites
+    equal = asked.unbound().plan(sites, dict.fromkeys((s.name for s in search.layers), 3))
+    assert realised_costs(sites, plan)["bops"] <= realised_costs(sites, equal)["bops"]
+    assert plan.budget["allocate"] == "layers_and_operands" and json.loads(json.dumps(plan.origin)) == plan.origin
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_bits_are_chosen_for_changes_the_plan_and_every_limit_is_kept(unit, search):
+    found = {}
+    for allocate in ALLOCATE:
+        asked = replace(budget(3), unit=unit, allocate=allocate)
+        plan = found[allocate] = LeastScore(OutputFisher()).allocate(search, asked)
+        equal = asked.unbound().plan(search.adapter.sites, dict.fromkeys((s.name for s in search.layers), 3))
+        spent, allowed = ({**realised_costs(search.adapter.sites, p), **search.sizes(p)} for p in (plan, equal))
+        keys = ["average_weight_bits_all", "average_operand_bits"] if unit == "average_bits" else [unit]
+        keys += ["average_operand_bits"] if unit == "packed_bytes" else []
+        assert all(spent[key] <= allowed[key] for key in keys)
+        if allocate == "layers":
+            continue
+        for space, told in zip(SearchSpace.each(search, asked), plan.origin["programs"], strict=True):
+            costs = OutputFisher().site_costs(OutputFisher().site_scores(search, asked, space.options))
+            best = solve_dynamic_program(space.problem(space.costs(space.by_number(costs))))
+            assert told["objective"] == best.objective
+            assert {n: plan[n].bits for n in space.options} == space.pairs(best.bits)
+    assert len({plan.key() for plan in found.values()}) == 3
+    if unit == "average_bits":
+        assert found["layers"].layer_bits() == found["layers_and_operands"].layer_bits(), "their limit is the same"
+
+
+def test_every_limit_of_inputs_and_operands_by_themselves_has_a_program(search):
+    asked = replace(budget(3), activation_rule="independent", allocate="layers_and_operands")
+    plan = LeastScore(OutputFisher()).allocate(search, asked)
+    layers = LeastScore(OutputFisher()).allocate(search, replace(asked, allocate="layers"))
+    assert [told["limit"] for told in plan.origin["programs"]] == ["weight bits", "input bits", "operand bits"]
+    assert [plan[s.name].bits for s in search.layers] == [layers[s.name].bits for s in search.layers]
+    assert {plan[s.name].activation_bits for s in search.adapter.sites if s.is_matmul} > {3}
+
+
+def test_inputs_of_their_own_by_a_metric_of_sites(search):
+    asked = replace(budget(3), activation_rule="independent")
+    plan = LeastScore("reconstruction").allocate(search, asked)
+    assert [s.bits for s in plan.sites if s.allocated and s.weight_bits != s.activation_bits]
+
+
+def test_a_metric_of_layers_alone_is_refused_by_name():
+    for name in set(metrics()) - set(metrics_of_sites()):
+        with pytest.raises(LampQError) as caught:
+            LeastScore(name).check_chosen(replace(budget(3), unit="bops", allocate="all"))
+        assert f"allocate=all: allocator={name} scores layers by metric={name}, which scores nothing else" in str(
+            caught.value
+        )
+        assert all(other in str(caught.value) for other in metrics_of_sites()) and "\n" not in str(caught.value)

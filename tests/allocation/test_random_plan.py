@@ -1,11 +1,13 @@
 """The random control: within the budget, nothing left to spend, and each draw a plan of its own."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lampq.allocation.random_plan import RandomPlan, generator_of, random_choice
+from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.allocation_problem import AllocationProblem
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
@@ -95,3 +97,23 @@ def test_what_cannot_be_met_is_one_line(store):
     for draw in (-1, 1.5, True, None):
         with pytest.raises(LampQError, match=r"allocator\.draw="):
             RandomPlan(draw)
+
+
+@pytest.mark.parametrize("unit", ["bops", "average_bits"])
+@pytest.mark.parametrize("rule", ["fixed", "independent"])
+def test_whatever_is_chosen_is_drawn_within_every_limit(unit, rule, tmp_path):
+    search = search_over(vit_adapter(2), tmp_path)
+    asked = replace(budget(3), unit=unit, activation_rule=rule, allocate="all")
+    plan = RandomPlan().allocate(search, asked)
+    for space in SearchSpace.each(search, asked):
+        numbers = {}
+        for group in space.groups:
+            bits = plan[group.name].bits
+            fits = [
+                n
+                for n, pair in group.pairs.items()
+                if all(b in (None, mine) for b, mine in zip(pair, bits, strict=True))
+            ]
+            (numbers[group.name],) = fits
+        assert space.spent(numbers) <= space.room and len(set(numbers.values())) > 1
+    assert {s.type for s in plan.sites if s.bits != (3, 3)} >= {"qk", "pv"}

@@ -190,3 +190,88 @@ def test_how_many_numbers_a_site_stores_does_not_depend_on_its_bits(name, tmp_pa
         search.bank.calibrate(plan)
         counts.add(search.bank.quantizer_parameters(plan))
     assert len(counts) == 1
+
+
+def equal_plan(search, asked, bits):
+    return asked.unbound().plan(search.adapter.sites, equal(search, bits))
+
+
+@pytest.mark.parametrize("allocate", ["layers_and_operands", "all"])
+@pytest.mark.parametrize("rule", ["fixed", "independent"])
+def test_under_bit_operations_one_limit_is_on_everything_that_is_chosen(allocate, rule, tmp_path):
+    search = search_over(swin_adapter(), tmp_path)
+    asked = replace(budget(4, (2, 3, 5)), unit="bops", activation_rule=rule, allocate=allocate, pins=(("qk", 6),))
+    (space,) = SearchSpace.each(search, asked)
+    sites = search.adapter.sites
+    outside = {"patch_embed", "reduction", "head"} if allocate == "all" else set()
+    assert {s.type for g in space.groups for s in g.layers} == {"qkv", "qk", "pv", "proj", "fc1", "fc2"} | outside
+    assert [g.name for g in space.groups] == [s.name for s in asked.chosen(sites)], "in the order of execution"
+    generator = np.random.default_rng(0)
+    numbers = {g.name: g.bits[0] for g in space.groups}
+    floor = realised_costs(sites, asked.plan_of(sites, space.pairs(list(numbers.values()))))["bops"]
+    for _ in range(4):
+        numbers = {g.name: int(generator.choice(g.bits)) for g in space.groups}
+        plan = asked.plan_of(sites, space.pairs(list(numbers.values())))
+        assert realised_costs(sites, plan)["bops"] == floor + space.spent(numbers)
+        assert {plan[s.name].activation_bits for s in sites if s.type == "qk"} == {6}
+    assert realised_costs(sites, equal_plan(search, asked, 4))["bops"] == floor + space.room
+    pairs = set(space.options["layers.0.blocks.0.mlp.fc1"])
+    assert pairs == set(
+        itertools.product((2, 3, 5), repeat=2) if rule == "independent" else {(b, b) for b in (2, 3, 5)}
+    )
+    assert set(space.options["layers.0.blocks.0.attn.pv"]) == {(None, b) for b in (2, 3, 5)}
+
+
+@pytest.mark.parametrize("unit", ["average_bits", "packed_bytes"])
+@pytest.mark.parametrize("rule", ["fixed", "independent"])
+def test_under_bits_and_bytes_operands_have_an_average_of_their_own(unit, rule, tmp_path):
+    search = search_over(vit_adapter(2), tmp_path)
+    asked = replace(budget(3), unit=unit, activation_rule=rule, allocate="all")
+    *others, operands = SearchSpace.each(search, asked)
+    assert [space.unit for space in others] == [UNITS[unit], *(["input bits"] if rule == "independent" else [])]
+    sites = search.adapter.sites
+    elements = {s.name: s.input_elements + s.second_input_elements for s in sites if s.is_matmul}
+    assert {g.name for g in operands.groups} == set(elements) and operands.room == sum(elements.values())
+    assert operands.groups[1].spending == {b: (b - 2) * elements[operands.groups[1].name] for b in (2, 3, 4, 5)}
+    weights = [s for s in sites if s.parameters]
+    assert [g.name for g in others[0].groups] == [s.name for s in weights]
+    if unit == "average_bits":
+        assert others[0].room == sum(s.parameters for s in weights)
+    else:
+        cost = [realised(search, replace(asked, fixed_site_bits=(b, b)), equal(search, b)) for b in (3, 2)]
+        assert others[0].room == cost[0] - cost[1]
+    if rule == "independent":
+        inputs = others[1]
+        assert [g.name for g in inputs.groups] == [s.name for s in weights[1:]], "the image has no bits to choose"
+        assert inputs.room == sum(s.input_elements for s in weights[1:])
+
+
+def test_ties_bind_layers_and_pins_whatever_is_chosen(tmp_path):
+    search = search_over(vit_adapter(2), tmp_path)
+    asked = replace(
+        budget(3), unit="bops", allocate="layers_and_operands", ties="types", pins=(("block 1 attn.qk", 5),)
+    )
+    with pytest.raises(LampQError, match="names none of the 12 sites"):
+        SearchSpace.open(search, asked)
+    space = SearchSpace.open(search, replace(asked, pins=(("blocks.1.attn.qk", 5),)))
+    names = [g.name for g in space.groups]
+    assert names == [
+        "qkv",
+        "blocks.0.attn.qk",
+        "blocks.0.attn.pv",
+        "proj",
+        "fc1",
+        "fc2",
+        *[f"blocks.1.attn.{m}" for m in ("qk", "pv")],
+    ]
+    assert space.groups[6].bits == (5,) and space.groups[6].pinned
+    with pytest.raises(LampQError, match=r"blocks\.1\.attn\.qk names none of the 8 layers"):
+        SearchSpace.check(search.adapter, replace(asked, allocate="layers", pins=(("blocks.1.attn.qk", 5),)))
+
+
+def test_operands_over_their_limit_are_one_line(tmp_path):
+    asked = replace(budget(3, (3, 4)), fixed_site_bits=(3, 2), allocate="layers_and_operands")
+    with pytest.raises(
+        LampQError, match=r"fixed_site_bits: the limit of .* operand bits is below the .* of the smallest"
+    ):
+        SearchSpace.check(vit_adapter(2), asked)

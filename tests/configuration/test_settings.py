@@ -306,7 +306,24 @@ MISTAKES = [
         ["activation_rule=independent"],
         "activation_rule=independent: allocator=lampq does not score weights and inputs by themselves; choose",
     ),
-    ([*INDEPENDENT, "budget=bops"], "activation_rule=independent: budget=bops multiplies the bits of weights and"),
+    (["allocate=operands"], "allocate=operands: must be one of layers, layers_and_operands, all"),
+    (
+        ["allocator=hawq_v2", "allocate=all", "budget=bops"],
+        "allocate=all: allocator=hawq_v2 scores layers by metric=hawq_v2, which scores nothing else (these do: ",
+    ),
+    (
+        ["allocator=greedy", "allocator.screen=fisher", "allocate=all", "budget=bops"],
+        "allocate=all: allocator=greedy orders layers by allocator.screen=fisher, which scores nothing else",
+    ),
+    (["allocator=vt_ptq", "allocate=all", "budget=bops"], "allocate=all: allocator=vt_ptq chooses the bits of the 4N"),
+    (
+        ["allocator=greedy", "allocate=all"],
+        "allocate=all: with budget=average_bits operands have a limit of their own, and allocator=greedy keeps one",
+    ),
+    (
+        ["allocator=output_fisher", "allocate=all", "operand_bits=follow_qkv"],
+        "operand_bits=follow_qkv: with allocate=all operands have bits of their own; choose target, or allocate=layers",
+    ),
     (
         [*INDEPENDENT, "activation_bits=8", "bit_set.bits=[2,3,4]"],
         "activation_bits=8: inputs of bit_set.bits=[2,3,4] cannot average it; add bits below or above it",
@@ -470,3 +487,11 @@ def test_any_value_of_any_key_is_accepted_or_refused_in_one_line(options):
                 assert "\n" not in str(error), path
             else:
                 assert value in (None, True, -1, 1.5) or value in ([], {"a": 1}), path  # what some key has a use for
+
+
+def test_operands_that_are_chosen_have_a_bit_set_around_their_own_target():
+    asked = settings("allocator=output_fisher", "weight_bits=4", "activation_bits=8", "allocate=layers_and_operands")
+    assert asked.budget.candidates == (2, 3, 4, 5, 6) and asked.budget.of_inputs == (6, 7, 8, 9, 10)
+    assert settings("weight_bits=4", "activation_bits=8").budget.input_candidates == ()
+    equal = settings("allocator=uniform", "allocate=all").budget.unbound()
+    assert equal == settings("allocator=uniform").budget, "equal bits are the same, whatever others choose"

@@ -113,6 +113,7 @@ BEYOND = {
     "ties": (("fc1", "fc2"),),
     "pins": (("fc2", 4), ("block 0", 8)),
     "input_candidates": (3, 4),
+    "allocate": "all",
 }
 
 

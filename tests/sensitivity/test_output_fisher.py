@@ -35,7 +35,7 @@ def by_autograd(search, name, module, pictures, labels):
         seen = {}
 
         def add(_, operands, output, seen=seen):
-            seen["input"], seen["output"] = operands[0].detach(), output.detach()
+            seen["input"], seen["output"] = [operand.detach() for operand in operands], output.detach()
             seen["added"] = torch.zeros_like(output, requires_grad=True)
             return output + seen["added"]
 
@@ -44,7 +44,7 @@ def by_autograd(search, name, module, pictures, labels):
         handle.remove()
         (gradient,) = torch.autograd.grad(loss, seen["added"])
         with torch.no_grad():
-            error = module(seen["input"]) - seen["output"]
+            error = module(*seen["input"]) - seen["output"]
         total += (gradient.double().square() * error.double().square()).sum().item()
     return total
 
@@ -61,6 +61,35 @@ def test_equals_gradients_and_errors_of_single_images(search):
         for column, module in enumerate(modules[name]):
             expected = by_autograd(search, name, module, pictures, labels)
             assert scores[row, column].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_sites_that_are_no_layers_of_a_block_are_scored_at_their_outputs(search):
+    sites = {s.type: s for s in search.adapter.sites if not s.allocated}
+    options = {
+        s.name: [Bits(None, 2), Bits(None, 4)] if s.is_matmul else [Bits(2, None), Bits(2, 4)] for s in sites.values()
+    }
+    scores = OutputFisher().site_scores(search, budget(2, 3), options)
+    assert {s.name for s in sites.values()} == set(scores) and {"qk", "pv", "patch_embed", "head"} <= set(sites)
+    pictures, labels = search.task.sample_images, search.task.sample_labels
+    for name, row in scores.items():
+        for bits, score in row.items():
+            module = search.bank.module(search.adapter.site(name), bits)
+            assert score == pytest.approx(by_autograd(search, name, module, pictures, labels), rel=1e-4)
+
+
+def test_a_layers_score_is_the_same_among_sites_and_each_pair_is_stored_once(tmp_path):
+    search = search_over(vit_adapter(), tmp_path)
+    layer = search.layers[5].name
+    row = OutputFisher().site_scores(search, budget(2, 3), {layer: [Bits(2, 2), Bits(3, 3)]})[layer]
+    assert list(row.values()) == pytest.approx(
+        list(OutputFisher().scores(search, budget(2, 3))[layer].values()), rel=1e-12
+    )
+    again = search_over(vit_adapter(), tmp_path)
+    more = OutputFisher().site_scores(again, budget(2, 3), {layer: [Bits(3, 3), Bits(3, 2), Bits(2, 2)]})[layer]
+    assert more.items() >= row.items() and more[3, 2] > more[3, 3]
+    third = search_over(vit_adapter(), tmp_path)
+    assert OutputFisher().site_scores(third, budget(2, 3), {layer: list(more)}) == {layer: more}
+    assert not third.store.seconds_computed
 
 
 def test_chunks_do_not_matter(search):

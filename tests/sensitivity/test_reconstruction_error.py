@@ -104,6 +104,32 @@ def test_alternatives_are_measured_on_the_same_inputs(search):
         assert found[layer.name][1] < found[layer.name][0] < found[layer.name][2]
 
 
+def test_sites_that_are_no_layers_of_a_block_by_hand(search):
+    """Of a matmul, the error of the product of its operands; of patch embedding and head, without their biases."""
+    sites = {s.type: s for s in search.adapter.sites if not s.allocated}
+    options = {s.name: [Bits(None, 2)] if s.is_matmul else [Bits(2, None)] for s in sites.values()}
+    found = Reconstruction().site_scores(search, BUDGET, options)
+    seen = {}
+    handles = [
+        search.adapter.module(name).register_forward_hook(
+            lambda module, operands, output, name=name: seen.update({name: (operands, output)})
+        )
+        for name in options
+    ]
+    search.adapter.run(search.task.calibration_images)
+    for handle in handles:
+        handle.remove()
+    assert {"qk", "pv", "patch_embed", "head"} <= set(sites)
+    for name, (bits,) in options.items():
+        operands, output = seen[name]
+        bias = getattr(search.adapter.module(name), "bias", None)
+        shape = (1, -1, 1, 1) if "patch_embed" in name else (-1,)
+        product = output if bias is None else output - bias.view(shape)
+        error = search.bank.module(search.adapter.site(name), bits)(*operands) - output
+        expected = error.double().square().sum() / product.double().square().sum()
+        assert found[name][bits] == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_no_hook_stays_behind(search):
     quantized, _ = quantized_at(search)
     errors(quantized, search, images(search.adapter, 2))

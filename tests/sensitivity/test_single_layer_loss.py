@@ -6,6 +6,7 @@ import torch
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
+from lampq.plan.bits import Bits
 from lampq.sensitivity.single_layer_loss import SingleLayerLoss
 from tests.allocation.budgets import budget
 from tests.small_models import search_over, swin_adapter, vit_adapter
@@ -32,6 +33,17 @@ def test_they_are_differences_of_losses_on_d(build, others, tmp_path):
         for bits in (2, 5):
             expected = loss(context.with_bits({site.name: (bits, bits)})) - base
             assert losses[site.name][bits] == pytest.approx(expected, abs=1e-5)
+
+
+def test_losses_of_any_site_at_any_pair_of_bits(tmp_path):
+    search = search_over(vit_adapter(2), tmp_path)
+    full, name = BitPlan.full_precision(search.adapter.sites), "blocks.1.attn.pv"
+    options = {name: [Bits(None, 2)], "head": [Bits(2, 4), Bits(4, 2)], "patch_embed.proj": [Bits(2, None)]}
+    found = SingleLayerLoss().site_scores(search, budget(), options)
+    base = search.evaluator.score(full).mean_loss
+    for site, row in options.items():
+        for bits in row:
+            assert found[site][bits] == search.evaluator.score(full.with_bits({site: bits})).mean_loss - base
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path):
