@@ -47,13 +47,14 @@ def test_nothing_binds_it_and_it_says_so(tmp_path, caplog):
         ({"pins": (("block 0", 8),)}, 1),
         ({"ties": "modules"}, 1),
         ({"unit": "bops", "limit": 1000}, 1),
+        ({"unit": "bops", "allocate": "all"}, 1),
         ({"unit": "bops"}, 0),
         ({"activation_rule": "independent"}, 0),
     ):
         caplog.clear()
         assert Uniform().allocate(search, replace(budget(3), **changes)) == plain
         assert [r.message for r in caplog.records] == said * [
-            "uniform: equal bits everywhere, not bound by pins, ties and budget_limit"
+            "uniform: equal bits everywhere, not bound by pins, ties, budget_limit and allocate"
         ]
     with pytest.raises(LampQError, match=r"activation_bits=4\.5: uniform bits must be whole"):
         Uniform().allocate(search, replace(budget(3, "4.5"), activation_rule="independent"))
