@@ -80,8 +80,9 @@ class AdaLogQuantizer(NumberFormat):
 
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of `x` (int32), same shape; ``2^bits`` stands for the exact zero."""
-        ratio = ((x + self.shift) / self.scale).clamp_(SMALLEST_RATIO, 1)
-        codes = torch.round(torch.log2(ratio) * (-BASE_DENOMINATOR / self.log_base))
+        # In place: new memory costs more than the arithmetic.
+        ratio = (x + self.shift).div_(self.scale).clamp_(SMALLEST_RATIO, 1)
+        codes = ratio.log2_().mul_(-BASE_DENOMINATOR / self.log_base).round_()
         return codes.clamp_(max=2**self.bits).to(torch.int32)
 
     def dequantize(self, codes: Tensor) -> Tensor:

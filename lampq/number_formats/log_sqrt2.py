@@ -31,7 +31,7 @@ def log_sqrt2_codes(x: Tensor, scale: Tensor, zero_code: int) -> Tensor:
 
     Values above the scale have code 0, values of zero and below `zero_code`.
     """
-    return torch.round(torch.log2((x / scale).clamp_(min=0)).mul_(-2)).clamp_(0, zero_code)
+    return (x / scale).clamp_(min=0).log2_().mul_(-2).round_().clamp_(0, zero_code)
 
 
 class LogSqrt2Quantizer(NumberFormat):

@@ -9,7 +9,8 @@ from lampq.number_formats.base import NumberFormat, check_bits
 
 def affine_codes(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     """Codes ``clip(round(x / scale) + zero_point, 0, 2^bits - 1)`` as floating point numbers (ties to even)."""
-    return (torch.round(x / scale) + zero_point).clamp_(0, 2**bits - 1)
+    # In place from the first result on, here and below: new memory costs more than the arithmetic.
+    return (x / scale).round_().add_(zero_point).clamp_(0, 2**bits - 1)
 
 
 def affine_values(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -62,6 +63,9 @@ class AffineQuantizer(NumberFormat):
         self.bits = bits
         self.register_buffer("scale", scale.detach().clone())
         self.register_buffer("zero_point", zero_point.detach().to(scale.dtype).clone())
+        # With one whole zero point, ``clip(round(x / scale), -z, 2^bits - 1 - z)`` are the codes less the zero point.
+        one = zero_point.numel() == 1 and bool(zero_point == zero_point.round())
+        self._limits = (-zero_point.item(), 2**bits - 1 - zero_point.item()) if one else None
 
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of `x` (int32), same shape."""
@@ -78,6 +82,8 @@ class AffineQuantizer(NumberFormat):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` after quantization and dequantization, same shape."""
+        if self._limits is not None:
+            return (x / self.scale).round_().clamp_(*self._limits).mul_(self.scale)
         return fake_quantize_affine(x, self.scale, self.zero_point, self.bits)
 
     def extra_repr(self) -> str:
@@ -87,7 +93,7 @@ class AffineQuantizer(NumberFormat):
 def fake_quantize_symmetric(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Values after quantization around zero: ``scale * clip(round(x / scale), -2^(bits-1), 2^(bits-1) - 1)``."""
     half = 2 ** (bits - 1)
-    return torch.round(x / scale).clamp_(-half, half - 1).mul_(scale)
+    return (x / scale).round_().clamp_(-half, half - 1).mul_(scale)
 
 
 class SymmetricQuantizer(NumberFormat):
@@ -115,7 +121,7 @@ class SymmetricQuantizer(NumberFormat):
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of `x` (int32), same shape."""
         half = 2 ** (self.bits - 1)
-        return torch.round(x / self.scale).clamp_(-half, half - 1).to(torch.int32)
+        return (x / self.scale).round_().clamp_(-half, half - 1).to(torch.int32)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
