@@ -15,11 +15,17 @@ from lampq.storage.store import Store
 from lampq.tasks.score import Score, paired_change
 from lampq.tasks.task import Task
 
-CHUNK = 50
-"""Images of D run at once; fixed, so that scores do not depend on a user's batch size."""
+CHUNK, CHUNK_ON_CPU = 48, 8
+"""Images of D run at once; fixed, so that scores do not depend on a user's batch size. On a CPU so few that what a
+layer reads and gives stays in its cache."""
 
 FIRST_LOOK = 2 * CHUNK
 """Images of D that a plan is scored on in any case, before it is given up."""
+
+
+def images_at_once(adapter: ModelAdapter) -> int:
+    """How many images of D the model runs at once."""
+    return CHUNK_ON_CPU if next(adapter.network.parameters()).device.type == "cpu" else CHUNK
 
 
 class SampleEvaluator:
@@ -190,7 +196,7 @@ class SampleEvaluator:
         kept: dict[int, list[Pictures]] = {}
         done = 0
         # A search of many scores has a bar of its own; one for each of them would only flicker.
-        for chunk in progress(state.split(CHUNK), description=description, unit="chunks", delay=2):
+        for chunk in progress(state.split(images_at_once(adapter)), description=description, unit="chunks", delay=2):
             for index in range(start, adapter.segments):
                 if keep and index in self._boundaries(chunk, index):
                     kept.setdefault(index, []).append(chunk)
