@@ -1,7 +1,7 @@
 """Error-based iterative bit update (idea I3; Algorithm 1, lines 13-26)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -103,7 +103,7 @@ def iterative_update(
     try_next_pairs: int,
     maximum_swaps: int,
     max_evaluations: int | None = None,
-    scores: Scores | None = None,
+    scores: Scores | Callable[[BitPlan], Scores] | None = None,
     accept: Accept = "accuracy",
     accept_factor: float = 1.0,
     additions: bool = False,
@@ -122,8 +122,8 @@ def iterative_update(
         try_next_pairs: how many further pairs are tried after one that failed (the paper: none).
         maximum_swaps: swaps after which the update stops in any case.
         max_evaluations: swapped plans that are scored on D at most, accepted or not; None is no limit.
-        scores: what each layer costs at each bit-width; gains and costs are their differences. None: from the
-            reconstruction errors of the current plan, as Algorithm 1 has it.
+        scores: what each layer costs at each bit-width, or gives that at the current plan; gains and costs are their
+            differences. None: from the reconstruction errors of the current plan, as Algorithm 1 has it.
         accept, accept_factor: by which rule a plan is better (see `Score.improves_on`).
         additions: see `ranked_swaps`.
         stop_early: standard errors of the paired loss; a plan that is worse than the current one by more than these
@@ -144,7 +144,7 @@ def iterative_update(
         if scores is None:
             gains, costs = _estimates(current, workbench, budget, space, quantized, ratios)
         else:
-            gains, costs = score_differences(space, bits, scores)
+            gains, costs = score_differences(space, bits, scores(current) if callable(scores) else scores)
         room = space.room - space.spent(bits)
         improved = False
         tried = 0

@@ -1,6 +1,7 @@
 """LampQ: type-aware Fisher-based sensitivity, integer linear program, iterative bit update (Algorithm 1)."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +17,7 @@ from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.plan.sites import LAYER_TYPES
+from lampq.sensitivity.context import Context
 from lampq.sensitivity.expected_error import expected_ratios, paper_ratios
 from lampq.sensitivity.metric import Metric, metric_name, metric_with, metrics, settings_of
 from lampq.sensitivity.scores import Scores, at_the_target, by_text, falling
@@ -90,7 +92,8 @@ class LampQ(Allocator):
         resolve: how often the metric is measured again in the model at the last plan, and Problem 1 solved again; the
             best of these plans on D goes on. The paper has none; a summary of it by others says 2 or 3.
         swap_estimates: what orders the swaps: ``reconstruction`` errors of the current plan with `gain_ratios`, or the
-            differences of the ``metric`` (times alpha_t) that Problem 1 was solved with.
+            differences of the ``metric`` (times alpha_t) that Problem 1 was solved with, or the changes of the loss
+            that are predicted in ``context``, in the model at the current plan (`lampq.sensitivity.context`).
     """
 
     name = "lampq"
@@ -118,7 +121,7 @@ class LampQ(Allocator):
     max_evaluations: int | None = setting(None, minimum=0, key="max_evaluations", identity="changed")
     metric: str = setting("fisher", check=metric_name, identity="changed")
     resolve: int = setting(0, minimum=0, identity="changed")
-    swap_estimates: Literal["reconstruction", "metric"] = setting("reconstruction", identity="changed")
+    swap_estimates: Literal["reconstruction", "metric", "context"] = setting("reconstruction", identity="changed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,7 +172,7 @@ class LampQ(Allocator):
             unused |= {"accept"}
         if self.accept != "paired" or "accept" in unused:
             unused |= {"accept_factor"}
-        if self.swap_estimates == "metric":
+        if self.swap_estimates != "reconstruction":
             unused |= {"gain_ratios"}
         return unused
 
@@ -204,7 +207,7 @@ class LampQ(Allocator):
                 try_next_pairs=self.try_next_pairs,
                 maximum_swaps=len(workbench.layers) if self.maximum_swaps is None else self.maximum_swaps,
                 max_evaluations=self.max_evaluations,
-                scores=initial.costs if self.swap_estimates == "metric" else None,
+                scores=self.estimates(workbench, budget, initial),
                 accept=self.accept,
                 accept_factor=self.accept_factor,
                 additions=self.additions,
@@ -213,6 +216,14 @@ class LampQ(Allocator):
             plan.origin["swaps"] = swaps
             log.info("iterative update: %d of %d swaps accepted", sum(s["accepted"] for s in swaps), len(swaps))
         return plan.with_scores(initial.omega)  # line 27
+
+    def estimates(
+        self, workbench: Workbench, budget: Budget, initial: Assignment
+    ) -> Scores | Callable[[BitPlan], Scores] | None:
+        """What orders the swaps, as `iterative_update` takes it."""
+        if self.swap_estimates == "context":
+            return lambda plan: Context(monotone=False).scores(workbench, budget, plan)
+        return initial.costs if self.swap_estimates == "metric" else None
 
     @property
     def measure(self) -> Metric:

@@ -70,6 +70,7 @@ class LampQContext(Allocator):
             before its update, with `mu`, `beta` and `gamma`).
         rounds: plans that are tried after the first one, at most.
         trust: layers that one round may change, at most.
+        context_images: the first so many images of D, over which changes are predicted; all where D has fewer, or None.
         cross_terms: predict what several changes do together, by a quadratic program; else their effects add up.
         maximum_nodes: nodes of that program's branch and bound, at most; 0 leaves it at a local search, None goes on
             until no better plan is left.
@@ -84,6 +85,7 @@ class LampQContext(Allocator):
     start: Literal["uniform", "lampq_ilp"] = "uniform"
     rounds: int = setting(12, minimum=0)
     trust: int = setting(8, minimum=2)
+    context_images: int | None = same(Context, "context_images")
     cross_terms: bool = False
     maximum_nodes: int | None = setting(0, minimum=0)
     accept: Accept = "paired"
@@ -116,7 +118,7 @@ class LampQContext(Allocator):
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
         while len(rounds) < limit and trust > 1:
-            changes = layer_changes(workbench, budget, current)
+            changes = layer_changes(workbench, budget, current, self.context_images)
             costs = METRIC.costs({name: {b: predicted(d) for b, d in row.items()} for name, row in changes.items()})
             bits, expected = self._least(space, space.group_bits(current.layer_bits()), changes, trust)
             if expected >= 0:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Images, Pictures, Targets, with_gradients
+from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
@@ -53,12 +54,14 @@ class Context(Metric):
 
     Args:
         monotone: costs do not rise with more bits (see `lampq.sensitivity.scores.falling`).
+        context_images: the first so many images of D; all where D has fewer, or None.
     """
 
     name = "context"
     at_plans = True
 
     monotone: bool = True
+    context_images: int | None = setting(None, minimum=1)
 
     def scores(self, workbench: Workbench, budget: Budget, plan: BitPlan | None = None) -> Scores:
         """Nats, relative to the plan.
@@ -66,7 +69,7 @@ class Context(Metric):
         Args:
             plan: None: equal bits at the target, rounded down; pinned layers at theirs.
         """
-        changes = layer_changes(workbench, budget, plan or equal_bits(workbench, budget))
+        changes = layer_changes(workbench, budget, plan or equal_bits(workbench, budget), self.context_images)
         return {name: {b: predicted(d) for b, d in row.items()} for name, row in changes.items()}
 
     def costs(self, scores: Scores) -> Scores:
@@ -86,11 +89,14 @@ def equal_bits(workbench: Workbench, budget: Budget) -> BitPlan:
     return budget.plan(workbench.adapter.sites, bits | pinned(workbench.layers, budget.pins))
 
 
-def layer_changes(workbench: Workbench, budget: Budget, plan: BitPlan) -> dict[str, dict[int, Tensor]]:
+def layer_changes(
+    workbench: Workbench, budget: Budget, plan: BitPlan, images: int | None = None
+) -> dict[str, dict[int, Tensor]]:
     """d_n of each of the 4N layers at each bit-width of the bit set, by its name: those of all sites that it moves.
 
     Args:
         plan: where the changes start from; made by the budget's rules.
+        images: the first so many of D; None: all.
     """
     sites, bits = workbench.adapter.sites, plan.layer_bits()
     moved: dict[str, dict[int, dict[str, Bits]]] = {}
@@ -104,15 +110,17 @@ def layer_changes(workbench: Workbench, budget: Budget, plan: BitPlan) -> dict[s
     for change in (change for row in moved.values() for change in row.values()):
         for name, wanted in change.items():
             options.setdefault(name, []).append(wanted)
-    found = context_changes(workbench, plan, options)
-    none = torch.zeros(workbench.task.sample_count, dtype=torch.float64)
+    found = context_changes(workbench, plan, options, images)
+    none = torch.zeros(_count(workbench, images), dtype=torch.float64)
     return {
         layer: {b: sum((found[name][at] for name, at in change.items()), none) for b, change in row.items()}
         for layer, row in moved.items()
     }
 
 
-def context_changes(workbench: Workbench, plan: BitPlan, options: Mapping[str, Sequence[Bits]]) -> Changes:
+def context_changes(
+    workbench: Workbench, plan: BitPlan, options: Mapping[str, Sequence[Bits]], images: int | None = None
+) -> Changes:
     """d_n of sites at other bits, in the model at a plan, over D with its labels.
 
     One backward pass serves everything that is not stored yet; each site and bits is stored by itself, so that other
@@ -121,6 +129,7 @@ def context_changes(workbench: Workbench, plan: BitPlan, options: Mapping[str, S
     Args:
         plan: bits of every site now.
         options: bits to be looked at, by name of the site: layers, attention matmuls, and whatever else is a site.
+        images: the first so many of D; None: all.
 
     Returns:
         By site and bits, 0 at the site's own bits.
@@ -128,12 +137,14 @@ def context_changes(workbench: Workbench, plan: BitPlan, options: Mapping[str, S
     Raises:
         LampQError: the base quantizer is not defined at some bits, or a site has no output of its own for each image.
     """
-    none = torch.zeros(workbench.task.sample_count, dtype=torch.float64)
+    count = _count(workbench, images)
+    first = {"images": count} if count < workbench.task.sample_count else {}
+    none = torch.zeros(count, dtype=torch.float64)
     wanted = [(name, bits) for name, row in options.items() for bits in dict.fromkeys(row) if bits != plan[name].bits]
 
     def key(name: str, bits: Bits) -> dict:
         at = {"plan": plan.key(), "site": name, "bits": bits.weight, "input_bits": bits.activation, "revision": 1}
-        return {**workbench.scored_from.identity, "sample": workbench.task.identity["sample"], **at}
+        return {**workbench.scored_from.identity, "sample": workbench.task.identity["sample"], **at, **first}
 
     missing = tuple(pair for pair in wanted if not workbench.store.holds("context", key(*pair)))
 
@@ -147,13 +158,13 @@ def context_changes(workbench: Workbench, plan: BitPlan, options: Mapping[str, S
         other = [(site, bits) for site, row in several.items() for bits in row]
         workbench.prepare([(site, bits) for site, bits in (*now, *other) if bits.quantized])
         current = workbench.alternatives({site: [plan[site.name].bits] for site in several}, plan)
-        images, labels = workbench.task.sample_images, workbench.task.sample_labels
-        with progress(description="changes in context over D", total=len(images), unit="images") as bar:
+        pictures, labels = workbench.task.sample_images[:count], workbench.task.sample_labels[:count]
+        with progress(description="changes in context over D", total=count, unit="images") as bar:
             found = output_changes(
                 straight_through(model, workbench.scored_from, plan),
                 {name: module for name, (module,) in current.items()},
                 workbench.alternatives(several, plan),
-                images,
+                pictures,
                 labels,
                 losses=workbench.task.losses,
                 progress=bar.update,
@@ -173,6 +184,11 @@ def context_changes(workbench: Workbench, plan: BitPlan, options: Mapping[str, S
         name, bits = pair
         changes[name][bits] = workbench.store.fetch("context", key(*pair), compute)["changes"]
     return changes
+
+
+def _count(workbench: Workbench, images: int | None) -> int:
+    """How many images of D are looked at."""
+    return workbench.task.sample_count if images is None else min(images, workbench.task.sample_count)
 
 
 def output_changes(

@@ -13,6 +13,7 @@ from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.sites import LAYER_TYPES
+from lampq.sensitivity.context import Context
 from lampq.sensitivity.fisher import Fisher
 from lampq.sensitivity.hessian_trace import Hessian
 from tests.allocation.budgets import budget
@@ -364,6 +365,21 @@ def test_swaps_by_the_metric_are_those_that_promise_most_of_what_the_program_add
     assert promise[0] <= 1e-9 or swaps[0]["accepted"]
 
 
+@pytest.mark.parametrize("start", ["ilp", "uniform"])
+def test_swaps_in_context_promise_what_is_predicted_at_the_plan_that_they_are_tried_on(search, start):
+    plan = LampQ(swap_estimates="context", start=start, accept="loss", try_next_pairs=8).allocate(search, budget())
+    bits, swaps = dict(plan.origin["initial_bits"]), plan.origin["swaps"]
+    assert any(swap["accepted"] for swap in swaps)
+    for swap in swaps:
+        now = budget().plan(search.adapter.sites, bits)
+        up, down = (Context().scores(search, budget(), now)[swap[key]] for key in ("up", "down"))
+        assert swap["gain"] == -up[bits[swap["up"]] + 1] and swap["cost"] == down[bits[swap["down"]] - 1]
+        if swap["accepted"]:
+            bits = {**bits, swap["up"]: bits[swap["up"]] + 1, swap["down"]: bits[swap["down"]] - 1}
+    settings = LampQ(swap_estimates="context").settings()
+    assert settings["swap_estimates"] == "context" and "gain_ratios" not in settings
+
+
 def test_a_greedy_solver_is_never_better_than_an_exact_one(search):
     exact = LampQ(iterative_update=False).allocate(search, budget()).origin
     greedy = LampQ(iterative_update=False, solver="greedy").allocate(search, budget())
@@ -398,7 +414,7 @@ def test_what_does_not_fit_together_is_one_line():
     for options, line in [
         ({"type_traces": "at_beta", "metric": "hessian"}, "allocator.metric=hessian has no trace in a quantized model"),
         ({"trace_per": "parameter", "metric": "weight_error"}, "allocator.metric=weight_error is no trace"),
-        ({"metric": "trace"}, "allocator.metric=trace: must be one of fisher, hessian"),
+        ({"metric": "trace"}, "allocator.metric=trace: must be one of context, fisher, hessian"),
         ({"resolve": -1}, "allocator.resolve=-1: must be an integer of at least 0"),
         (
             {"resolve": 2, "metric": "weight_error"},

@@ -21,6 +21,7 @@ OPTIONS = {
     "start": "lampq_ilp",
     "rounds": 1,
     "trust": 2,
+    "context_images": 16,
     "cross_terms": True,
     "maximum_nodes": None,
     "accept": "accuracy",

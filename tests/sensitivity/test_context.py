@@ -140,6 +140,15 @@ def test_scores_are_relative_to_the_plan_which_is_equal_bits_where_none_is_given
     assert set(between.layer_bits().values()) == {3}, "rounded down"
 
 
+def test_a_part_of_d_is_its_first_images(vit):
+    name, plan = vit.layers[1].name, uniform(vit)
+    whole = layer_changes(vit, budget(), plan)[name]
+    part = layer_changes(vit, budget(), plan, 2)[name]
+    torch.testing.assert_close(part[2], whole[2][:2], rtol=1e-3, atol=1e-5)
+    assert Context(context_images=2).scores(vit, budget(), plan)[name][2] == predicted(part[2])
+    assert torch.equal(layer_changes(vit, budget(), plan, 99)[name][2], whole[2])
+
+
 def test_costs_are_above_a_layers_least_and_fall_if_asked_for(vit):
     rows = {"a": {2: 0.5, 3: 0.0, 4: 0.25, 5: -0.25}}
     assert Context(monotone=False).costs(rows) == {"a": {2: 0.75, 3: 0.25, 4: 0.5, 5: 0.0}}
