@@ -85,6 +85,9 @@ class AdaLogQuantizer(NumberFormat):
         codes = ratio.log2_().mul_(-BASE_DENOMINATOR / self.log_base).round_()
         return codes.clamp_(max=2**self.bits).to(torch.int32)
 
+    def code_range(self) -> tuple[int, int]:
+        return 0, 2**self.bits
+
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
         return of_table(self.levels, codes).mul_(self.scale).sub_(self.offset)

@@ -41,6 +41,10 @@ class NumberFormat(nn.Module, ABC):
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of `x` (int32), same shape."""
 
+    def code_range(self) -> tuple[int, int]:
+        """The lowest and the highest code."""
+        return 0, 2**self.bits - 1
+
     @abstractmethod
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""

@@ -60,6 +60,9 @@ class LogSqrt2Quantizer(NumberFormat):
         """Integer codes of `x` (int32), same shape; the largest one stands for zero."""
         return log_sqrt2_codes(x, self.scale, len(self.levels) - 1).to(torch.int32)
 
+    def code_range(self) -> tuple[int, int]:
+        return 0, len(self.levels) - 1
+
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
         return of_table(self.levels, codes).mul_(self.scale)

@@ -134,6 +134,9 @@ class PostGELUQuantizer(NumberFormat):
         positive = (x / self.scale).round_().clamp_(0, half - 1)
         return (x / (GELU_SHIFT / half)).round_().clamp_(-half, 0).add_(positive).to(torch.int32)
 
+    def code_range(self) -> tuple[int, int]:
+        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+
     def dequantize(self, codes: Tensor) -> Tensor:
         values = codes.to(self.scale.dtype)
         return torch.where(codes < 0, values * (GELU_SHIFT / 2 ** (self.bits - 1)), values * self.scale)

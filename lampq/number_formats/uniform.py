@@ -123,6 +123,9 @@ class SymmetricQuantizer(NumberFormat):
         half = 2 ** (self.bits - 1)
         return (x / self.scale).round_().clamp_(-half, half - 1).to(torch.int32)
 
+    def code_range(self) -> tuple[int, int]:
+        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
         return codes.to(self.scale.dtype) * self.scale
