@@ -15,6 +15,7 @@ from lampq.report.bit_allocation import bit_colours, draw_bits
 from lampq.report.sensitivity import draw_unit
 from lampq.report.style import PALETTE, line, panels, save
 from lampq.runs.record import read_sensitivity
+from lampq.storage.atomic_write import csv_text
 
 from . import methods, metrics, paper
 from .accuracy_table import AccuracyLayout
@@ -31,19 +32,36 @@ class Drawing:
 
     Attributes:
         name, title: of the figure.
-        path: the PNG; None where nothing was measured.
+        figure: matplotlib's; None where nothing was measured.
         remarks: what the reader should know.
         numbers: the numbers in it.
     """
 
     name: str
     title: str
-    path: Path | None
+    figure: Any | None
     remarks: list[str]
     numbers: Numbers
 
+    def write(self, folder: Path, keep: bool = False) -> list[Path]:
+        """Write the figure as PNG and PDF and the numbers in it as CSV; nothing where nothing was measured.
 
-def figure1(rows: pd.DataFrame, folder: Path) -> Drawing:
+        Args:
+            keep: leave a figure that is there as it is where its numbers have not changed: drawing takes a second.
+
+        Returns:
+            The files, the PNG first.
+        """
+        if self.figure is None:
+            return []
+        files = [folder / f"{self.name}.{ending}" for ending in ("png", "pdf", "csv")]
+        there = keep and all(file.is_file() for file in files)
+        if not (there and files[-1].read_bytes() == csv_text(self.numbers).encode()):
+            save(self.figure, files[0], self.numbers)
+        return files
+
+
+def figure1(rows: pd.DataFrame) -> Drawing:
     """Accuracy with a single block, module or layer at 1 bit."""
     title = "Figure 1: accuracy when a single component has 1 bit, the rest in full precision"
     row = latest(rows)
@@ -55,10 +73,10 @@ def figure1(rows: pd.DataFrame, folder: Path) -> Drawing:
         draw_unit(each, measurements, unit)
         each.set_title(f"({letter}) {unit}", fontsize=10)
     axes[0].set_ylabel("top-1 on D (%)", fontsize=9)
-    return _saved(figure, folder, "figure1", title, [row], _labelled(row, measurements))
+    return _drawing(figure, "figure1", title, [row], _labelled(row, measurements))
 
 
-def figure6(rows: pd.DataFrame, folder: Path) -> Drawing:
+def figure6(rows: pd.DataFrame) -> Drawing:
     """Accuracy drop of single layers at 1 bit, with and without a 2-bit first block."""
     title = "Figure 6: accuracy drop by 1-bit quantization of single qkv or fc1 layers"
     newest = latest(rows)
@@ -82,10 +100,10 @@ def figure6(rows: pd.DataFrame, folder: Path) -> Drawing:
         each.set_xlabel("block", fontsize=9)
         each.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("drop of top-1 on D (points)", fontsize=9)
-    return _saved(figure, folder, "figure6", title, list(chosen.values()), numbers)
+    return _drawing(figure, "figure6", title, list(chosen.values()), numbers)
 
 
-def figure8(rows: pd.DataFrame, folder: Path) -> Drawing:
+def figure8(rows: pd.DataFrame) -> Drawing:
     """Accuracy with a single layer at 1 bit, a panel a model."""
     title = "Figure 8: accuracy when a single layer has 1 bit, the rest in full precision"
     chosen = [first(widest(group)) for _, group in rows[rows.run.notna()].groupby("model", sort=False)]
@@ -99,10 +117,10 @@ def figure8(rows: pd.DataFrame, folder: Path) -> Drawing:
         each.set_title(f"({letter}) {paper.MODELS.get(row.model, row.model)}", fontsize=10)
         numbers += _labelled(row, measurements)
     axes[0].set_ylabel("top-1 on D (%)", fontsize=9)
-    return _saved(figure, folder, "figure8", title, chosen, numbers)
+    return _drawing(figure, "figure8", title, chosen, numbers)
 
 
-def figure5(rows: pd.DataFrame, folder: Path) -> Drawing:
+def figure5(rows: pd.DataFrame) -> Drawing:
     """The metric of every layer: VT-PTQ's where it was run, the Fisher trace before and after type scaling."""
     title = "Figure 5: values of the metric by VT-PTQ and by LampQ"
     lampq = latest(rows, "lampq")
@@ -134,7 +152,7 @@ def figure5(rows: pd.DataFrame, folder: Path) -> Drawing:
         each.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("metric (logarithmic)", fontsize=9)
     missing = [] if vt_ptq is not None else [f"Panel (a), VT-PTQ: {_state(rows, 'vt_ptq')}."]
-    return _saved(figure, folder, "figure5", title, [lampq], numbers, missing + _drops(plan))
+    return _drawing(figure, "figure5", title, [lampq], numbers, missing + _drops(plan))
 
 
 def _drops(plan: BitPlan) -> list[str]:
@@ -148,7 +166,7 @@ def _drops(plan: BitPlan) -> list[str]:
     return [f"A_t ({unit}), its standard error over the sampled blocks and the images of D: {each}."]
 
 
-def figure7(rows: pd.DataFrame, folder: Path) -> Drawing:
+def figure7(rows: pd.DataFrame) -> Drawing:
     """Bits of every layer, a panel a method."""
     title = "Figure 7: bits of each layer at 3 bits on average"
     found = {m: row for m in ("vt_ptq", "lampq") if (row := latest(rows, m)) is not None}
@@ -171,10 +189,10 @@ def figure7(rows: pd.DataFrame, folder: Path) -> Drawing:
             if s.allocated
         ]
     missing = [f"{paper.METHODS[m]}: {_state(rows, m)}." for m in ("vt_ptq", "lampq") if m not in found]
-    return _saved(figure, folder, "figure7", title, list(found.values()), numbers, missing)
+    return _drawing(figure, "figure7", title, list(found.values()), numbers, missing)
 
 
-def pareto(rows: pd.DataFrame, folder: Path) -> Drawing:
+def pareto(rows: pd.DataFrame) -> Drawing:
     """Accuracy against average weight bits, a line an allocator: on validation images, and on D."""
     title = "Accuracy against average weight bits, a line an allocator"
     chosen = latest(rows)
@@ -215,10 +233,10 @@ def pareto(rows: pd.DataFrame, folder: Path) -> Drawing:
         "Error bars: standard errors over images; what two lines share the same images for compares more closely "
         "(pareto.csv has differences to equal bits, paired by image). Full precision is measured on the same images."
     ]
-    return _saved(figure, folder, "pareto", title, drawn.itertuples(), numbers, remarks + lacking)
+    return _drawing(figure, "pareto", title, drawn.itertuples(), numbers, remarks + lacking)
 
 
-def metrics_figure(rows: pd.DataFrame, folder: Path) -> Drawing:
+def metrics_figure(rows: pd.DataFrame) -> Drawing:
     """Every allocator's metric of each layer, and what each layer costs alone: a panel each, a line a layer type."""
     title = "Metrics of each layer, and what each costs alone"
     found = metrics.gathered(rows)
@@ -252,10 +270,10 @@ def metrics_figure(rows: pd.DataFrame, folder: Path) -> Drawing:
         each.set_xlabel("block", fontsize=8)
     axes[0].legend(frameon=False, fontsize=7)
     remarks = ["Metrics are on logarithmic axes, on which values not above zero are not shown."]
-    return _saved(figure, folder, "metrics", title, found.rows, numbers, remarks)
+    return _drawing(figure, "metrics", title, found.rows, numbers, remarks)
 
 
-FIGURES: dict[str, Callable[[pd.DataFrame, Path], Drawing]] = {
+FIGURES: dict[str, Callable[[pd.DataFrame], Drawing]] = {
     "figure1": figure1,
     "figure5": figure5,
     "figure6": figure6,
@@ -264,21 +282,20 @@ FIGURES: dict[str, Callable[[pd.DataFrame, Path], Drawing]] = {
     "pareto": pareto,
     "metrics": metrics_figure,
 }
-"""Name of the experiment -> what draws it from the frame's rows of it into a folder."""
+"""Name of the experiment -> what draws it from the frame's rows of it."""
 
 
 def _labelled(row: Any, measurements: Numbers) -> Numbers:
     return [{"model": paper.MODELS.get(row.model, row.model), **m} for m in measurements]
 
 
-def _saved(
-    figure: Any, folder: Path, name: str, title: str, rows: Iterable[Any], numbers: Numbers, told: Sequence[str] = ()
+def _drawing(
+    figure: Any, name: str, title: str, rows: Iterable[Any], numbers: Numbers, told: Sequence[str] = ()
 ) -> Drawing:
-    """Write a figure; what is `told` comes before a line on each run that is in it."""
-    path, rows = folder / f"{name}.png", list(rows)
+    """A figure with its remarks: what is `told`, then a line on each run that is in it."""
+    rows = list(rows)
     models = dict.fromkeys(paper.MODELS.get(row.model, row.model) for row in rows)
     figure.suptitle(", ".join(models), fontsize=10, x=0.01, ha="left", color=PALETTE[-1])
-    save(figure, path, numbers)
     remarks = list(told)
     for row in rows:
         of_d = [f"D of {row.sample_images} training images", *overlap(row.run)] if pd.isna(row.images) else []
@@ -287,7 +304,7 @@ def _saved(
             f"`{row.fingerprint}`: {text + '; ' if text else ''}`{row.command}`; commit {row.commit}, {row.device}, "
             f"{row.started}"
         )
-    return Drawing(name, title, path, remarks, numbers)
+    return Drawing(name, title, figure, remarks, numbers)
 
 
 def _nothing(rows: pd.DataFrame, name: str, title: str) -> Drawing:

@@ -103,11 +103,13 @@ class Artefact:
     Attributes:
         tables: the tables.
         drawing: the figure, or None.
+        picture: its PNG, or None.
         files: everything that was written.
     """
 
     tables: list[Table] = field(default_factory=list)
     drawing: Drawing | None = None
+    picture: Path | None = None
     files: list[Path] = field(default_factory=list)
 
 
@@ -128,23 +130,24 @@ def check_name(name: str) -> str:
     return name
 
 
-def build(name: str, results: Path, rows: pd.DataFrame) -> Artefact:
+def build(name: str, results: Path, rows: pd.DataFrame, keep: bool = False) -> Artefact:
     """Write an experiment's table to ``results/tables`` and its figure to ``results/figures``.
 
     Args:
         rows: those of the frame that are the experiment's.
+        keep: do not draw a figure again whose numbers have not changed.
 
     Raises:
         LampQError: there is no such experiment.
     """
     check_name(name)
-    drawing = FIGURES[name](rows, results / "figures") if name in FIGURES else None
-    files = [drawing.path.with_suffix(s) for s in (".png", ".pdf", ".csv")] if drawing and drawing.path else []
+    drawing = FIGURES[name](rows) if name in FIGURES else None
+    drawn = drawing.write(results / "figures", keep) if drawing else []
     tables = TABLES[name](rows) if name in TABLES else []
-    files += [path for table in tables for path in table.write(results / "tables")]
+    files = [*drawn, *(path for table in tables for path in table.write(results / "tables"))]
     if name == "grid":
         files += [write_preset(search, results) for search in searches(rows)]
-    return Artefact(tables, drawing, files)
+    return Artefact(tables, drawing, drawn[0] if drawn else None, files)
 
 
 def report(results: Path, only: list[str] | None = None, left_out: list[str] | None = None) -> list[Path]:
@@ -164,11 +167,11 @@ def report(results: Path, only: list[str] | None = None, left_out: list[str] | N
     wanted = [check_name(name) for name in only] if only else [n for n in names() if n in of or n in COMPUTED]
     lines = list(dict.fromkeys([*damage(results, rows, names()), *verified.damage.dropna()]))
     built = {}
-    # The page always has everything.
+    # The page always has everything; what was not asked for is drawn again only where its numbers have changed.
     for name in names():
         if name in wanted or name in of or name in COMPUTED:
             try:
-                built[name] = build(name, results, of.get(name, rows[:0]))
+                built[name] = build(name, results, of.get(name, rows[:0]), keep=name not in wanted)
             except (LampQError, LookupError, TypeError, ValueError, ArithmeticError) as error:
                 lines.append(f"{name}: cannot be put together ({type(error).__name__}: {line(error)})")
     written = [path for name in wanted if name in built for path in built[name].files]
@@ -194,8 +197,11 @@ def _section(name: str, artefact: Artefact, rows: pd.DataFrame, pictures: Pictur
         parts += [page.paragraph(table.title)] * (number > 0) + [table.html()]
     drawing = artefact.drawing
     if drawing is not None:
-        if drawing.path is not None:
-            parts.append(pictures.shown(drawing.path, drawing.title))
+        if artefact.picture is not None:
+            try:
+                parts.append(pictures.shown(artefact.picture, drawing.title))
+            except LampQError as error:
+                lines.append(f"{error}; `python -m experiments report {name}` draws it again")
         parts += [page.paragraph(remark) for remark in drawing.remarks]
     title = artefact.tables[0].title if artefact.tables else drawing.title if drawing is not None else name
     parts += [page.paragraph("Run again what is missing:"), page.command(_again(name, rows))]

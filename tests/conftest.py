@@ -21,6 +21,12 @@ for _name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DI
 os.makedirs(os.environ["WANDB_DIR"])
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: short ones are left for the end, so that all processes have work until then."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def loggers_as_before():
     """Hydra configures logging; put it back."""

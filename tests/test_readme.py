@@ -23,6 +23,7 @@ from lampq.configuration.config_folder import config_folder
 from lampq.configuration.settings import check
 from lampq.plan.bit_plan import BitPlan
 from tests.experiments.results_folder import ResultsFolder, scored_plan
+from tests.launch.grids import FEW_IMAGES
 from tests.report.plans import example_plan
 from tests.small_models import images, vision_transformer, vit_adapter
 
@@ -137,23 +138,19 @@ def test_other_commands_are_there():
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_its_table_and_its_files(tmp_path):
+def test_the_demo_ends_with_its_table_and_its_files(tmp_path, run):
     """`make demo` is `python run.py`: three rows and everything on disk; here with few images and a short search."""
-    shortened = ("effort=smoke", "dataset.sample_images=64", "dataset.validation_images=256")
-
-    def demo():
-        command = [sys.executable, "run.py", *shortened]
-        command += [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-    out = demo()
+    shortened = ("effort=smoke", *FEW_IMAGES, f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache")
+    command = [sys.executable, "run.py", *shortened]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for part in ("full precision", "adalog, uniform", "adalog, lampq", "simulated", "qkv", "fc2"):
         assert part in out
     folders = list((tmp_path / "results" / "runs").glob("*/metrics.json"))
     assert len(folders) == 2
     names = ("config.yaml", "environment.json", "plan.json", "log.txt", "bit_allocation.png")
     assert all((folder.parent / name).is_file() for folder in folders for name in names)
-    assert demo().count("finished before") == 2
+    status, again, _ = run(*shortened, results_here=False)
+    assert status == 0 and again.count("finished before") == 2
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):

@@ -20,13 +20,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_rows(path: Path, rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> None:
     """Write rows as CSV, some columns first, others in the order in which they first appear."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, csv_text(rows, columns))
+
+
+def csv_text(rows: list[dict[str, Any]], columns: Iterable[str] = ()) -> str:
+    """What `write_rows` writes."""
     text = io.StringIO()
     names = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -44,9 +44,9 @@ def measured(results, name):
 
 
 def drawn(results, name):
-    drawing = FIGURES[name](frame(results.path, [name]), results.path / "figures")
-    rows = list(csv.DictReader(drawing.path.with_suffix(".csv").open())) if drawing.path else []
-    return drawing, rows
+    drawing = FIGURES[name](frame(results.path, [name]))
+    files = drawing.write(results.path / "figures")
+    return drawing, list(csv.DictReader(files[-1].open())) if files else []
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def axes(monkeypatch):
 def test_a_figure_is_a_png_a_pdf_and_the_numbers(results, name):
     measured(results, name)
     drawing, rows = drawn(results, name)
-    assert drawing.path == results.path / "figures" / f"{name}.png"
-    with Image.open(drawing.path) as image:
+    path = results.path / "figures" / f"{name}.png"
+    with Image.open(path) as image:
         image.load()
         assert image.format == "PNG" and image.width > 300
-    assert drawing.path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert len(rows) == len(drawing.numbers) > 0
     assert not name.startswith("figure") or drawing.title.startswith(f"Figure {name.removeprefix('figure')}:")
     assert any("abcdef123456" in remark and "run.py number=1" in remark for remark in drawing.remarks)
@@ -74,7 +74,7 @@ def test_a_figure_is_a_png_a_pdf_and_the_numbers(results, name):
 @pytest.mark.parametrize("name", FIGURES)
 def test_where_nothing_is_measured_there_is_no_picture_but_the_reason(results, name):
     drawing, _ = drawn(results, name)
-    assert drawing.path is None and drawing.numbers == []
+    assert drawing.figure is None and drawing.numbers == []
     assert drawing.remarks == ["Nothing is measured yet: missing."]
     results.cell(name, "model=deit_small method=lampq sensitivity.first_block_bits=2", FAILED, reason="no card")
     assert drawn(results, name)[0].remarks == ["Nothing is measured yet: failed."]

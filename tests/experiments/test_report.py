@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from experiments import figures
 from experiments.__main__ import main
 from experiments.frame import frame
 from experiments.report import build, names, report
@@ -83,6 +84,32 @@ def test_only_what_is_asked_for_is_named_but_the_page_has_everything(results):
     assert written(results, ["table3"]) == ["report.html", *(f"tables/table3.{e}" for e in ("csv", "md", "tex"))]
     sections = [a["id"] for tag, a in page_of(results).tags if tag == "section"]
     assert sections == ["table2", "table9", "table3", "table10"]
+
+
+def test_a_figure_that_was_not_asked_for_is_drawn_again_only_where_its_numbers_have_changed(results, monkeypatch):
+    def measured(base):
+        rows = components({"layers": ("qkv",)}, base=base)
+        results.sensitivity("figure1", f"model=deit_tiny seed={base:.0f}", rows)
+
+    saved, save = [], figures.save
+    monkeypatch.setattr(
+        figures, "save", lambda figure, path, numbers: saved.append(path) or save(figure, path, numbers)
+    )
+    measured(70.0)
+    path = results.path / "figures" / "figure1.png"
+    for only, drawn in (["table2"], 1), (["table2"], 1), (["figure1"], 2), (None, 3):
+        report(results.path, only)
+        assert saved == [path] * drawn, only
+    measured(72.0)
+    report(results.path, ["table2"])
+    assert saved == [path] * 4
+    path.with_suffix(".pdf").unlink()
+    report(results.path, ["table2"])
+    assert saved == [path] * 5
+    path.write_bytes(b"damaged")
+    report(results.path, ["table2"], told := [])
+    assert len(told) == 1 and "is no picture" in told[0] and "report figure1` draws it again" in told[0]
+    assert "id='figure1'" in (results.path / "report.html").read_text()
 
 
 def test_the_page_needs_no_other_file_and_no_network(results):

@@ -2,7 +2,7 @@
 # A SLURM cluster of one node on loopback, for tests: as root on Debian, without systemd, cgroups and accounting.
 #   slurm_one_node.sh start DIR    installs SLURM where it is missing (77: it cannot); then SLURM_CONF=DIR/slurm.conf
 #   slurm_one_node.sh stop DIR     ends what start began, by the ids in its files
-# Three CPUs whatever the machine has. Partition main is preempted by partition high, with a signal and time to react.
+# Two CPUs whatever the machine has. Partition main is preempted by partition high, with a signal and time to react.
 set -euo pipefail
 action=${1:?start or stop}
 dir=$(mkdir -p "${2:?folder}" && cd "$2" && pwd)
@@ -65,7 +65,7 @@ PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 SlurmdParameters=config_overrides
 ReturnToService=2
-KillWait=5
+KillWait=3
 MinJobAge=300
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool
@@ -73,8 +73,8 @@ SlurmctldPidFile=$dir/slurmctld.pid
 SlurmdPidFile=$dir/slurmd.pid
 SlurmctldLogFile=$dir/log/slurmctld.log
 SlurmdLogFile=$dir/log/slurmd.log
-NodeName=$host NodeAddr=127.0.0.1 CPUs=3 RealMemory=8000 State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=12
+NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000 State=UNKNOWN
+PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=8
 PartitionName=high Nodes=$host MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
 # Daemons keep nothing of the caller's open: a test that reads our output would wait for them.

@@ -34,28 +34,23 @@ def _losses(grid):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [["hydra/sweeper=optuna", "lampq.mu=choice(0.25,0.5,0.75,1)"], ["hydra/sweeper=optuna_lampq"]], ids=str
+    "options",
+    [
+        ["hydra/sweeper=optuna", "lampq.mu=choice(7,0.25,0.5,1)", "hydra.sweeper.n_trials=5"],
+        ["hydra/sweeper=optuna_lampq"],
+    ],
+    ids=["mu, a wrong one among them", "keys of LampQ"],
 )
-def test_the_lowest_loss_wins(tmp_path, options):
-    grid = Grid(tmp_path, *options, *SEARCH, "hydra.sweeper.sampler.seed=0")  # without one, three trials may be equal
+def test_the_lowest_loss_wins_and_a_failing_trial_ends_no_search(tmp_path, options):
+    grid = Grid(tmp_path, *SEARCH, *options, "hydra.sweeper.sampler.seed=0")  # without one, all trials may be equal
     status, said = grid.run()
     assert status == 0, said
-    assert _best(grid)["best_value"] == min(_losses(grid))
+    losses = _losses(grid)
+    assert _best(grid)["best_value"] == min(losses) and len(losses) >= 2
     cells = read_cells(grid.results, "unnamed")
-    assert {cell.state for cell in cells} == {"done"} and 2 <= len(cells) <= 3
-    assert "alembic" not in said
-
-
-@pytest.mark.slow
-def test_a_failing_trial_ends_no_search(tmp_path):
-    grid = Grid(tmp_path, "hydra/sweeper=optuna", "lampq.mu=choice(7,0.5)", *SEARCH, "hydra.sweeper.sampler.seed=0")
-    status, said = grid.run()
-    assert status == 0, said
-    assert _best(grid)["best_params"] == {"lampq.mu": 0.5}
-    assert {cell.overrides["lampq.mu"]: cell.state for cell in read_cells(grid.results, "unnamed")} == {
-        "7": "failed",
-        "0.5": "done",
-    }
+    failed = [cell for cell in cells if cell.overrides.get("lampq.mu") == "7"]
+    assert bool(failed) is (options[0] == "hydra/sweeper=optuna") and "alembic" not in said
+    assert all(cell.state == ("failed" if cell in failed else "done") for cell in cells)
 
 
 @pytest.mark.slow

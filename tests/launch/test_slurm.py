@@ -1,6 +1,6 @@
 """Jobs of a grid on a real SLURM cluster, of one node: an array, a preemption, a killed job, and the command again.
 
-It takes a minute, most of it SLURM's own waiting: a job's time to react to its preemption, and to be killed.
+It takes 40 s, most of it SLURM's own waiting: a job's time to react to its preemption, and to be killed.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from tests.launch.grids import LONG_ENOUGH, Grid, process_of, wait_for
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
 CLUSTER = Path(__file__).with_name("slurm_one_node.sh")
-GRACE = 20
+GRACE = 14
 """Seconds from a preemption on after which SLURM is done with the job: GraceTime and KillWait of the cluster."""
 NO_CLUSTER = 77
 """Exit status of the script where SLURM cannot be installed."""
@@ -27,7 +27,7 @@ NO_CLUSTER = 77
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster of one node with 3 CPUs; the value is its SLURM_CONF."""
+    """A cluster of one node with 2 CPUs; the value is its SLURM_CONF."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("a SLURM cluster is brought up as root, with Debian's packages")
     folder = tmp_path_factory.mktemp("slurm")
@@ -57,7 +57,10 @@ def test_a_preempted_and_a_killed_job_end_well(cluster, tmp_path):
         *("hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.gpus_per_node=null"),
         *("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1.5"),
     )
-    grid = Grid(tmp_path, *launcher, *LONG_ENOUGH, "bits=2,3,4", SLURM_CONF=cluster)
+    grid = Grid(tmp_path, *launcher, *LONG_ENOUGH, "bits=3,4", SLURM_CONF=cluster)
+    # The launcher asks SLURM more often than it does on a cluster that others use.
+    asking = "import lampq.launch.slurm as own, runpy, sys; own.ASK, own.LATE = 2, 10; sys.argv[:1] = []"
+    grid.command[1:1] = ["-c", f"{asking}; runpy.run_path(sys.argv[0], run_name='__main__')"]
     process = grid.start()
 
     def slurm(*command):
@@ -70,9 +73,7 @@ def test_a_preempted_and_a_killed_job_end_well(cluster, tmp_path):
         ]
         return {task["ArrayTaskId"]: task for task in lines if task.get("ArrayTaskId", "").isdigit()}
 
-    wait_for(
-        lambda: list(grid.states().values()) == ["running"] * 3 and len(grid.computed()) >= 6, "three jobs at work"
-    )
+    wait_for(lambda: list(grid.states().values()) == ["running"] * 2 and len(grid.computed()) >= 4, "both jobs at work")
     assert all(task["CPUs/Task"] == task["NumCPUs"] == "1" for task in tasks().values())
 
     # A job of higher priority takes a CPU from one of them ...
@@ -80,7 +81,7 @@ def test_a_preempted_and_a_killed_job_end_well(cluster, tmp_path):
     asked = time.monotonic()
     slurm("sbatch", "--partition=high", "--cpus-per-task=1", "--output=/dev/null", "--wrap=true")
     preempted = wait_for(lambda: [n for n, task in tasks().items() if task["Restarts"] == "1"], "preemption")[0]
-    bits = str(2 + int(preempted))  # jobs are in the order of the command line
+    bits = str(3 + int(preempted))  # jobs are in the order of the command line
     wait_for(lambda: grid.states()[bits] == "interrupted", "the preempted job's end")
 
     # ... and another is killed, so that it writes no answer.
@@ -100,18 +101,18 @@ def test_a_preempted_and_a_killed_job_end_well(cluster, tmp_path):
     cells = grid.cells()
     assert {b: cell.state for b, cell in cells.items()} == {b: "failed" if b == killed else "done" for b in cells}, said
     assert "ended as FAILED without an answer" in cells[killed].reason
-    assert said.splitlines()[-1].startswith(f"error: its SLURM job {_array(tasks())}_{int(killed) - 2} ended as FAILED")
+    assert said.splitlines()[-1].startswith(f"error: its SLURM job {_array(tasks())}_{int(killed) - 3} ended as FAILED")
     assert "hydra/launcher=slurm" in cells[bits].command
     log = (grid.results / "hydra").rglob(f"*_{preempted}_0_log.err")
     assert "this job is preempted" in next(log).read_text()
 
     # What was there before is used, not computed again.
     assert grid.computed().items() >= computed.items()
-    assert grid.finished_runs() == 2
+    assert grid.finished_runs() == 1
     status, said = grid.run()
     assert status == 0, said
     assert set(grid.states().values()) == {"done"}
-    assert grid.finished_runs() == 3
+    assert grid.finished_runs() == 2
     assert grid.computed().items() >= computed.items()
 
 

@@ -101,37 +101,42 @@ def test_nothing_would_be_downloaded_by_mmdet():
         assert config.type == ("CascadeRCNN" if name.startswith("cascade") else "MaskRCNN")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "millions", "blocks", "sites"),
-    [
-        ("mask_rcnn_swin_tiny", 47.8, 12, 1 + 3 + 12 * 6 + 8 + 3 + 9),
-        ("mask_rcnn_swin_small", 69.1, 24, 1 + 3 + 24 * 6 + 8 + 3 + 9),
-        ("cascade_mask_rcnn_swin_tiny", 85.6, 12, 1 + 3 + 12 * 6 + 8 + 3 + 36),
-        ("cascade_mask_rcnn_swin_small", 106.9, 24, 1 + 3 + 24 * 6 + 8 + 3 + 36),
-    ],
-)
-def test_the_published_architectures(name, millions, blocks, sites):
-    adapter = MmdetDetector(name, "random").build(CPU)
-    assert round(adapter.parameters() / 1e6, 1) == millions
-    assert (adapter.blocks, len(adapter.sites), adapter.classes) == (blocks, sites, 80)
-    layers = sum(site.parameters for site in adapter.sites if site.allocated)
+@pytest.fixture(scope="module")
+def published(request):
+    """An architecture with random weights, by name; its tests run one after another, and it is built once."""
+    return MmdetDetector(request.param, "random").build(CPU)
+
+
+MADE_OF = {
+    "mask_rcnn_swin_tiny": (47.8, 12, 1 + 3 + 12 * 6 + 8 + 3 + 9),
+    "mask_rcnn_swin_small": (69.1, 24, 1 + 3 + 24 * 6 + 8 + 3 + 9),
+    "cascade_mask_rcnn_swin_tiny": (85.6, 12, 1 + 3 + 12 * 6 + 8 + 3 + 36),
+    "cascade_mask_rcnn_swin_small": (106.9, 24, 1 + 3 + 24 * 6 + 8 + 3 + 36),
+}
+"""Millions of parameters, blocks, sites."""
+
+
+@pytest.mark.parametrize("published", ARCHITECTURES, indirect=True)
+def test_the_published_architectures(published):
+    millions, blocks, sites = MADE_OF[published.name.removesuffix("_random")]
+    assert round(published.parameters() / 1e6, 1) == millions
+    assert (published.blocks, len(published.sites), published.classes) == (blocks, sites, 80)
+    layers = sum(site.parameters for site in published.sites if site.allocated)
     assert layers == {12: 25_878_528, 24: 47_112_192}[blocks]  # those of the classifiers
     if blocks == 24:  # more blocks of the same
         return
-    pictures = detector_images(1, sizes=((96, 128),))
-    found = adapter.run(pictures)[0]
-    assert len(found.masks) == len(found.scores) == len(found.boxes)
-    loss = adapter.losses(pictures, instances_in(pictures, classes=80), start=0)
+    pictures = detector_images(1, sizes=((32, 64),))  # small: fewer proposals
+    found = published.run(pictures)[0]
+    assert 0 < len(found.masks) == len(found.scores) == len(found.boxes)
+    loss = published.losses(pictures, instances_in(pictures, classes=80), start=0)
     assert loss.shape == (1,) and torch.isfinite(loss).all()
-    assert isinstance(adapter.run(pictures, stop=adapter.segments - 1), Images)
+    assert isinstance(published.run(pictures, stop=published.segments - 1), Images)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.endswith("tiny")])
-def test_files_of_either_naming_fit_the_published_architectures(name, tmp_path):
+@pytest.mark.parametrize("published", [name for name in ARCHITECTURES if name.endswith("tiny")], indirect=True)
+def test_files_of_either_naming_fit_the_published_architectures(published, tmp_path):
     """Files as mmdet and as the authors of Swin write them, of random weights; Swin-S has more blocks of the same."""
-    state = MmdetDetector(name, "random").build(CPU).network.state_dict()
+    name, state = published.name.removesuffix("_random"), published.network.state_dict()
     for form, content in (("mmdet", state), ("authors", original_names(state))):
         path = tmp_path / f"{form}.pth"
         torch.save({"meta": {"epoch": 36}, "state_dict": content}, path)

@@ -90,6 +90,20 @@ def test_offline_run_reads_back(tmp_path, figure, caplog):
     assert warnings_of(caplog) == []
 
 
+def test_a_figure_of_an_experiment_is_an_image_and_its_numbers_are_a_table(tmp_path, figure):
+    files = [tmp_path / "figure7.png", tmp_path / "figure7.pdf", tmp_path / "figure7.csv"]
+    for file, content in zip(files, (figure.read_bytes(), b"a PDF", b"layer,bits\nqkv,3\n"), strict=True):
+        file.write_bytes(content)
+    tracking.log_report(LOGGER | {"group": "figure7"}, "figure7", files, tmp_path / "results")
+    (log,) = runs_in(tmp_path / "results" / "experiments" / "figure7")
+    report = read_run(log)
+    assert (report["run"]["group"], report["run"]["job_type"]) == ("figure7", "report")
+    summary = report["summary"]
+    assert summary["figure7 figure._type"] == "image-file" and summary["figure7._type"] == "table-file"
+    table = json.loads((log.parent / "files" / summary["figure7.path"]).read_text())
+    assert (table["columns"], table["data"]) == (["layer", "bits"], [["qkv", 3]])
+
+
 def test_everything_lies_under_the_run_folder(tmp_path, figure):
     environment = dict(os.environ)
     track(tmp_path / "run", figure)
@@ -252,13 +266,13 @@ def test_a_server_that_falls_silent_costs_the_time_limit_and_loses_nothing(tmp_p
 
 
 def test_a_service_process_that_hangs_is_left_behind(tmp_path, figure, caplog):
-    tracker = open_tracker(LOGGER | {"timeout": 10}, fingerprint="f", config=CONFIG, folder=tmp_path / "run")
+    tracker = open_tracker(LOGGER | {"timeout": 5}, fingerprint="f", config=CONFIG, folder=tmp_path / "run")
     service = tracking._service_of(wandb)
     os.kill(service.pid, signal.SIGSTOP)
     started = time.monotonic()
     tracker.finish(METRICS, PLAN, figure)
     tracker.close(failed=False)
-    assert time.monotonic() - started < 10 + 3
+    assert time.monotonic() - started < 5 + 3
     assert len(warnings_of(caplog)) == 1 and service.poll() is not None
 
 
