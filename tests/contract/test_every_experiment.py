@@ -67,7 +67,7 @@ LESS = {
     "table10": (*FEW_IMAGES, "model=deit_small", "method=adalog,lampq"),
     "table3": (*FEW_IMAGES, "bits=4", "model=deit_tiny"),
     # Detection, whose smoke test has fewer images than these; tests/tasks/test_detection.py has all its methods.
-    "table4": ("method=repq_vit,lampq",),
+    "table4": ("method=repq_vit,lampq", "bit_set.bits=[3,4,5]", "dataset.validation_images=8"),
     "table5": (*FEW_IMAGES, "weight_bits=4", "model=deit_tiny"),
 }
 """Cells that are enough to see that every row works: others differ in bits or model, or other experiments have them."""
@@ -98,6 +98,7 @@ def smoke(tmp_path_factory):
     root.handlers[:], root.level = handlers, level
 
 
+@pytest.mark.slow
 def test_it_ends_well_with_every_available_cell_done(smoke, name):
     results, finished = smoke
     status, complaints = finished(name)
@@ -106,6 +107,7 @@ def test_it_ends_well_with_every_available_cell_done(smoke, name):
     assert states <= {DONE, NOT_AVAILABLE}
 
 
+@pytest.mark.slow
 def test_its_artefact_is_there_with_its_numbers(smoke, name):
     results, finished = smoke
     finished(name)
@@ -124,6 +126,7 @@ def test_its_artefact_is_there_with_its_numbers(smoke, name):
     assert len(rows) >= max(1, len(available) if name in TABLES else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["figure1", "table6"])
 def test_the_same_again_computes_nothing(smoke, name):
     """One whose figure needs a measurement, one with a table of cells."""
@@ -135,6 +138,7 @@ def test_the_same_again_computes_nothing(smoke, name):
     assert after == before
 
 
+@pytest.mark.slow
 def test_one_page_shows_all_of_them(smoke):
     results, finished = smoke
     for name in EXPERIMENTS:

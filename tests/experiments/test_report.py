@@ -87,20 +87,20 @@ def test_only_what_is_asked_for_is_named_but_the_page_has_everything(results):
 
 
 def test_a_figure_that_was_not_asked_for_is_drawn_again_only_where_its_numbers_have_changed(results, monkeypatch):
-    def measured(base):
+    def measured(images, base):
         rows = components({"layers": ("qkv",)}, base=base)
-        results.sensitivity("figure1", f"model=deit_tiny seed={base:.0f}", rows)
+        results.sensitivity("figure1", f"model=deit_tiny sample={images}", rows, sample_images=images)
 
     saved, save = [], figures.save
     monkeypatch.setattr(
         figures, "save", lambda figure, path, numbers: saved.append(path) or save(figure, path, numbers)
     )
-    measured(70.0)
+    measured(64, 70.0)
     path = results.path / "figures" / "figure1.png"
     for only, drawn in (["table2"], 1), (["table2"], 1), (["figure1"], 2), (None, 3):
         report(results.path, only)
         assert saved == [path] * drawn, only
-    measured(72.0)
+    measured(1024, 72.0)
     report(results.path, ["table2"])
     assert saved == [path] * 4
     path.with_suffix(".pdf").unlink()

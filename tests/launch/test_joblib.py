@@ -1,6 +1,6 @@
 """Jobs of a grid side by side on one machine, by hydra-joblib-launcher.
 
-It takes half a minute: five processes import PyTorch, and jobs must last long enough for theirs to be found and killed.
+It takes half a minute: six processes import PyTorch, and jobs must last long enough for theirs to be found and killed.
 """
 
 import os

@@ -127,7 +127,7 @@ def test_the_published_architectures(published):
         return
     pictures = detector_images(1, sizes=((32, 64),))  # small: fewer proposals
     found = published.run(pictures)[0]
-    assert 0 < len(found.masks) == len(found.scores) == len(found.boxes)
+    assert len(found.masks) == len(found.scores) == len(found.boxes)
     loss = published.losses(pictures, instances_in(pictures, classes=80), start=0)
     assert loss.shape == (1,) and torch.isfinite(loss).all()
     assert isinstance(published.run(pictures, stop=published.segments - 1), Images)
