@@ -1,6 +1,10 @@
 """LampQ+, ours: LampQ over errors that are measured at each bit-width instead of estimated from a trace."""
 
+from typing import Literal
+
 from lampq.allocation.lampq import LampQ
+from lampq.parts import same, setting
+from lampq.sensitivity.metric import metric_name
 
 
 class LampQPlus(LampQ):
@@ -13,8 +17,14 @@ class LampQPlus(LampQ):
     promise most of the same costs, so that it goes on where the program stopped, instead of by relative errors,
     which do not say what a layer's error does to the loss.
 
-    Everything is an option of `LampQ`, of which this is another choice (conf/allocator/lampq_plus.yaml); each can be
-    switched back by itself.
+    Everything is an option of `LampQ`, of which this is another choice; each can be switched back by itself.
     """
 
     name = "lampq_plus"
+
+    type_scaling: bool = False
+    drop: Literal["auto", "accuracy", "loss"] = "loss"
+    labels: Literal["sampled", "dataset"] | None = "dataset"
+    try_next_pairs: int = same(LampQ, "try_next_pairs", default=12)
+    metric: str = setting("output_fisher", check=metric_name)
+    swap_estimates: Literal["reconstruction", "metric", "context"] = "metric"

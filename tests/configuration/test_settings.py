@@ -94,12 +94,12 @@ def test_keys_of_a_part_are_its_constructors_parameters():
 
 
 def test_defaults_of_a_part_are_those_of_its_file():
-    """Beside variants: lampq_plus is LampQ with other values, which say so; null labels of lampq are the task's."""
+    """Beside variants; null labels of lampq are the task's."""
     compared = 0
     for path in sorted(path for group in PARTS for path in (CONF / group).glob("*.yaml")):
         values = yaml.safe_load(path.read_text())
         part = get_class(values.pop("_target_"))
-        if getattr(part, "name", None) != path.stem or path.stem == "lampq_plus":
+        if getattr(part, "name", None) != path.stem:
             continue
         parameters = inspect.signature(part).parameters
         for name, value in values.items():
