@@ -22,6 +22,11 @@ from lampq.errors import LampQError
 from lampq.progress import progress
 from lampq.runs.record import environment
 
+SAVED_BITS, SAVED_IMAGES, SAVED_THREADS = (8, 4), (1, 32), (1, 2)
+"""At which a saved model is run."""
+TURNS = 3
+"""Of which the fastest counts there."""
+
 IMAGES, TOKENS = 32, 197
 """What AdaLog calibrates DeiT on: 32 images of 197 tokens."""
 
@@ -37,7 +42,8 @@ class Timing:
         variant: which way.
         seconds: wall time.
         teraflops: floating point operations of its matrix products, in 10^12, where they were counted.
-        ratio: seconds of the measurement's first variant divided by these (above 1: this one is faster).
+        ratio: seconds of the measurement's first variant divided by these (above 1: this one is faster), or of what
+            the measurement compares with; None until it is known.
         note: what else the reader should know.
     """
 
@@ -45,7 +51,7 @@ class Timing:
     variant: str
     seconds: float
     teraflops: float | None
-    ratio: float = 1.0
+    ratio: float | None = None
     note: str = ""
 
 
@@ -66,7 +72,7 @@ def benchmark(results: Path, only: list[str] | None = None, threads: int | None 
         timings = list(_with_ratios(MEASUREMENTS[name]()))
         for timing in timings:
             print(
-                f"{name:16} {timing.variant:44} {timing.seconds:9.2f} s  x{timing.ratio:.2f}  {timing.note}", flush=True
+                f"{name:16} {timing.variant:44} {timing.seconds:9.4f} s  x{timing.ratio:.2f}  {timing.note}", flush=True
             )
         _write(path, name, timings)
     return path
@@ -262,6 +268,69 @@ def reconstruction() -> Iterator[Timing]:
         yield replace(timings[1], seconds=seconds, note="a step")
 
 
+def saved_model() -> Iterator[Timing]:
+    """DeiT-T with random weights, rounded to nearest, saved: to load it, and to run it in every way, beside full
+    precision in the same runtime."""
+    from lampq.artefact.loading import load_adapter
+    from lampq.artefact.onnx import PACKAGES, need
+    from lampq.artefact.saving import save
+    from lampq.base_quantizers.rtn import RoundToNearest
+    from lampq.plan.bit_plan import BitPlan
+
+    need(*PACKAGES)
+    adapter, threads = _random_deit_tiny(), torch.get_num_threads()
+    for bits in SAVED_BITS:
+        with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+            folder, called = Path(name), f"W{bits}A{bits}"
+            workbench, _ = _workbench(adapter, RoundToNearest(), bits, name, random=True)
+            sites = {s.name: (bits if s.parameters else None, bits) for s in adapter.sites}
+            plan = BitPlan.full_precision(adapter.sites).with_bits(sites)
+            simulated = workbench.quantized_model().apply(plan).adapter
+            save(folder / "model", adapter, simulated, plan, {})
+            timing, (loaded, _) = timed("saved_model", f"{called}, load", lambda at=folder: load_adapter(at / "model"))
+            yield replace(timing, ratio=1.0)
+            for count in SAVED_THREADS:
+                torch.set_num_threads(count)
+                try:
+                    for images in SAVED_IMAGES:
+                        yield from _side_by_side(adapter, loaded, folder, called, images)
+                finally:
+                    torch.set_num_threads(threads)
+
+
+def _side_by_side(adapter, loaded, folder: Path, called: str, images: int) -> Iterator[Timing]:
+    """Seconds an image: the fastest of some turns, in which all ways come one after another."""
+    from lampq.artefact.integer import to_integers
+    from lampq.artefact.onnx.export import export_onnx
+    from lampq.artefact.onnx.openvino import convert
+    from lampq.artefact.onnx.runtimes import network
+
+    integer = loaded.clone()
+    to_integers(integer)
+    ways = {"PyTorch": {"full precision": adapter.run, "simulation": loaded.run, "integers": integer.run}}
+    for of, model in (("full precision", adapter), ("quantized", loaded)):
+        file = folder / f"{of}.onnx"
+        if not file.is_file():
+            export_onnx(model, file)
+            convert(file, file.with_suffix(".xml"))
+        for runtime, ending in (("onnxruntime", ".onnx"), ("OpenVINO", ".xml")):
+            ways.setdefault(runtime, {})[of] = network(file.with_suffix(ending))
+    x = torch.randn(images, *adapter.input_size, generator=torch.Generator().manual_seed(0))
+    fastest: dict[tuple[str, str], float] = {}
+    for turn in range(1 + TURNS):
+        for runtime, variants in ways.items():
+            for variant, run in variants.items():
+                start = time.perf_counter()
+                run(x)
+                if turn:  # some prepare their kernels in the first one
+                    seconds = (time.perf_counter() - start) / images
+                    fastest[runtime, variant] = min(seconds, fastest.get((runtime, variant), seconds))
+    threads = torch.get_num_threads()
+    for (runtime, variant), seconds in fastest.items():
+        where = f"{called}, {images} images, {threads} threads: {runtime}, {variant}"
+        yield Timing("saved_model", where, seconds, None, fastest[runtime, "full precision"] / seconds, "an image")
+
+
 MEASUREMENTS: dict[str, Callable[[], Iterator[Timing]]] = {
     "weight_search": weight_search,
     "activation_search": activation_search,
@@ -270,31 +339,41 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Timing]]] = {
     "lampq_run": lampq_run,
     "synthesis": synthesis,
     "reconstruction": reconstruction,
+    "saved_model": saved_model,
 }
 
 
 def _deit_tiny():
-    from lampq.models.timm_adapters import adapt
     from lampq.models.timm_classifier import TimmClassifier
 
-    if "LAMPQ_DATA" in os.environ:
-        checkpoint = str(Path(os.environ["LAMPQ_DATA"]) / CHECKPOINT)
-        return TimmClassifier("deit_tiny_patch16_224.fb_in1k", checkpoint).build(torch.device("cpu"))
+    if "LAMPQ_DATA" not in os.environ:
+        return _random_deit_tiny()
+    checkpoint = str(Path(os.environ["LAMPQ_DATA"]) / CHECKPOINT)
+    return TimmClassifier("deit_tiny_patch16_224.fb_in1k", checkpoint).build(torch.device("cpu"))
+
+
+def _random_deit_tiny():
     import timm
 
+    from lampq.models.timm_adapters import adapt
+
     torch.manual_seed(0)
-    return adapt("deit_tiny_patch16_224", timm.create_model("deit_tiny_patch16_224"), input_size=(3, 224, 224))
+    name = "deit_tiny_patch16_224"
+    adapter = adapt(name, timm.create_model(name), input_size=(3, 224, 224))
+    adapter.architecture = {"library": "timm", "name": name, "arguments": {}}
+    return adapter
 
 
-def _workbench(adapter, base_quantizer, bits: int, folder: str):
-    """A workbench on the calibration images, and a budget of equal bits."""
+def _workbench(adapter, base_quantizer, bits: int, folder: str, random: bool = False):
+    """A workbench on the calibration images (or on a few random ones), and a budget of equal bits."""
     from lampq.datasets.given import GivenImages
     from lampq.plan.budget import Budget
     from lampq.storage.store import Store
     from lampq.tasks.classification import ClassificationTask
     from lampq.workbench import open_workbench
 
-    task = ClassificationTask(adapter, GivenImages(_calibration_images(adapter)), 0, torch.device("cpu"))
+    images = torch.randn(2, *adapter.input_size) if random else _calibration_images(adapter)
+    task = ClassificationTask(adapter, GivenImages(images), 0, torch.device("cpu"))
     budget = Budget(bits, bits, (bits,), "fixed", (bits, bits), "target")
     return open_workbench(adapter, task, base_quantizer, Store(Path(folder)), budget), budget
 
@@ -323,13 +402,14 @@ def _with_ratios(timings: Iterator[Timing]) -> Iterator[Timing]:
     first = None
     for timing in timings:
         first = first or timing.seconds
-        yield replace(timing, ratio=first / timing.seconds)
+        yield timing if timing.ratio is not None else replace(timing, ratio=first / timing.seconds)
 
 
 def _write(path: Path, name: str, timings: list[Timing]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    here = environment("cpu", torch.get_num_threads())
-    packages = " ".join(f"{key}={value}" for key, value in here["packages"].items() if key in ("torch", "timm"))
+    runtimes = ("onnxruntime", "openvino") if name == "saved_model" else ()
+    here = environment("cpu", torch.get_num_threads(), ("torch", "timm", *runtimes))
+    packages = " ".join(f"{key}={value}" for key, value in here["packages"].items())
     where = {"device": here["processor"], "threads": here["threads"], "packages": packages}
     where |= {"commit": here["commit"], "started": here["started"]}
     columns = [*Timing.__dataclass_fields__, *where]
@@ -340,7 +420,7 @@ def _write(path: Path, name: str, timings: list[Timing]) -> None:
     rows = [
         {
             **vars(t),
-            "seconds": f"{t.seconds:.3f}",
+            "seconds": f"{t.seconds:.3f}" if t.seconds >= 1 else f"{t.seconds:.5f}",
             "teraflops": "" if t.teraflops is None else f"{t.teraflops:.4f}",
             "ratio": f"{t.ratio:.2f}",
             **where,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lampq.artefact.onnx.checking import check_export
+from lampq.artefact.onnx.checking import check_export, size_on_disk
 from lampq.artefact.onnx.codes import code_flips, simulated_codes
 from lampq.artefact.onnx.runtimes import graph_codes, network
 from lampq.errors import LampQError
@@ -24,7 +24,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from lampq.artefact.onnx.export import export_onnx
-from lampq.artefact.onnx.openvino import export_openvino
+from lampq.artefact.onnx.openvino import convert, export_openvino
 
 METHODS = {
     "adalog": vit_adapter,
@@ -37,25 +37,26 @@ METHODS = {
 
 
 def quantized(name, root):
+    """A network of 2, 3, 4 and 8 bits, and its packed size in bytes."""
     method = quantizer(name)
     workbench = search_over(METHODS[name](), root, base_quantizer=method)
     plan = mixed(workbench.adapter, method)
-    return workbench.quantized_model().apply(plan).adapter
+    return workbench.quantized_model().apply(plan).adapter, workbench.sizes(plan)["packed_bytes"]
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A network, and its file with all that a stranger needs."""
+    """A network, its file with all that a stranger needs, and its packed size in bytes."""
     folder = tmp_path_factory.mktemp("exported")
-    adapter, path = quantized("ptq4vit", folder), folder / "model.onnx"
+    (adapter, packed), path = quantized("ptq4vit", folder), folder / "model.onnx"
     names = [f"class {number}" for number in range(adapter.classes)]
     export_onnx(adapter, path, about={"data_config": {"mean": [0.5] * 3, "std": [0.5] * 3}, "class_names": names})
-    return adapter, path
+    return adapter, path, packed
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_other_runtimes_find_the_same_classes(name, tmp_path):
-    adapter, path = quantized(name, tmp_path), tmp_path / "model.onnx"
+    (adapter, _), path = quantized(name, tmp_path), tmp_path / "model.onnx"
     x = images(adapter, 24, seed=5)
     with torch.no_grad():
         expected = adapter.run(x)
@@ -86,7 +87,7 @@ def mistaken(adapter, name):
 
 @pytest.mark.parametrize(("name", "why"), [("patch_embed.proj", "more than last bits can"), ("head", "fewer than")])
 def test_a_file_that_computes_something_else_is_not_kept(name, why, exported, tmp_path):
-    adapter, path = exported
+    adapter, path, _ = exported
     path = shutil.copy(path, tmp_path / "model.onnx")
     x = images(adapter, 16)
     told = check_export(adapter, path, x, force=False)
@@ -98,8 +99,22 @@ def test_a_file_that_computes_something_else_is_not_kept(name, why, exported, tm
     assert not path.exists()
 
 
+def test_weights_keep_their_bits_in_either_file(exported):
+    """Beside them there are some hundred bytes of constants a site, and no weights of 32 bits."""
+    openvino = pytest.importorskip("openvino")
+    adapter, path, packed = exported
+    file = convert(path, path.with_suffix(".xml"))
+    size, weights = size_on_disk(file), file.with_suffix(".bin").stat().st_size
+    assert size == weights + file.stat().st_size
+    assert packed < weights < packed + 400 * len(adapter.sites)
+    constants = [op for op in openvino.Core().read_model(str(file)).get_ops() if op.get_type_name() == "Constant"]
+    wide = [op for op in constants if op.get_element_type().get_type_name() == "f32"]
+    largest = max(module.weight.numel() for module in adapter.network.modules() if hasattr(module, "weight"))
+    assert max(op.data.size for op in wide) < largest / 2
+
+
 def test_every_code_of_a_graph_is_compared(exported):
-    adapter, path = exported
+    adapter, path, _ = exported
     x = images(adapter, 4)
     expected, found = simulated_codes(adapter, x), graph_codes(path, adapter)(x)
     assert found.keys() == expected.keys() and {name.partition("/")[2] for name in found} == {"input", "a", "b"}
@@ -109,7 +124,7 @@ def test_every_code_of_a_graph_is_compared(exported):
 
 
 def test_a_stranger_needs_no_pytorch(exported, tmp_path):
-    adapter, path = exported
+    adapter, path, _ = exported
     Image.new("RGB", (60, 48), (200, 30, 90)).save(tmp_path / "image.png")
     page = (Path(__file__).resolve().parents[3] / "docs" / "export.md").read_text()
     script = re.findall(r"```python\n(.*?)```", page, re.S)[-1]

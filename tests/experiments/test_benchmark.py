@@ -1,0 +1,38 @@
+"""Rows of the benchmark: a saved model in every way that it runs."""
+
+import csv
+
+import pytest
+import torch
+
+from experiments import benchmark
+from lampq.errors import LampQError
+from lampq.models.embedded.embedded_classifier import EmbeddedClassifier
+
+
+def test_a_saved_model_is_timed_beside_full_precision_in_each_runtime(tmp_path, monkeypatch):
+    for package in ("onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    small = EmbeddedClassifier("shapes_vit").build(torch.device("cpu"))
+    monkeypatch.setattr(benchmark, "_random_deit_tiny", lambda: small)
+    monkeypatch.setattr(benchmark, "SAVED_BITS", (4,))
+    monkeypatch.setattr(benchmark, "SAVED_IMAGES", (3,))
+    monkeypatch.setattr(benchmark, "SAVED_THREADS", (1,))
+    with benchmark.benchmark(tmp_path, ["saved_model"]).open() as file:
+        load, *rows = csv.DictReader(file)
+    assert load["variant"] == "W4A4, load" and float(load["seconds"]) > 0
+    ways = [row["variant"].partition("3 images, 1 threads: ")[2] for row in rows]
+    in_pytorch = ["PyTorch, full precision", "PyTorch, simulation", "PyTorch, integers"]
+    assert ways[:3] == in_pytorch and set(ways[3:]) == {
+        f"{runtime}, {which}" for runtime in ("onnxruntime", "OpenVINO") for which in ("full precision", "quantized")
+    }
+    seconds = {way: float(row["seconds"]) for way, row in zip(ways, rows, strict=True)}
+    for way, row in zip(ways, rows, strict=True):
+        full = seconds[f"{way.partition(',')[0]}, full precision"]
+        assert float(row["ratio"]) == pytest.approx(full / seconds[way], rel=0.05, abs=0.01)
+    assert "onnxruntime=" in rows[0]["packages"] and torch.get_num_threads() == 1
+
+
+def test_another_name_is_refused(tmp_path):
+    with pytest.raises(LampQError, match="--only nothing: no such measurement; there are weight_search"):
+        benchmark.benchmark(tmp_path, ["nothing"])
