@@ -195,12 +195,19 @@ def test_a_mistake_is_one_line(case, network, pictures):
 
 def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
-    space = {}
+    code, elsewhere = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    space, other = {}, {}
     exec(code, space)
     assert (tmp_path / "plan.json").is_file()
     assert space["logits"].shape == (4, 7)
     assert "weight bits on average" in capsys.readouterr().out
+    exec(elsewhere, other)
+    with torch.no_grad():
+        expected = space["q"].network(other["images"])
+    assert torch.equal(other["logits"], expected) and not torch.equal(other["network"](other["images"]), expected)
+    assert torch.equal(other["classes"], expected.argmax(1))
+    with pytest.raises(lampq.LampQError, match="give one of the same"):
+        lampq.load("model", network=vision_transformer())
 
 
 @pytest.mark.parametrize("name", lampq.__all__)

@@ -33,7 +33,7 @@ def bare_adapter(
                 f"network=None: the model was made from a network of one's own ({name}); give one of its class and "
                 "sizes by network="
             )
-        network = copy.deepcopy(network).cpu().float()
+        network = copy.deepcopy(network).eval().cpu().float()
         if network_name(network) != name:
             raise LampQError(f"network={network_name(network)}: the model was made from {name}; give one of the same")
     elif library == "timm":
