@@ -1,34 +1,27 @@
 """LampQ in context, ours: bits changed by what a change promises in the model at the last plan, near that plan."""
 
-import contextlib
 import logging
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.lampq import LampQ
 from lampq.allocation.search_space import SearchSpace
 from lampq.allocation.solvers.dynamic_program import Near, optimal_plan
 from lampq.allocation.solvers.quadratic_program import QuadraticProblem, solve_quadratic_program
-from lampq.errors import LampQError
 from lampq.parts import same, setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.plan.groups import Group
 from lampq.progress import progress
-from lampq.sensitivity.context import Context, layer_changes, predicted
+from lampq.sensitivity.context import Context, plan_changes
 from lampq.sensitivity.scores import at_the_target, by_text
 from lampq.tasks.score import Accept, paired_change
 from lampq.workbench import Workbench
 
 log = logging.getLogger(__name__)
-
-METRIC = Context(monotone=False)
-"""Not monotone: a layer that is predicted to do worse at more bits keeps those that it has."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +74,7 @@ class LampQContext(Allocator):
     """
 
     name = "lampq_context"
+    chooses_sites = True
 
     start: Literal["uniform", "lampq_ilp"] = "uniform"
     rounds: int = setting(12, minimum=0)
@@ -110,87 +104,110 @@ class LampQContext(Allocator):
             LampQError: no plan keeps the budget, or the base quantizer is not defined at a bit-width needed.
         """
         workbench.bank.check_bits("bit_set", *budget.candidates)
-        sites, space = workbench.adapter.sites, SearchSpace.open(workbench, budget)
-        first = current = budget.plan(sites, self._first(workbench, budget, space))
-        workbench.evaluator.set_base(first)
+        space, evaluator = SearchSpace.open(workbench, budget), workbench.evaluator
+        bits = self._first(workbench, budget, space)
+        first = current = self._plan(workbench, budget, space, bits)
+        evaluator.set_base(first)
         workbench.bank.calibrate(first)
-        best, trust, costs, rounds = workbench.evaluator.score(first), self.trust, None, []
+        best, trust, center, rounds = evaluator.score(first), self.trust, None, []
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
         while len(rounds) < limit and trust > 1:
-            changes = layer_changes(workbench, budget, current, self.context_images)
-            costs = METRIC.costs({name: {b: predicted(d) for b, d in row.items()} for name, row in changes.items()})
-            bits, expected = self._least(space, space.group_bits(current.layer_bits()), changes, trust)
+            center = current
+            chosen, expected = self._least(space, bits, self._changes(workbench, budget, space, current, bits), trust)
             if expected >= 0:
                 break
-            candidate = budget.plan(sites, space.layer_bits(bits))
+            candidate = self._plan(workbench, budget, space, chosen)
             workbench.bank.calibrate(candidate)
-            score = workbench.evaluator.score(candidate, keep=True)
+            score = evaluator.score(candidate, keep=True)
             better = score.improves_on(best, self.accept, self.accept_factor)
-            moved = _moved(space, current, candidate)
+            moved = _moved(space, bits, chosen)
             found = paired_change(score, best)
             rounds.append(Round(trust, moved, expected, *found, score.accuracy, score.mean_loss, better))
             _tell(len(rounds), rounds[-1])
             if better:
-                current, best = candidate, score
-                workbench.evaluator.set_base(current)
+                current, bits, best = candidate, chosen, score
+                evaluator.set_base(current)
             else:
                 trust = len(moved) // 2
             bar.update()
         bar.close()
         origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": first.layer_bits()}
         origin |= {"rounds": [asdict(each) for each in rounds]}
-        if costs is None:
-            return budget.plan(sites, current.layer_bits(), origin)
-        plan = budget.plan(sites, current.layer_bits(), {**origin, "scores": by_text(costs)})
+        plan = self._plan(workbench, budget, space, bits, origin)
+        if center is None or budget.beyond_layers:
+            return plan
+        metric = Context(monotone=False, context_images=self.context_images)
+        costs = metric.costs(metric.scores(workbench, budget, center))  # all of it is stored
+        plan.origin["scores"] = by_text(costs)
         return plan.with_scores(at_the_target(costs, budget))
 
-    def _first(self, workbench: Workbench, budget: Budget, space: SearchSpace) -> dict[str, int]:
-        """Bits of each layer to start from, by name."""
+    def _first(self, workbench: Workbench, budget: Budget, space: SearchSpace) -> list[int]:
+        """Bits of each group to start from."""
         if self.start == "lampq_ilp":
             labels = "sampled" if workbench.task.name == "classification" else "dataset"
             lampq = LampQ(mu=self.mu, beta=self.beta, gamma=self.gamma, labels=labels, iterative_update=False)
-            return lampq.allocate(workbench, budget).layer_bits()
-        for bits in sorted(budget.candidates, reverse=True):
-            if bits <= budget.weight_bits:
-                with contextlib.suppress(LampQError):  # pins may leave less
-                    return space.equal_bits(bits)
-        return space.equal_bits(min(budget.candidates))
+            plan = lampq.allocate(workbench, replace(budget, allocate="layers"))
+            return [next(b for b, pair in g.pairs.items() if pair == plan[g.layers[0].name].bits) for g in space.groups]
+        for target in sorted(budget.candidates, reverse=True):
+            if target <= budget.weight_bits:
+                chosen = {group.name: _equal(group, target, budget) for group in space.groups}
+                if space.spent(chosen) <= space.room:  # pins may leave less
+                    return list(chosen.values())
+        return [group.bits[0] for group in space.groups]
 
-    def _least(
-        self, space: SearchSpace, here: Mapping[str, int], changes: Mapping[str, Mapping[int, Tensor]], trust: int
-    ) -> tuple[list[int], float]:
+    def _plan(
+        self, workbench: Workbench, budget: Budget, space: SearchSpace, bits: list[int], origin: dict | None = None
+    ) -> BitPlan:
+        return budget.plan_of(workbench.adapter.sites, space.pairs(bits), origin)
+
+    def _changes(
+        self, workbench: Workbench, budget: Budget, space: SearchSpace, current: BitPlan, bits: list[int]
+    ) -> np.ndarray:
+        """d_n of each group at whatever it may have, ``[groups, bits, images]``; 0 where there is nothing to choose."""
+        others = {
+            (row, b): self._plan(workbench, budget, space, [*bits[:row], b, *bits[row + 1 :]])
+            for row, group in enumerate(space.groups)
+            for b in group.bits
+        }
+        found = plan_changes(workbench, current, others, self.context_images)
+        changes = np.zeros((len(space.groups), len(space.bits), len(next(iter(found.values())))))
+        for (row, b), change in found.items():
+            changes[row, space.bits.index(b)] = change.numpy()
+        return changes
+
+    def _least(self, space: SearchSpace, bits: list[int], changes: np.ndarray, trust: int) -> tuple[list[int], float]:
         """Bits of each group in the plan of least predicted loss that differs in few groups, and what is predicted.
 
         Args:
-            here: bits of each group now, by name.
-            changes: d_n of each layer at each bit-width.
+            bits: of each group now.
+            changes: see `_changes`.
         """
-        images = len(next(iter(next(iter(changes.values())).values())))
-        moves = np.zeros((len(space.groups), len(space.bits), images))
-        costs = np.full(moves.shape[:2], math.inf)
-        for row, group in enumerate(space.groups):
-            for bits in group.bits:
-                column = space.bits.index(bits)
-                if not group.pinned:
-                    moves[row, column] = sum(changes[layer.name][bits].numpy() for layer in group.layers)
-                costs[row, column] = moves[row, column].mean() + np.square(moves[row, column]).mean() / 2
-        problem = space.problem(costs)
-        near = Near([space.bits.index(here[group.name]) for group in space.groups], trust)
+        allowed = np.array([[b in group.spending for b in space.bits] for group in space.groups])
+        costs = np.where(allowed, changes.mean(2) + np.square(changes).mean(2) / 2, np.inf)
+        problem, near = space.problem(costs), Near([space.bits.index(b) for b in bits], trust)
         if not self.cross_terms:
             choice = optimal_plan(problem, near)
             return problem.bits_of(choice), problem.objective(choice)
-        rows = moves.reshape(-1, images)
-        interactions = (rows @ rows.T / (2 * images)).reshape(*costs.shape, *costs.shape)
+        rows = changes.reshape(-1, changes.shape[2])
+        interactions = (rows @ rows.T / (2 * rows.shape[1])).reshape(*costs.shape, *costs.shape)
         together = QuadraticProblem.checked(problem, (interactions + interactions.transpose(2, 3, 0, 1)) / 2, near)
         choice = solve_quadratic_program(together, self.maximum_nodes).choice
         return problem.bits_of(choice), together.objective(choice)
 
 
-def _moved(space: SearchSpace, before: BitPlan, after: BitPlan) -> dict[str, list[int]]:
+def _equal(group: Group, target: int, budget: Budget) -> int:
+    """The most bits that a group may have up to a target, operands as many more or fewer as inputs in the budget; what
+    is pinned keeps its own."""
+    operands = group.layers[0].is_matmul
+    most = target + int(budget.activation_bits - budget.weight_bits) if operands else target
+    return group.bits[0] if group.pinned else max((b for b in group.bits if b <= most), default=group.bits[0])
+
+
+def _moved(space: SearchSpace, before: list[int], after: list[int]) -> dict[str, list[int]]:
     """The groups whose bits differ, by name: bits before and after."""
-    old, new = (space.group_bits(plan.layer_bits()) for plan in (before, after))
-    return {name: [bits, new[name]] for name, bits in old.items() if bits != new[name]}
+    rows = zip(space.groups, before, after, strict=True)
+    return {group.name: [old, new] for group, old, new in rows if old != new}
 
 
 def _tell(number: int, done: Round) -> None:

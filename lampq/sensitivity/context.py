@@ -13,10 +13,15 @@ is to first order what image n's loss changes by, and
 what the mean loss does to second order, the second term being the Gauss-Newton one with the empirical Fisher
 information. Of several changes at once the d_n of an image add up; with the squares of the sum taken, the second term
 says which errors cancel or compound (`predicted`).
+
+The gradient takes the derivatives of full precision, as all metrics at a plan do. Those of quantized weights and
+operands put the layers of the embedded model in the same order (Spearman 0.92 and 0.93 with the true changes, on 256
+images).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +37,14 @@ from lampq.plan.groups import pinned
 from lampq.plan.sites import Site
 from lampq.progress import progress
 from lampq.sensitivity.metric import Metric
-from lampq.sensitivity.scores import Scores, falling
+from lampq.sensitivity.scores import Scores, SiteScores, falling, falling_in_both
 from lampq.sensitivity.straight_through import straight_through
 from lampq.workbench import Workbench
 
 CHUNK = 16
 """Images run at once; fixed, so that changes do not depend on a user's batch size."""
+
+K = TypeVar("K")
 
 Changes = dict[str, dict[Bits, Tensor]]
 """d_n by site and bits, float64 ``[images of D]`` in nats."""
@@ -58,10 +65,11 @@ class Context(Metric):
     """
 
     name = "context"
+    scores_sites = True
     at_plans = True
 
     monotone: bool = True
-    context_images: int | None = setting(None, minimum=1)
+    context_images: int | None = setting(256, minimum=1)
 
     def scores(self, workbench: Workbench, budget: Budget, plan: BitPlan | None = None) -> Scores:
         """Nats, relative to the plan.
@@ -72,10 +80,22 @@ class Context(Metric):
         changes = layer_changes(workbench, budget, plan or equal_bits(workbench, budget), self.context_images)
         return {name: {b: predicted(d) for b, d in row.items()} for name, row in changes.items()}
 
+    def site_scores(self, workbench: Workbench, budget: Budget, options: Mapping[str, Sequence[Bits]]) -> SiteScores:
+        """Nats, relative to equal bits at the target."""
+        found = context_changes(workbench, equal_bits(workbench, budget), options, self.context_images)
+        return {name: {bits: predicted(d) for bits, d in row.items()} for name, row in found.items()}
+
+    def site_costs(self, scores: SiteScores) -> SiteScores:
+        return above_the_least({name: falling_in_both(row) if self.monotone else row for name, row in scores.items()})
+
     def costs(self, scores: Scores) -> Scores:
         """How far each is above the layer's least, so that none is below 0."""
-        rows = {name: falling(row) if self.monotone else row for name, row in scores.items()}
-        return {name: {b: value - min(row.values()) for b, value in row.items()} for name, row in rows.items()}
+        return above_the_least({name: falling(row) if self.monotone else row for name, row in scores.items()})
+
+
+def above_the_least(scores: Mapping[str, Mapping[K, float]]) -> dict[str, dict[K, float]]:
+    """Scores less the smallest of their row."""
+    return {name: {key: value - min(row.values()) for key, value in row.items()} for name, row in scores.items()}
 
 
 def predicted(changes: Tensor) -> float:
@@ -99,23 +119,30 @@ def layer_changes(
         images: the first so many of D; None: all.
     """
     sites, bits = workbench.adapter.sites, plan.layer_bits()
-    moved: dict[str, dict[int, dict[str, Bits]]] = {}
-    for layer in workbench.layers:
-        moved[layer.name] = {}
-        for b in budget.candidates:
-            there = budget.plan(sites, {**bits, layer.name: b})
-            both = zip(plan.sites, there.sites, strict=True)
-            moved[layer.name][b] = {new.name: new.bits for old, new in both if old.bits != new.bits}
+    others = {(s.name, b): budget.plan(sites, {**bits, s.name: b}) for s in workbench.layers for b in budget.candidates}
+    found = plan_changes(workbench, plan, others, images)
+    return {s.name: {b: found[s.name, b] for b in budget.candidates} for s in workbench.layers}
+
+
+def plan_changes(
+    workbench: Workbench, plan: BitPlan, others: Mapping[K, BitPlan], images: int | None = None
+) -> dict[K, Tensor]:
+    """d_n of other plans, each the sum over the sites in which it differs, by what names the plan.
+
+    Args:
+        plan: where the changes start from.
+        images: the first so many of D; None: all.
+    """
     options: dict[str, list[Bits]] = {}
-    for change in (change for row in moved.values() for change in row.values()):
-        for name, wanted in change.items():
-            options.setdefault(name, []).append(wanted)
+    moved: dict[K, dict[str, Bits]] = {}
+    for key, other in others.items():
+        both = zip(plan.sites, other.sites, strict=True)
+        moved[key] = {new.name: new.bits for old, new in both if old.bits != new.bits}
+        for name, bits in moved[key].items():
+            options.setdefault(name, []).append(bits)
     found = context_changes(workbench, plan, options, images)
     none = torch.zeros(_count(workbench, images), dtype=torch.float64)
-    return {
-        layer: {b: sum((found[name][at] for name, at in change.items()), none) for b, change in row.items()}
-        for layer, row in moved.items()
-    }
+    return {key: sum((found[name][bits] for name, bits in change.items()), none) for key, change in moved.items()}
 
 
 def context_changes(

@@ -117,6 +117,20 @@ def test_room_that_is_left_is_used(store):
     assert {bits for name, bits in start.items() if ".0." not in name} == {3}, "pins leave less"
 
 
+@pytest.mark.parametrize("start", ["uniform", "lampq_ilp"])
+def test_operands_and_everything_outside_the_blocks_are_changed_under_one_limit(store, start):
+    search, target = search_over(vit_adapter(), store), replace(budget(), unit="bops", allocate="all")
+    plan = LampQContext(start=start, accept="loss", rounds=3).allocate(search, target)
+    rounds, sites = plan.origin["rounds"], search.adapter.sites
+    assert any(each["accepted"] for each in rounds)
+    kinds = {search.adapter.site(name).type for each in rounds for name in each["changes"]}
+    assert kinds & {"qk", "pv"} and kinds & {"head", "patch_embed"}
+    equal = target.plan(sites, {s.name: 3 for s in search.layers})
+    assert realised_costs(sites, plan)["bops"] <= realised_costs(sites, equal)["bops"]
+    after = {name: bits for each in rounds if each["accepted"] for name, (_, bits) in each["changes"].items()}
+    assert all(bits in plan[name].bits for name, bits in after.items())
+
+
 def test_the_first_plan_may_be_lampqs(store):
     search = search_over(vit_adapter(), store)
     plan = LampQContext(start="lampq_ilp", rounds=0, gamma=2).allocate(search, budget())

@@ -155,6 +155,16 @@ def test_costs_are_above_a_layers_least_and_fall_if_asked_for(vit):
     assert Context().costs(rows) == {"a": {2: 0.75, 3: 0.25, 4: 0.25, 5: 0.0}}
 
 
+def test_any_site_is_scored_relative_to_equal_bits(vit):
+    options = {"blocks.1.attn.qk": [Bits(None, 2), Bits(None, 3)], "head": [Bits(4, 5)]}
+    found = Context().site_scores(vit, budget(), options)
+    changes = context_changes(vit, equal_bits(vit, budget()), options)
+    expected = {name: {bits: predicted(d) for bits, d in row.items()} for name, row in changes.items()}
+    assert found == expected and found["blocks.1.attn.qk"][Bits(None, 3)] == 0
+    costs = Context().site_costs(found)
+    assert costs["blocks.1.attn.qk"][Bits(None, 2)] >= 0 and costs["head"] == {Bits(4, 5): 0}
+
+
 def test_operands_that_follow_a_layer_count_in_its_changes(vit):
     target = replace(budget(), operand_bits="follow_qkv")
     plan = target.plan(vit.adapter.sites, {s.name: 3 for s in vit.layers})
