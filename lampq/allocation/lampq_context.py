@@ -80,7 +80,7 @@ class LampQContext(Allocator):
     rounds: int = setting(12, minimum=0)
     trust: int = setting(8, minimum=2)
     context_images: int | None = same(Context, "context_images")
-    cross_terms: bool = False
+    cross_terms: bool = True
     maximum_nodes: int | None = setting(0, minimum=0)
     accept: Accept = "paired"
     accept_factor: float = setting(1.0, at_least=0)

@@ -69,7 +69,7 @@ class Context(Metric):
     at_plans = True
 
     monotone: bool = True
-    context_images: int | None = setting(256, minimum=1)
+    context_images: int | None = setting(None, minimum=1)
 
     def scores(self, workbench: Workbench, budget: Budget, plan: BitPlan | None = None) -> Scores:
         """Nats, relative to the plan.

@@ -22,7 +22,7 @@ OPTIONS = {
     "rounds": 1,
     "trust": 2,
     "context_images": 16,
-    "cross_terms": True,
+    "cross_terms": False,
     "maximum_nodes": None,
     "accept": "accuracy",
     "accept_factor": 50,
@@ -32,7 +32,7 @@ OPTIONS = {
     "max_evaluations": 0,
 }
 USED_WITH = {
-    "maximum_nodes": {"cross_terms": True, "trust": 6},
+    "maximum_nodes": {"trust": 6},
     **{option: {"start": "lampq_ilp", "rounds": 0, "gamma": 2} for option in ("mu", "beta", "gamma")},
 }
 
@@ -57,7 +57,7 @@ def plans_of(search, plan, target):
 @pytest.fixture(scope="module")
 def found(store):
     search = search_over(vit_adapter(), store)
-    return search, LampQContext(trust=6, accept_factor=0).allocate(search, budget())
+    return search, LampQContext(trust=6, accept_factor=0, cross_terms=False).allocate(search, budget())
 
 
 def test_every_round_tells_what_was_predicted_and_what_d_says(found):
@@ -84,7 +84,7 @@ def test_few_layers_change_and_fewer_after_a_plan_that_is_not_better(found):
 def test_a_round_takes_the_best_plan_that_is_near_enough(tmp_path):
     """Out of all plans of one block in which no more than two layers change, by their sums of predictions."""
     search, target = search_over(vit_adapter(1), tmp_path), budget(3, (2, 3, 4))
-    plan = LampQContext(trust=2, rounds=1).allocate(search, target)
+    plan = LampQContext(trust=2, rounds=1, cross_terms=False).allocate(search, target)
     (before, after), each = plans_of(search, plan, target)[0], plan.origin["rounds"][0]
     changes, space = layer_changes(search, target, before), SearchSpace.open(search, target)
     here, sums = before.layer_bits(), {}
@@ -99,7 +99,7 @@ def test_a_round_takes_the_best_plan_that_is_near_enough(tmp_path):
 
 def test_with_cross_terms_the_prediction_is_that_of_all_changes_together(found):
     search, alone = found
-    plan = LampQContext(trust=6, accept_factor=0, cross_terms=True).allocate(search, budget())
+    plan = LampQContext(trust=6, accept_factor=0).allocate(search, budget())
     for each, (before, _) in zip(plan.origin["rounds"], plans_of(search, plan, budget()), strict=True):
         changes = layer_changes(search, budget(), before)
         together = sum(changes[name][bits] for name, (_, bits) in each["changes"].items())
