@@ -9,6 +9,7 @@ from lampq.artefact.onnx import need
 from lampq.artefact.saving import TENSORS, is_saved
 from lampq.configuration.settings import Settings
 from lampq.errors import LampQError
+from lampq.models.detection.backbone import DetectorBackbone
 from lampq.plan.bit_plan import BitPlan
 from lampq.runs.preparation import Prepared
 from lampq.runs.reopening import reopen
@@ -74,11 +75,14 @@ def export(text: str, results: Path, to: str, out: Path, opset: int, force: bool
     quantized, description = load_adapter(folder)
     about = {"data_config": description["data_config"], "class_names": description["about"].get("class_names")}
     about |= {"plan": description["plan"]["sites"], "made": description["about"].get("made")}
+    images = prepared.task.calibration_images
+    if quantized.task == "detection":
+        quantized = DetectorBackbone.of(quantized)
+        images = quantized.fitted(images)
     if to == "onnx":
         export_onnx(quantized, out, opset, about)
     else:
         export_openvino(quantized, out, about)
-    images = prepared.task.calibration_images
     return check_export(quantized, out, images, force)
 
 

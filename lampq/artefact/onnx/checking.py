@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lampq.artefact.onnx.codes import Flips, code_flips, formats, simulated_codes
+from lampq.artefact.onnx.codes import CHUNK, Flips, code_flips, formats, simulated_codes
 from lampq.artefact.onnx.runtimes import graph_codes, network
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
@@ -36,14 +36,16 @@ def check_export(quantized: ModelAdapter, path: Path, images: Tensor, force: boo
     Raises:
         LampQError: codes differ where nothing but last bits may, or too many classes do; the file is removed.
     """
-    run = network(path)
+    run, classifier = network(path), quantized.task == "classification"
+    batch, chunk = (BATCH, CHUNK) if classifier else (1, 1)
     with torch.inference_mode():
-        expected, found = (torch.cat([f(chunk) for chunk in images.split(BATCH)]) for f in (quantized.run, run))
-    flips = code_flips(lambda chunk: simulated_codes(quantized, chunk), graph_codes(path, quantized), images)
-    agreement = float((expected.argmax(1) == found.argmax(1)).float().mean())
+        expected, found = (torch.cat([f(some) for some in images.split(batch)]) for f in (quantized.run, run))
+    flips = code_flips(lambda some: simulated_codes(quantized, some), graph_codes(path, quantized), images, chunk)
+    agreement = float((expected.argmax(1) == found.argmax(1)).float().mean()) if classifier else 1.0
+    classes = f"the class is the simulation's on {100 * agreement:.1f} %, " if classifier else ""
     told = (
-        f"{path}: {size_on_disk(path):,} bytes; on {len(images)} calibration images the class is the simulation's on "
-        f"{100 * agreement:.1f} %, {flips.percent:.4f} % of the activations' codes differ, logits differ by "
+        f"{path}: {size_on_disk(path):,} bytes; on {len(images)} calibration images {classes}{flips.percent:.4f} % of "
+        f"the activations' codes differ, {'logits' if classifier else 'features'} differ by "
         f"{float((expected - found).abs().max()):.2e} at most"
     )
     bits = formats(quantized)[flips.first].bits if flips.first else 0

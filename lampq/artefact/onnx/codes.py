@@ -82,16 +82,19 @@ def simulated_codes(adapter: ModelAdapter, images: Tensor) -> Codes:
     return seen
 
 
-def code_flips(expected: Callable[[Tensor], Codes], found: Callable[[Tensor], Codes], images: Tensor) -> Flips:
+def code_flips(
+    expected: Callable[[Tensor], Codes], found: Callable[[Tensor], Codes], images: Tensor, chunk: int = CHUNK
+) -> Flips:
     """How many codes of the same images differ.
 
     Args:
         expected, found: codes of some images.
+        chunk: how many at a time.
     """
     flips = Flips()
     with torch.inference_mode():
-        for chunk in images.split(CHUNK):
-            ours, theirs = expected(chunk), found(chunk)
+        for some in images.split(chunk):
+            ours, theirs = expected(some), found(some)
             for name, codes in ours.items():
                 steps = (theirs[name].long() - codes.long()).abs()
                 differ = int((steps > 0).sum())

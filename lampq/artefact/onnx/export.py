@@ -15,6 +15,7 @@ from lampq.artefact.onnx.graph import Graph
 from lampq.artefact.onnx.sites import write_site
 from lampq.errors import LampQError
 from lampq.models.adapter import InSegments, ModelAdapter
+from lampq.models.detection.backbone import DetectorBackbone, Maps
 from lampq.number_formats.base import NumberFormat
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
@@ -29,7 +30,8 @@ DOMAIN = "lampq"
 
 
 def export_onnx(adapter: ModelAdapter, path: str | Path, opset: int = 18, about: dict[str, Any] | None = None) -> None:
-    """Write a quantized classifier as ONNX: input ``images [batch, channels, height, width]``, output ``logits``.
+    """Write a quantized classifier as ONNX: input ``images [batch, channels, height, width]``, output ``logits``. Or
+    the backbone of a detector: one image as input, outputs ``features0`` and on, the finest map first.
 
     Args:
         adapter: the quantized model, on the CPU.
@@ -38,10 +40,10 @@ def export_onnx(adapter: ModelAdapter, path: str | Path, opset: int = 18, about:
         about: metadata of the file (JSON-able), by key.
 
     Raises:
-        LampQError: a detector, or a module that has no form in ONNX.
+        LampQError: a whole detector, or a module that has no form in ONNX.
     """
-    if adapter.task != "classification":
-        raise LampQError(f"{adapter.name}: a detector is not exported; only classifiers are")
+    if adapter.task == "detection" and not isinstance(adapter, DetectorBackbone):
+        raise LampQError(f"{adapter.name}: a detector is not exported as a whole; its backbone is")
     sites = {f"{number}": adapter.module(site.name) for number, site in enumerate(adapter.sites)}
     traced = _traced(adapter, opset)
     nodes: list[onnx.NodeProto] = []
@@ -108,9 +110,13 @@ def _traced(adapter: ModelAdapter, opset: int) -> onnx.ModelProto:
         module = adapter.module(site.name)
         if isinstance(module, QuantizedLinear | QuantizedConvolution | QuantizedMatMul | NumberFormat):
             twin.replace_module(site.name, Stand(number, module))
-    network = InSegments(twin) if twin.tensors else twin.network
-    example = torch.zeros(2, *adapter.input_size)
-    batch = torch.export.Dim("batch", min=1, max=65536)
+    if isinstance(twin, DetectorBackbone):  # mmdet's windows are counted in Python: of one image
+        network, batch, shapes = Maps(twin.network.backbone), 1, None
+        outputs = [f"features{number}" for number in range(len(twin.network.backbone.out_indices))]
+    else:
+        network, batch, outputs = InSegments(twin) if twin.tensors else twin.network, 2, ["logits"]
+        shapes = ({0: torch.export.Dim("batch", min=1, max=65536)},)
+    example = torch.zeros(batch, *adapter.input_size)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -122,8 +128,8 @@ def _traced(adapter: ModelAdapter, opset: int) -> onnx.ModelProto:
                 dynamo=True,
                 opset_version=opset,
                 input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: batch},),
+                output_names=outputs,
+                dynamic_shapes=shapes,
                 optimize=True,
                 verbose=False,
             )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from lampq.artefact.onnx.codes import Codes, codes_in, formats, tensor_names
 from lampq.models.adapter import ModelAdapter
 
 Run = Callable[[Tensor], Tensor]
-"""Images ``[images, channels, height, width]`` to logits ``[images, classes]``."""
+"""Images ``[images, channels, height, width]`` to logits ``[images, classes]``, or to the numbers of all maps."""
 
 
 def network(path: Path) -> Run:
@@ -52,7 +53,7 @@ def onnxruntime_network(path: Path) -> Run:
         LampQError: onnxruntime is not installed.
     """
     session = _session(path.read_bytes())
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return lambda images: _in_a_row(session.run(None, {"images": images.numpy()}))
 
 
 def openvino_network(path: Path) -> Run:
@@ -62,7 +63,11 @@ def openvino_network(path: Path) -> Run:
         LampQError: OpenVINO is not installed.
     """
     compiled = _compiled(path, [])
-    return lambda images: torch.from_numpy(compiled(images.numpy())[0].copy())
+    return lambda images: _in_a_row(list(compiled(images.numpy()).values()))
+
+
+def _in_a_row(outputs: list[np.ndarray]) -> Tensor:
+    return torch.cat([torch.from_numpy(output.copy()).flatten(1) for output in outputs], 1)
 
 
 def _onnxruntime_tensors(path: Path, names: list[str]) -> Callable[[Tensor], dict[str, Tensor]]:
