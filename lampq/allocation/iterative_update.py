@@ -134,7 +134,7 @@ def iterative_update(
     """
     space, sites = SearchSpace.open(workbench, budget), workbench.adapter.sites
     quantized = workbench.scored_model()
-    current, bits = plan, space.group_bits(plan.layer_bits())
+    current, bits = plan, space.numbers_in(plan)
     workbench.evaluator.set_base(current)
     best = workbench.evaluator.score(current)
     visited, history, accepted = {current.key()}, [], 0
@@ -219,13 +219,13 @@ def _estimates(
 
     A group's are the sums of its layers'.
     """
-    bits = space.group_bits(plan.layer_bits())
+    bits = space.numbers_in(plan)
     more = {g.name: g.next_more(bits[g.name]) for g in space.groups}
     less = {g.name: g.next_less(bits[g.name]) for g in space.groups}
     rising = [g for g in space.groups if more[g.name] is not None]
     falling = [g for g in space.groups if less[g.name] is not None]
     if ratios is not None:
-        errors = _errors(plan, workbench, quantized, {})
+        errors = _errors(plan, workbench, budget, quantized, {})
 
         def gain(group: Group, name: str) -> float:
             return gain_of_more_bits(errors[name][0], bits[group.name], more[group.name], ratios)
@@ -234,8 +234,8 @@ def _estimates(
             return cost_of_less_bits(errors[name][0], bits[group.name], less[group.name], ratios)
     else:
         others = {g.name: [b for b in (more[g.name], less[g.name]) if b is not None] for g in space.groups}
-        wanted = {s: [budget.bits_at(b) for b in others[g.name]] for g in space.groups for s in g.layers}
-        errors = _errors(plan, workbench, quantized, wanted)
+        wanted = {s: [g.pairs[b] for b in others[g.name]] for g in space.groups for s in g.layers}
+        errors = _errors(plan, workbench, budget, quantized, wanted)
 
         def gain(group: Group, name: str) -> float:
             return errors[name][0] - errors[name][1]
@@ -265,21 +265,24 @@ def cost_of_less_bits(loss: float, bits: int, less: int, ratios: dict[int, float
 
 
 def _errors(
-    plan: BitPlan, workbench: Workbench, quantized: QuantizedModel, others: dict[Site, list[Bits]]
+    plan: BitPlan, workbench: Workbench, budget: Budget, quantized: QuantizedModel, others: dict[Site, list[Bits]]
 ) -> dict[str, list[float]]:
-    """Reconstruction errors of every layer under a plan, then at other bits; computed once."""
+    """Reconstruction errors, under a plan, of every layer (and of what else bits are chosen for), then at other bits;
+    computed once."""
+    sites = budget.chosen(workbench.adapter.sites)
     workbench.prepare([(site, bits) for site, wanted in others.items() for bits in wanted])
     key = {
         **workbench.scored_from.identity,
         "plan": plan.key(),
         "alternatives": {s.name: bits for s, bits in others.items()},
+        **({"sites": [s.name for s in sites]} if budget.beyond_layers else {}),
     }
 
     def compute() -> dict[str, Tensor]:
         adapter = quantized.apply(plan).adapter
         images = workbench.task.calibration_images
         modules = workbench.alternatives(others, plan)
-        errors = reconstruction_errors(adapter, workbench.adapter, workbench.layers, images, modules)
+        errors = reconstruction_errors(adapter, workbench.adapter, sites, images, modules)
         return {name: torch.tensor(values, dtype=torch.float64) for name, values in errors.items()}
 
     stored = workbench.store.fetch("reconstruction_errors", key, compute)

@@ -1,13 +1,14 @@
 """LampQ: type-aware Fisher-based sensitivity, integer linear program, iterative bit update (Algorithm 1)."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.iterative_update import iterative_update
-from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.search_space import SearchSpace, equal_number
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.allocation.solvers.greedy_ascent import solve_greedy
 from lampq.allocation.solvers.ilp import solve_ilp
@@ -20,7 +21,7 @@ from lampq.plan.sites import LAYER_TYPES
 from lampq.sensitivity.context import Context
 from lampq.sensitivity.expected_error import expected_ratios, paper_ratios
 from lampq.sensitivity.metric import Metric, metric_name, metric_with, metrics, settings_of
-from lampq.sensitivity.scores import Scores, at_the_target, by_text, falling
+from lampq.sensitivity.scores import Scores, by_text, falling
 from lampq.sensitivity.trace import Trace
 from lampq.sensitivity.type_scaling import TypeScaling, sample_blocks, type_scaling
 from lampq.tasks.score import Accept
@@ -29,6 +30,13 @@ from lampq.workbench import Workbench
 log = logging.getLogger(__name__)
 
 SOLVERS = {"ilp": solve_ilp, "dynamic_program": solve_dynamic_program, "greedy": solve_greedy}
+REMEDIES = {
+    "type_scaling": "type_scaling=false, or metric=fisher",
+    "resolve": "resolve=0, or metric=fisher",
+    "swap_estimates": "swap_estimates=reconstruction",
+    "iterative_update": "iterative_update=true, or metric=output_fisher with type_scaling=false",
+}
+"""What to choose where bits are chosen for more than layers, and the metric cannot do it."""
 RATIOS = {"recomputed": expected_ratios, "paper": paper_ratios, "measured": lambda: None}
 
 
@@ -54,6 +62,11 @@ class LampQ(Allocator):
     trace as it does, ``alpha_t tr``, at B bits times gamma^-B; one that is measured at each bit-width as ``alpha_t
     S_i(B)``, without gamma, and in alpha_t its value at beta bits stands for the trace, so that a type's mean still
     is its drop A_t there.
+
+    Where bits are chosen for more than the 4N layers (``allocate``), Problem 1 has all of these sites where the metric
+    scores them (`Metric.scores_sites`). An operand has no weights, and no trace: with a trace, Problem 1 is that of the
+    layers, all else stays at its fixed bits, and the update swaps bits between whatever there is, by reconstruction
+    errors (Lemma 3 holds of any product of two quantized operands).
 
     Args:
         mu: fraction of the N blocks whose layers are quantized one at a time for alpha_t, in (0, 1].
@@ -85,7 +98,7 @@ class LampQ(Allocator):
             of D is given up. None scores every plan on all of D.
         try_next_pairs: further pairs tried after one that failed, before the update stops (the paper: 0, at which a
             single noisy failure ends it).
-        maximum_swaps: accepted swaps at most; None allows 4N.
+        maximum_swaps: accepted swaps at most; None allows 4N, or as many as there are sites that bits are chosen for.
         max_evaluations: plans scored on D in the update after the first one, at most; None is no limit.
         metric: name of a metric (`lampq.sensitivity.metric`); the paper's is ``fisher``. Labels and gamma are handed
             to those that have them.
@@ -97,6 +110,7 @@ class LampQ(Allocator):
     """
 
     name = "lampq"
+    chooses_sites = True
 
     mu: float = setting(0.5, check=fraction, key="lampq.mu")
     beta: int = setting(2, minimum=1, maximum=16, key="lampq.beta")
@@ -148,6 +162,28 @@ class LampQ(Allocator):
                 "reconstruction, or start=ilp"
             )
 
+    def scores_all(self, budget: Budget) -> bool:
+        """Whether Problem 1 has more than the 4N layers."""
+        return budget.beyond_layers and self.start == "ilp" and metrics()[self.metric].scores_sites
+
+    def check_chosen(self, budget: Budget) -> None:
+        super().check_chosen(budget)
+        if not budget.beyond_layers:
+            return
+        if self.scores_all(budget):
+            wrong = {"type_scaling": self.type_scaling, "resolve": self.resolve}
+            why = f"metric={self.metric} scores more than the layers, of whose types alpha_t is"
+        else:
+            wrong = {"swap_estimates": self.swap_estimates == "metric", "iterative_update": not self.iterative_update}
+            why = f"metric={self.metric} scores layers alone, and only the update changes other bits"
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                value = getattr(self, name)
+                raise LampQError(
+                    f"allocator.{name}={str(value).lower()}: with allocate={budget.allocate}, {why}; choose "
+                    f"{REMEDIES[name]}, or allocate=layers"
+                )
+
     def needed_bits(self) -> list[tuple[str, int]]:
         return [("lampq.beta", self.beta)]
 
@@ -198,6 +234,7 @@ class LampQ(Allocator):
 
         # Step 2: error-based iterative updates.
         if self.iterative_update:
+            sites = len(budget.chosen(workbench.adapter.sites))
             plan, swaps = iterative_update(  # lines 13 to 26
                 plan,
                 workbench,
@@ -205,7 +242,7 @@ class LampQ(Allocator):
                 ratios=RATIOS[self.gain_ratios](),
                 literal_swaps=self.swaps == "literal",
                 try_next_pairs=self.try_next_pairs,
-                maximum_swaps=len(workbench.layers) if self.maximum_swaps is None else self.maximum_swaps,
+                maximum_swaps=sites if self.maximum_swaps is None else self.maximum_swaps,
                 max_evaluations=self.max_evaluations,
                 scores=self.estimates(workbench, budget, initial),
                 accept=self.accept,
@@ -241,6 +278,8 @@ class LampQ(Allocator):
             traces = self.measure.traces(workbench, **at_plan)
             sizes = {s.name: s.parameters if self.trace_per == "parameter" else 1 for s in workbench.layers}
             return {name: trace / sizes[name] for name, trace in traces.items()}
+        if self.scores_all(budget):
+            return SearchSpace.open(workbench, budget).scored(self.measure, workbench, budget)
         if self.type_scaling:
             budget = replace(budget, candidates=tuple(sorted({*budget.candidates, self.beta})))
         return self.measure.scores(workbench, budget, **at_plan)
@@ -272,15 +311,17 @@ class LampQ(Allocator):
 
     def assigned(self, workbench: Workbench, budget: Budget, measured: dict, scaling: TypeScaling | None) -> Assignment:
         """Lines 8 to 11: ``Omega_l = alpha_t tr(F_l)``, the plan of least ``sum_l gamma^-B Omega_l`` (Problem 1)."""
+        space = SearchSpace.open(workbench, budget)
         alpha = {s.name: scaling.alpha[s.type] if scaling else 1.0 for s in workbench.layers}
         if isinstance(self.measure, Trace):
             omega = {name: alpha[name] * trace for name, trace in measured.items()}
             costs, told = self.measure.penalized(omega, budget), {f"{self.metric}_traces": measured}
         else:
-            rows = {name: {b: alpha[name] * row[b] for b in budget.candidates} for name, row in measured.items()}
+            may = dict.fromkeys(alpha, budget.candidates) | {name: measured[name] for name in measured.keys() - alpha}
+            rows = {name: {b: alpha.get(name, 1.0) * row[b] for b in may[name]} for name, row in measured.items()}
             costs = {name: falling(row) for name, row in rows.items()}
-            omega, told = at_the_target(costs, budget), {"scores": by_text(costs)}
-        space = SearchSpace.open(workbench, budget)
+            omega, told = space.comparable(costs, budget), {"scores": by_text(costs)}
+        costs |= unmoved(space, budget, costs)
         found = space.solved(costs, SOLVERS[self.solver])
         log.info("initial assignment by %s, objective %.6g", found.solver, found.objective)
         origin = {
@@ -305,7 +346,7 @@ class LampQ(Allocator):
                 f"allocator.start=uniform: weight_bits={bits} is not in bit_set.bits={list(budget.candidates)}; "
                 "choose a target that is, or allocator.start=ilp"
             )
-        layer_bits = SearchSpace.open(workbench, budget).equal_bits(int(budget.weight_bits))
+        layer_bits = SearchSpace.open(workbench, budget).equal_bits(int(budget.weight_bits), budget)
         origin = {"allocator": self.name, "settings": self.settings()}
         return Assignment(budget.plan(workbench.adapter.sites, layer_bits, origin), None, {})
 
@@ -335,3 +376,13 @@ class LampQ(Allocator):
         log.info("%s: plan %d of %d after solving again is the best on D", self.name, tried.index(best) + 1, len(tried))
         best.plan.origin["resolved"] = history
         return best
+
+
+def unmoved(space: SearchSpace, budget: Budget, costs: Scores) -> dict[str, dict[int, float]]:
+    """Costs of what bits are chosen for and nothing is known of: none at the bits that it would have otherwise, all
+    others are not allowed."""
+    unknown = [group for group in space.groups if group.layers[0].name not in costs]
+    stays = {group.name: equal_number(group, int(budget.weight_bits), budget) for group in unknown}
+    return {
+        group.layers[0].name: {b: 0.0 if b == stays[group.name] else math.inf for b in group.bits} for group in unknown
+    }

@@ -19,7 +19,7 @@ from lampq.plan.budget import UNITS, Budget, packed_bytes
 from lampq.plan.groups import Group, Ties, check_bound, group_name, pinned, tied
 from lampq.plan.sites import OUTSIDE_TYPES, Site
 from lampq.sensitivity.metric import Metric
-from lampq.sensitivity.scores import Scores, SiteScores, at_the_target
+from lampq.sensitivity.scores import Scores, SiteScores, at_the_target, no_more
 from lampq.workbench import Workbench
 
 INPUT_BITS = "input bits"
@@ -255,15 +255,15 @@ class SearchSpace:
         return np.array([[cost(group, bits) for bits in self.bits] for group in self.groups])
 
     def comparable(self, scores: Scores, budget: Budget) -> dict[str, float]:
-        """Each site's score at the target or the next bit-width that it may have: they compare."""
-        if not budget.beyond_layers:
+        """Each site's score at one and the same bits: they compare."""
+        if not budget.beyond_layers and not budget.in_pairs:
             return at_the_target(scores, budget)
-
-        def nearest(group: Group) -> int:
-            target = budget.activation_bits if group.layers[0].is_matmul else budget.weight_bits
-            return min((b for b in group.bits if b >= target), default=group.bits[-1])
-
-        return {s.name: scores[s.name][nearest(group)] for group in self.groups for s in group.layers}
+        return {
+            s.name: scores[s.name][equal_number(group, int(budget.weight_bits), budget)]
+            for group in self.groups
+            for s in group.layers
+            if s.name in scores
+        }
 
     def solved(self, scores: Scores, solver: Callable[[AllocationProblem], Allocation]) -> Allocation:
         """What a solver makes of the scores: bits of each group.
@@ -288,6 +288,14 @@ class SearchSpace:
     def group_bits(self, layer_bits: Mapping[str, int]) -> dict[str, int]:
         """Bits of each group, by its name, from those of each layer."""
         return {group.name: layer_bits[group.layers[0].name] for group in self.groups}
+
+    def numbers_in(self, plan: BitPlan) -> dict[str, int]:
+        """What a plan has of each group, by its name: bits, or what stands for a pair of them."""
+        found = {}
+        for group in self.groups:
+            here = plan[group.layers[0].name].bits
+            found[group.name] = next(number for number, pair in group.pairs.items() if pair == here)
+        return found
 
     def pairs(self, bits: Sequence[int]) -> dict[str, Bits]:
         """Weight bits and input bits of each site, by name, from the bits of each group."""
@@ -316,19 +324,34 @@ class SearchSpace:
         """What a plan spends above the smallest plan."""
         return sum(group.spending[group_bits[group.name]] for group in self.groups)
 
-    def equal_bits(self, bits: int) -> dict[str, int]:
-        """Bits of each layer where all have `bits`, but those that are pinned.
+    def equal_bits(self, bits: int, budget: Budget) -> dict[str, int]:
+        """Bits of each layer where all have `bits`, but those that are pinned; of what else bits are chosen for, those
+        that it would have otherwise, or the next fewer that it may have.
 
         Raises:
             LampQError: that is above the budget.
         """
-        chosen = {group.name: group.bits[0] if group.pinned else bits for group in self.groups}
+        chosen = {group.name: equal_number(group, bits, budget) for group in self.groups}
         if self.spent(chosen) > self.room:
             raise LampQError(
                 f"weight_bits={bits}: equal bits together with pins and budget_limit spend "
                 f"{self.spent(chosen) - self.room} {self.unit} too much; choose fewer, or an allocator that solves it"
             )
         return self.layer_bits(list(chosen.values()))
+
+
+def equal_number(group: Group, bits: int, budget: Budget) -> int:
+    """What stands for equal bits in a group: see `SearchSpace.equal_bits`."""
+    site, (fixed_weight, fixed_activation) = group.layers[0], budget.fixed_site_bits
+    if group.pinned:
+        return group.bits[0]
+    if site.allocated:
+        wanted = budget.bits_at(bits)
+    elif site.is_matmul:
+        wanted = Bits(None, fixed_activation)
+    else:
+        wanted = Bits(fixed_weight, budget.image_bits if site.type == "patch_embed" else fixed_activation)
+    return max((n for n, pair in group.pairs.items() if no_more(pair, wanted)), default=group.bits[0])
 
 
 def together(parts: Iterable[Mapping[str, Bits]]) -> dict[str, Bits]:

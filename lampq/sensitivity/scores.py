@@ -27,15 +27,16 @@ def falling(scores: Mapping[int, float]) -> dict[int, float]:
 
 
 def falling_in_both(scores: Mapping[Bits, float]) -> dict[Bits, float]:
-    """The same of (weight bits, input bits): no higher than where both are as few or fewer. None is the most bits."""
-
-    def no_more(few: Bits, many: Bits) -> bool:
-        return all(b is None or (a is not None and a <= b) for a, b in zip(few, many, strict=True))
-
+    """The same of (weight bits, input bits): no higher than where both are as few or fewer."""
     return {
         bits: min(other for few, other in scores.items() if no_more(few, bits)) if score == score else score
         for bits, score in scores.items()
     }
+
+
+def no_more(few: Bits, many: Bits) -> bool:
+    """Whether one has no more bits than another, of weights and of inputs; None is the most."""
+    return all(b is None or (a is not None and a <= b) for a, b in zip(few, many, strict=True))
 
 
 def at_the_target(scores: Scores, budget: Budget) -> dict[str, float]:

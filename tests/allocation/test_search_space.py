@@ -107,12 +107,13 @@ def test_the_least_score_is_the_least_of_all_plans_that_keep_limit_ties_and_pins
 
 def test_costs_of_groups_are_sums_and_pinned_ones_cost_nothing(tmp_path):
     search = search_over(vit_adapter(1), tmp_path)
-    space = SearchSpace.open(search, replace(budget(3, (2, 4)), ties="modules", pins=(("blocks.0.mlp.*", 3),)))
+    asked = replace(budget(3, (2, 4)), ties="modules", pins=(("blocks.0.mlp.*", 3),))
+    space = SearchSpace.open(search, asked)
     scores = {s.name: {2: 10.0 * i, 4: 1.0 * i} for i, s in enumerate(search.layers, 1)}
     assert space.bits == (2, 3, 4)
     assert space.costs(scores).tolist() == [[30.0, math.inf, 3.0], [math.inf, 0.0, math.inf]]
     assert [g.pinned for g in space.groups] == [False, True]
-    assert space.equal_bits(2) == {
+    assert space.equal_bits(2, asked) == {
         "blocks.0.attn.qkv": 2,
         "blocks.0.attn.proj": 2,
         "blocks.0.mlp.fc1": 3,
@@ -121,7 +122,7 @@ def test_costs_of_groups_are_sums_and_pinned_ones_cost_nothing(tmp_path):
     with pytest.raises(
         LampQError, match="weight_bits=4: equal bits together with pins and budget_limit spend 2304 weight"
     ):
-        space.equal_bits(4)
+        space.equal_bits(4, asked)
 
 
 @pytest.mark.parametrize(
