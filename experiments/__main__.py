@@ -137,8 +137,10 @@ def _command(options: argparse.Namespace, left_out: list[str]) -> bool:
         from lampq.plan.bit_plan import BitPlan
         from lampq.report.explanation import explanation
 
+        from .plan_files import costs_beside
+
         path = _plan(options.plan, options.results, left_out)
-        print(explanation(BitPlan.read(path), name=str(path), csv=options.csv))
+        print(explanation(BitPlan.read(path), name=str(path), csv=options.csv, costs=costs_beside(path)))
     elif options.command == "diff":
         from .diff import diff
         from .plan_files import find_plan

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lampq.errors import LampQError
-from lampq.runs.finished_run import ended, read_run
+from lampq.runs.finished_run import DamagedRun, ended, read_run
 
 from .measured import Run
 
@@ -44,3 +44,12 @@ def run_of(plan: Path) -> Run | None:
         DamagedRun: the run's files are not as they were written.
     """
     return read_run(plan.parent, Run) if plan.name == "plan.json" and ended(plan.parent) else None
+
+
+def costs_beside(plan: Path) -> dict | None:
+    """The metrics of the run that a plan file belongs to; None where it lies by itself, or the run is damaged."""
+    try:
+        run = run_of(plan)
+    except DamagedRun:
+        return None
+    return None if run is None else run.metrics

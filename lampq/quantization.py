@@ -25,7 +25,7 @@ from lampq.plan.budget import Budget, realised_costs
 from lampq.progress import progress
 from lampq.report.bit_allocation import bits_grid
 from lampq.report.explanation import explanation
-from lampq.report.summary import size
+from lampq.report.summary import cost_lines
 from lampq.runs.preparation import prepared_for, workbench_of
 from lampq.storage.store import Store
 from lampq.tasks.classification import accuracy_metrics
@@ -154,13 +154,7 @@ class QuantizedNetwork:
     def summary(self) -> str:
         """The plan in a few lines: bits, size, result on D, and the bits of each layer."""
         costs, console = self.costs, Console(width=120, record=True, quiet=True, no_color=True)
-        told = [
-            f"{costs['average_weight_bits']:.2f} weight bits on average (all weights "
-            f"{costs['average_weight_bits_all']:.2f}), inputs {costs['average_activation_bits']:.2f}, attention "
-            f"operands {costs['average_operand_bits']:.2f}",
-            f"packed size {size(costs['packed_bytes'])} (computed) of {size(costs['full_precision_bytes'])}; "
-            f"{costs['bops'] / 1e9:.3g} billion bit operations an image",
-        ]
+        told = cost_lines(costs)
         if (stays := self._workbench.adapter.told_unquantized()) is not None:
             told.append(stays)
         if (score := self.sample_score()) is not None:
@@ -179,7 +173,7 @@ class QuantizedNetwork:
         Raises:
             LampQError: there is no such layer.
         """
-        return explanation(self.plan, layer)
+        return explanation(self.plan, layer, costs=self.costs)
 
     @torch.inference_mode()
     def evaluate(self, data: tuple[Tensor, Tensor] | Iterable[Any]) -> dict[str, float]:

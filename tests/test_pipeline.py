@@ -118,7 +118,7 @@ def fresh(settings, **changes):
 def no_figures(request, monkeypatch):
     """Drawing takes longer than the runs: only the tests of the record draw."""
     if "whole_record" not in request.node.name:
-        monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path: path.touch())
+        monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path, costs: path.touch())
 
 
 def without_seconds(metrics):
@@ -247,7 +247,7 @@ def test_a_run_killed_before_its_row_was_written_has_it_after_the_same_command(s
 
 
 def test_a_figure_that_fails_loses_no_run_and_is_drawn_by_the_same_command(settings, monkeypatch, caplog):
-    def draw_bit_allocation(plan, path):
+    def draw_bit_allocation(plan, path, costs):
         raise ValueError("no such backend")
 
     settings = replace(settings, allocator=Uniform())

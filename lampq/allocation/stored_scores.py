@@ -175,6 +175,11 @@ def budget_of(plan: BitPlan) -> Budget:
         )
     if asked.get("activation_rule") == "independent":
         raise LampQError("the plan's inputs have bits of their own (activation_rule=independent); take another plan")
+    if asked.get("allocate", "layers") != "layers":
+        raise LampQError(
+            f"the plan's bits are chosen for more than its layers (allocate={asked['allocate']}), which have no common "
+            "scores by weight bits; take a plan with allocate=layers"
+        )
     ties = asked.get("ties", "none")
     try:
         return Budget(

@@ -32,8 +32,9 @@ from lampq.limits import (
     word,
 )
 from lampq.parts import build
-from lampq.plan.budget import ALLOCATE, UNITS, Budget, default_bit_set
+from lampq.plan.budget import UNITS, Budget, default_bit_set
 from lampq.plan.groups import checked_pins, checked_ties
+from lampq.plan.sites import ALLOCATE
 
 PARTS = ("model", "dataset", "base_quantizer", "allocator")
 """Groups whose YAML names a class."""

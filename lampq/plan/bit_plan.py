@@ -9,7 +9,7 @@ from pathlib import Path
 from lampq.errors import LampQError
 from lampq.plan.bits import Bits
 from lampq.plan.plan_format import check_plan
-from lampq.plan.sites import Site
+from lampq.plan.sites import ALLOCATE, Site
 from lampq.storage.atomic_write import write_text
 
 
@@ -83,6 +83,11 @@ class BitPlan:
     def with_scores(self, scores: dict[str, float]) -> "BitPlan":
         """A copy with the score of each named site filled in."""
         return replace(self, sites=tuple(replace(s, score=scores.get(s.name, s.score)) for s in self.sites))
+
+    @property
+    def chosen(self) -> tuple[SitePlan, ...]:
+        """The sites whose bits were chosen: the 4N layers, and what else the budget names."""
+        return tuple(s for s in self.sites if s.type in ALLOCATE[self.budget.get("allocate", "layers")])
 
     def layer_bits(self) -> dict[str, int | None]:
         """Weight bits of the allocated layers, by name."""

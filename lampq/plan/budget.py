@@ -14,16 +14,12 @@ from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan, SitePlan
 from lampq.plan.bits import Bits
 from lampq.plan.groups import Pins, Ties
-from lampq.plan.sites import OUTSIDE_TYPES, Site
+from lampq.plan.sites import ALLOCATE, Site
 
 FULL_PRECISION_BITS = 32
 
 UNITS = {"average_bits": "weight bits", "packed_bytes": "bytes", "bops": "bit operations"}
 """What a budget can limit, and what that is counted in."""
-
-ALLOCATE = ("layers", "layers_and_operands", "all")
-"""What bits are chosen for: the paper's 4N layers; the attention matmuls too; patch embedding, reductions, head and a
-detector's other parts as well."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,8 @@ class Budget:
         pins: layers whose bits are given, inside the bit set or not; they count in the budget.
         input_candidates: the bit set of inputs where they are independent; empty is B.
         image_bits: bits of the image that enters the patch embedding, the base quantizer's own; None is full precision.
-        allocate: which sites bits are chosen for, one of `ALLOCATE`; all others keep the bits of the rules.
+        allocate: which sites bits are chosen for, one of `lampq.plan.sites.ALLOCATE`; all others keep the bits of the
+            rules.
     """
 
     weight_bits: Fraction
@@ -83,13 +80,7 @@ class Budget:
 
     def chosen(self, sites: Iterable[Site]) -> list[Site]:
         """The sites whose bits are chosen, in the order of execution."""
-        return [
-            s
-            for s in sites
-            if s.allocated
-            or (s.is_matmul and self.beyond_layers)
-            or (s.type in OUTSIDE_TYPES and self.allocate == "all")
-        ]
+        return [s for s in sites if s.type in ALLOCATE[self.allocate]]
 
     def unbound(self) -> "Budget":
         """The budget of a plan that nobody searches: only targets and rules are left."""

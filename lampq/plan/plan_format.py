@@ -10,7 +10,7 @@ from typing import Any
 from lampq.errors import LampQError
 from lampq.limits import boolean, choice, did_you_mean, integer, number, optional, shown, text
 from lampq.plan.groups import checked_ties
-from lampq.plan.sites import LAYER_TYPES
+from lampq.plan.sites import ALLOCATE, LAYER_TYPES
 
 Check = Callable[[str, Any], Any]
 
@@ -197,7 +197,7 @@ BUDGET: dict[str, Check] = {
     "pins": _list_of(_pin, least=0),
     "input_candidates": _list_of(_bits, least=0),
     "image_bits": _or_null(_bits),
-    "allocate": _one_of("layers", "layers_and_operands", "all"),
+    "allocate": _one_of(*ALLOCATE),
 }
 ORIGIN: dict[str, Check] = {
     "allocator": text,

@@ -43,6 +43,14 @@ biases and the attention scores after adding them, and the two residual sums."""
 TAIL_TENSORS = ("features", "logits")
 """Tensors behind the blocks: the last LayerNorm's output where it is pooled afterwards (Swin), and the logits."""
 
+ALLOCATE = {
+    "layers": LAYER_TYPES,
+    "layers_and_operands": (*LAYER_TYPES, *MATMUL_TYPES),
+    "all": (*LAYER_TYPES, *MATMUL_TYPES, *OUTSIDE_TYPES),
+}
+"""What bits may be chosen for, by types of sites: the paper's 4N layers; the attention matmuls too; patch embedding,
+reductions, head and a detector's other parts as well."""
+
 TENSOR_TYPES = (*STEM_TENSORS, *BLOCK_TENSORS, *TAIL_TENSORS)
 """Tensors that no product reads as they are. Sites of a model only where the base quantizer quantizes them."""
 

@@ -1,6 +1,7 @@
 """Why each layer got its bits, in words that follow from the plan's own numbers."""
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from lampq.limits import did_you_mean
 from lampq.plan.bit_plan import BitPlan, SitePlan
 from lampq.plan.budget import FULL_PRECISION_BITS
 from lampq.plan.groups import Group
+from lampq.report.bit_allocation import main_bits
+from lampq.report.summary import cost_lines
 from lampq.storage.atomic_write import write_rows
 
 WIDTH = 120
@@ -68,13 +71,13 @@ def reasons(plan: BitPlan, scores: StoredScores | None) -> list[Reason]:
     steps = _steps(plan, scores) if scores else {}
     initial, swaps = plan.origin.get("initial_bits", {}), plan.origin.get("swaps", [])
     found = []
-    for site in (s for s in plan.sites if s.allocated):
+    for site in plan.chosen:
         touched = [(i if swap["up"] == site.name else -i) for i, swap in enumerate(swaps, 1) if _touches(swap, site)]
         score, less, more, bound = steps.get(site.name, (None, None, None, ""))
-        before = initial.get(site.name, site.weight_bits)
+        before = initial.get(site.name, main_bits(site))
         if bound.endswith("pinned"):
             words = ""
-        elif before != site.weight_bits:
+        elif before != main_bits(site):
             words = f"{'fp' if before is None else before} at first, updated"
         else:
             words = "" if price is None else _verdict(less, more, price)
@@ -84,22 +87,25 @@ def reasons(plan: BitPlan, scores: StoredScores | None) -> list[Reason]:
     return found
 
 
-def explanation(plan: BitPlan, layer: str | None = None, name: str = "plan", csv: Path | None = None) -> str:
+def explanation(
+    plan: BitPlan, layer: str | None = None, name: str = "plan", csv: Path | None = None, costs: dict | None = None
+) -> str:
     """The reasons of a plan as text, and as CSV where asked for.
 
     Args:
         layer: only this layer; None for all.
         name: what the text calls the plan.
         csv: file for the numbers.
+        costs: what the plan costs (see `cost_lines`); None where it is not known.
 
     Raises:
         LampQError: there is no such layer.
     """
-    layers = [s for s in plan.sites if s.allocated]
+    layers, chosen = [s for s in plan.sites if s.allocated], plan.chosen
     if not layers:
         raise LampQError(f"{name}: has no layers whose bits are chosen; give the plan of a whole model")
-    if layer is not None and layer not in {s.name for s in layers}:
-        near = did_you_mean(layer, [s.name for s in layers])
+    if layer is not None and layer not in {s.name for s in chosen}:
+        near = did_you_mean(layer, [s.name for s in chosen])
         raise LampQError(f"{layer}: is none of the plan's {len(layers)} layers{near or '; see plan.layer_bits()'}")
     try:
         scores, without = stored_scores(plan), ""
@@ -118,6 +124,7 @@ def explanation(plan: BitPlan, layer: str | None = None, name: str = "plan", csv
         + (f", target {target:g}" if target is not None else "")
         + (f", bit set {plan.budget['candidates']}" if "candidates" in plan.budget else ""),
     ]
+    told += cost_lines(costs)
     if "scored_with" in plan.origin:
         told.append(f"plans were scored with: {plan.origin['scored_with']} (base_quantizer.search)")
     if scores is None:
@@ -131,7 +138,7 @@ def explanation(plan: BitPlan, layer: str | None = None, name: str = "plan", csv
     for row in [header, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:], strict=True))]
         told.append(_fitted("  ".join([*cells, row[-1]])))
-    told += _swap_lines(plan.origin.get("swaps", []), layer, layers, _judged(plan))
+    told += _swap_lines(plan.origin.get("swaps", []), layer, chosen, _judged(plan))
     return "\n".join(line.rstrip() for line in told)
 
 
@@ -211,7 +218,8 @@ def _header(scores: StoredScores | None) -> list[str]:
 
 
 def _row(reason: Reason, scored: bool) -> list[str]:
-    first = [reason.site.name, "fp" if reason.site.weight_bits is None else str(reason.site.weight_bits)]
+    bits = main_bits(reason.site)
+    first = [reason.site.name, "fp" if bits is None else str(bits)]
     if not scored:
         return [*first, reason.why]
     numbers = ["-" if reason.score is None else f"{reason.score:.2e}"]
@@ -220,7 +228,7 @@ def _row(reason: Reason, scored: bool) -> list[str]:
     return [*first, *numbers, reason.why]
 
 
-def _swap_lines(swaps: list[dict[str, Any]], layer: str | None, layers: list[SitePlan], accuracy: str) -> list[str]:
+def _swap_lines(swaps: list[dict[str, Any]], layer: str | None, layers: Sequence[SitePlan], accuracy: str) -> list[str]:
     """Every swap of the update (of one layer, if it is named), in order, with the accuracy on D (called so) or the loss
     before and after."""
     if not any(layer in (None, swap["up"], swap["down"]) for swap in swaps):
@@ -251,7 +259,7 @@ def _fitted(line: str) -> str:
 def _record(reason: Reason, price: float | None) -> dict[str, Any]:
     site = reason.site
     record: dict[str, Any] = {"layer": site.name, "type": site.type, "block": site.block, "weights": site.parameters}
-    record |= {"bits": site.weight_bits, "solver_bits": reason.initial_bits, "score": reason.score}
+    record |= {"bits": main_bits(site), "solver_bits": reason.initial_bits, "score": reason.score}
     for name, step in (("less", reason.less), ("more", reason.more)):
         record[f"bits_{name}"] = step and step.bits
         record[f"change_{name}"] = step and step.change

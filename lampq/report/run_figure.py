@@ -12,4 +12,4 @@ def draw_run(record: RunRecord) -> None:
     if (record.folder / "sensitivity.csv").is_file():
         drawn(draw_sensitivity, read_sensitivity(record.folder), record.figure)
     elif accuracies_in(record.metrics):
-        drawn(draw_bit_allocation, record.plan, record.figure)
+        drawn(draw_bit_allocation, record.plan, record.figure, record.metrics)

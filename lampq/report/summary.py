@@ -7,6 +7,10 @@ from rich.table import Table
 from lampq.tasks.accuracies import ACCURACIES, accuracies_in
 
 MISSING = "-"
+COSTS = {
+    *("average_weight_bits", "average_weight_bits_all", "average_activation_bits", "average_operand_bits"),
+    *("packed_bytes", "full_precision_bytes", "bops"),
+}
 
 
 def summary_table(rows: list[dict]) -> Table:
@@ -36,6 +40,24 @@ def summary_table(rows: list[dict]) -> Table:
             _shown(row.get("seconds_total"), duration),
         )
     return table
+
+
+def cost_lines(costs: dict | None) -> list[str]:
+    """What a plan costs, in two lines: average bits of each kind; bytes and bit operations.
+
+    Args:
+        costs: as `lampq.plan.budget.realised_costs` and `lampq.workbench.Workbench.sizes` give them, among others;
+            nothing is said where one is missing.
+    """
+    if costs is None or not costs.keys() >= COSTS:
+        return []
+    return [
+        f"{costs['average_weight_bits']:.2f} weight bits on average (all weights "
+        f"{costs['average_weight_bits_all']:.2f}), inputs {costs['average_activation_bits']:.2f}, attention "
+        f"operands {costs['average_operand_bits']:.2f}",
+        f"packed size {size(costs['packed_bytes'])} (computed) of {size(costs['full_precision_bytes'])}; "
+        f"{costs['bops'] / 1e9:.3g} billion bit operations an image",
+    ]
 
 
 def size(count: float) -> str:

@@ -15,7 +15,8 @@ from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.plan.bits import Bits
-from lampq.plan.budget import ALLOCATE, UNITS, realised_costs
+from lampq.plan.budget import UNITS, realised_costs
+from lampq.plan.sites import ALLOCATE
 from lampq.sensitivity.metric import Metric, metrics, metrics_of_sites
 from lampq.sensitivity.output_fisher import OutputFisher, output_scores
 from lampq.sensitivity.scores import at_the_target, falling

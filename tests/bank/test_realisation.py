@@ -266,7 +266,7 @@ def whole_run(tmp_path, method, allocator=None, **changes):
 @pytest.mark.parametrize("search_by", SEARCHES)
 def test_a_run_says_what_its_search_was_on_and_measures_what_is_realised(tmp_path, monkeypatch, caplog, search_by):
     caplog.set_level(logging.INFO, "lampq")
-    monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path: path.touch())
+    monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path, costs: path.touch())
     record = whole_run(tmp_path, OneAfterAnother(search_by))
     assert record.metrics["search"] == record.identity["search"] == search_by
     said = {
@@ -289,7 +289,7 @@ def test_a_run_says_what_its_search_was_on_and_measures_what_is_realised(tmp_pat
 
 
 def test_fingerprints_of_independent_methods_and_of_runs_without_a_search_do_not_know_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path: path.touch())
+    monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path, costs: path.touch())
     record = whole_run(tmp_path, RoundToNearest(), Uniform())
     assert "search" not in record.identity and "search" not in record.metrics
     assert "training" not in record.identity["images"]

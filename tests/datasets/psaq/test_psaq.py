@@ -80,7 +80,7 @@ def no_figures(request, monkeypatch):
     """Drawing takes longer than the runs: only the test of what is shown draws."""
     if "shown" not in request.node.name:
         monkeypatch.setattr("lampq.report.synthesis.draw_synthesis", lambda rows, path: path.touch())
-        monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path: path.touch())
+        monkeypatch.setattr("lampq.report.run_figure.draw_bit_allocation", lambda plan, path, costs: path.touch())
 
 
 # Which images
