@@ -259,7 +259,11 @@ class LampQ(Allocator):
     ) -> Scores | Callable[[BitPlan], Scores] | None:
         """What orders the swaps, as `iterative_update` takes it."""
         if self.swap_estimates == "context":
-            return lambda plan: Context(monotone=False).scores(workbench, budget, plan)
+            metric = Context(monotone=False)
+            if not budget.beyond_layers:
+                return lambda plan: metric.scores(workbench, budget, plan)
+            space = SearchSpace.open(workbench, budget)
+            return lambda plan: space.by_number(metric.site_scores(workbench, budget, space.options, plan))
         return initial.costs if self.swap_estimates == "metric" else None
 
     @property

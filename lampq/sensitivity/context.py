@@ -80,9 +80,15 @@ class Context(Metric):
         changes = layer_changes(workbench, budget, plan or equal_bits(workbench, budget), self.context_images)
         return {name: {b: predicted(d) for b, d in row.items()} for name, row in changes.items()}
 
-    def site_scores(self, workbench: Workbench, budget: Budget, options: Mapping[str, Sequence[Bits]]) -> SiteScores:
-        """Nats, relative to equal bits at the target."""
-        found = context_changes(workbench, equal_bits(workbench, budget), options, self.context_images)
+    def site_scores(
+        self,
+        workbench: Workbench,
+        budget: Budget,
+        options: Mapping[str, Sequence[Bits]],
+        plan: BitPlan | None = None,
+    ) -> SiteScores:
+        """Nats, relative to the plan (see `scores`)."""
+        found = context_changes(workbench, plan or equal_bits(workbench, budget), options, self.context_images)
         return {name: {bits: predicted(d) for bits, d in row.items()} for name, row in found.items()}
 
     def site_costs(self, scores: SiteScores) -> SiteScores:
@@ -104,9 +110,10 @@ def predicted(changes: Tensor) -> float:
 
 
 def equal_bits(workbench: Workbench, budget: Budget) -> BitPlan:
-    """All layers at the target, rounded down, and pinned ones at their bits."""
+    """All layers at the target, rounded down, and what is pinned at its bits."""
+    sites = workbench.adapter.sites
     bits = dict.fromkeys((s.name for s in workbench.layers), int(budget.weight_bits))
-    return budget.plan(workbench.adapter.sites, bits | pinned(workbench.layers, budget.pins))
+    return budget.plan(sites, bits | pinned(budget.chosen(sites), budget.pins))
 
 
 def layer_changes(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -425,3 +426,59 @@ def test_what_does_not_fit_together_is_one_line():
         with pytest.raises(LampQError) as caught:
             LampQ(**options)
         assert line in str(caught.value) and "\n" not in str(caught.value), (options, line)
+
+
+BOPS = replace(budget(), unit="bops", allocate="all")
+
+
+def test_with_a_trace_problem_1_is_the_layers_and_the_update_swaps_whatever_there_is(tmp_path):
+    search = search_over(vit_adapter(2), tmp_path)
+    plan = LampQ(start="ilp", try_next_pairs=30).allocate(search, BOPS)
+    layers = LampQ(iterative_update=False).allocate(search, replace(BOPS, allocate="layers"))
+    assert plan.origin["initial_bits"] == layers.layer_bits(), "one limit, and all else at its fixed bits"
+    space = SearchSpace.open(search, BOPS)
+    assert space.spent(space.numbers_in(plan)) <= space.room
+    touched = {search.adapter.site(s[move]).type for s in plan.origin["swaps"] for move in ("up", "down")}
+    assert touched & {"qk", "pv", "patch_embed", "head"}
+    measured = LampQ(gain_ratios="measured", try_next_pairs=0).allocate(search, BOPS)
+    assert all(s["gain"] >= 0 for s in measured.origin["swaps"][:1])
+
+
+@pytest.mark.parametrize("estimates", ["metric", "context"])
+def test_with_a_metric_of_sites_problem_1_has_them_all(estimates, tmp_path):
+    search = search_over(vit_adapter(2), tmp_path)
+    options = {"metric": "output_fisher", "type_scaling": False}
+    plan = LampQ(**options, swap_estimates=estimates, try_next_pairs=0).allocate(search, BOPS)
+    best = LeastScore("output_fisher").allocate(search, BOPS)
+    start = LampQ(**options, iterative_update=False).allocate(search, BOPS)
+    layers = LeastScore("output_fisher").allocate(search, replace(BOPS, allocate="layers"))
+    assert start.key() == best.key() != layers.key()
+    assert plan.origin["swaps"] and set(plan.origin["scores"]) == {s.name for s in search.adapter.sites}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"metric": "output_fisher"},
+            "allocator.type_scaling=true: with allocate=all, metric=output_fisher scores more",
+        ),
+        (
+            {"metric": "output_fisher", "type_scaling": False, "resolve": 1},
+            "allocator.resolve=1: with allocate=all, metr",
+        ),
+        (
+            {"swap_estimates": "metric"},
+            "allocator.swap_estimates=metric: with allocate=all, metric=fisher scores layers",
+        ),
+        (
+            {"iterative_update": False},
+            "allocator.iterative_update=false: with allocate=all, metric=fisher scores layers",
+        ),
+    ],
+)
+def test_options_that_leave_sites_out_are_one_line(options, line):
+    LampQ(**options).check_chosen(budget())
+    with pytest.raises(LampQError) as caught:
+        LampQ(**options).check_chosen(BOPS)
+    assert line in str(caught.value) and "\n" not in str(caught.value)
