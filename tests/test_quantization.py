@@ -103,6 +103,16 @@ def test_overrides_are_those_of_the_command_line(network, pictures):
     assert plan["blocks.0.mlp.fc1"].bits == (3, 8)
 
 
+def test_bits_are_chosen_for_what_allocate_says(network, pictures, classes):
+    sample = (pictures[8:72], classes[8:72])
+    given = {"sample": sample, "base_quantizer": "rtn", "allocator": "output_fisher", "budget": "bops"}
+    layers, everything = (lampq.quantize(network, pictures[:8], **given, allocate=a) for a in ("layers", "all"))
+    assert everything.plan.key() != layers.plan.key() and everything.costs["bops"] <= 1.02 * layers.costs["bops"]
+    assert "head" in everything.summary() and "blocks.0.attn.qk" in everything.explain("blocks.0.attn.qk")
+    for text in (everything.summary(), everything.explain()):
+        assert f"attention operands {everything.costs['average_operand_bits']:.2f}" in text
+
+
 def test_a_loader_gives_the_same_as_its_tensors(network, pictures, quantized):
     loader = DataLoader(TensorDataset(pictures[:8], torch.zeros(8)), batch_size=3)
     one, other = uniform(network, loader), uniform(network, pictures[:8])

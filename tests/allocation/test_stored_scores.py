@@ -115,6 +115,7 @@ def test_sites_and_budget_come_back_from_a_plan(search):
         ({"unit": "bops"}, "counts bit operations"),
         ({"unit": "packed_bytes"}, "counts bytes"),
         ({"activation_rule": "independent"}, "bits of their own"),
+        ({"allocate": "all"}, r"chosen for more than its layers \(allocate=all\)"),
     ],
 )
 def test_what_a_plan_file_does_not_tell_is_refused(search, changes, words):

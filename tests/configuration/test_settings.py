@@ -321,6 +321,14 @@ MISTAKES = [
         "allocate=all: with budget=average_bits operands have a limit of their own, and allocator=greedy keeps one",
     ),
     (
+        ["allocate=all"],
+        "allocate=all: with budget=average_bits operands have a limit of their own, and allocator=lampq",
+    ),
+    (
+        ["allocator=lampq_context", "activation_rule=independent"],
+        "activation_rule=independent: with budget=average_bits inputs have a limit of their own, and allocator=lampq_con",
+    ),
+    (
         ["allocator=output_fisher", "allocate=all", "operand_bits=follow_qkv"],
         "operand_bits=follow_qkv: with allocate=all operands have bits of their own; choose target, or allocate=layers",
     ),

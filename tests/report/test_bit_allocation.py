@@ -1,5 +1,7 @@
 """The bit-allocation figure and its grid for the terminal."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -91,3 +93,30 @@ def test_a_plan_without_origin_or_layers_is_drawn_as_well(tmp_path):
     empty = BitPlan(())
     draw_bit_allocation(empty, tmp_path / "bits.png")
     assert "unknown origin" in text_of(bits_grid(empty))
+
+
+COSTS = {
+    "average_weight_bits": 3.0,
+    "average_weight_bits_all": 3.1,
+    "average_activation_bits": 3.25,
+    "average_operand_bits": 3.5,
+    "packed_bytes": 464_200,
+    "full_precision_bytes": 3_700_000,
+    "bops": 1.5e9,
+}
+
+
+def test_operands_that_were_chosen_have_a_row_and_what_lies_outside_a_line(tmp_path):
+    plan = example_plan(4, candidates=(2, 3, 4))
+    chosen = replace(plan, budget=plan.budget | {"allocate": "all"}).with_bits({"blocks.2.qk": (None, 7)})
+    text, before = text_of(bits_grid(chosen)), text_of(bits_grid(plan))
+    row = next(line for line in text.splitlines() if line.startswith("│qk "))
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["qk", "4", "4", "7", "4"]
+    assert "patch_embed 4/32" in text and "│qk " not in before and "patch_embed" not in before
+    assert 7 in bit_colours(chosen) and 7 not in bit_colours(plan)
+    sizes = []
+    for name, drawn, costs in (("layers", plan, None), ("costs", plan, COSTS), ("all", chosen, COSTS)):
+        draw_bit_allocation(drawn, tmp_path / f"{name}.png", costs)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            sizes.append(image.height)
+    assert sizes[0] < sizes[1] < sizes[2], "lines of costs, then rows of operands as well"

@@ -9,6 +9,7 @@ from lampq.allocation.stored_scores import stored_scores
 from lampq.report.explanation import WIDTH, explanation, reasons
 from tests.experiments.results_folder import scored_plan
 from tests.report.plans import example_plan
+from tests.report.test_bit_allocation import COSTS
 
 UP, DOWN = "blocks.1.fc2", "blocks.0.qkv"
 
@@ -140,3 +141,16 @@ def test_the_csv_has_the_numbers(tmp_path):
         if found[name].less:
             assert float(row["change_less_per_weight_bit"]) == found[name].less.per_bit
         assert float(row["price"]) == stored_scores(plan).price()
+
+
+def test_whatever_was_chosen_has_a_line_and_costs_of_every_kind_are_told():
+    plan = example_plan(2)
+    chosen = replace(plan, budget=plan.budget | {"allocate": "layers_and_operands"})
+    text = explanation(chosen, costs=COSTS)
+    assert line_of(text, "blocks.1.qk").split() == ["blocks.1.qk", "5"]
+    assert (
+        "inputs 3.25, attention operands 3.50" in text and "464.2 kB" in text and "1.5 billion bit operations" in text
+    )
+    assert "blocks.1.qk" not in explanation(plan) and "operands" not in explanation(plan)
+    assert explanation(chosen, "blocks.0.qk").count("blocks.") == 1
+    assert "operands" not in explanation(plan, costs={"bops": 1}), "a run of another kind"
