@@ -326,7 +326,7 @@ MISTAKES = [
     ),
     (
         ["allocator=lampq_context", "activation_rule=independent"],
-        "activation_rule=independent: with budget=average_bits inputs have a limit of their own, and allocator=lampq_con",
+        "activation_rule=independent: with budget=average_bits inputs have a limit of their own, and allocator=lam",
     ),
     (
         ["allocator=output_fisher", "allocate=all", "operand_bits=follow_qkv"],

@@ -151,6 +151,6 @@ def test_whatever_was_chosen_has_a_line_and_costs_of_every_kind_are_told():
     assert (
         "inputs 3.25, attention operands 3.50" in text and "464.2 kB" in text and "1.5 billion bit operations" in text
     )
-    assert "blocks.1.qk" not in explanation(plan) and "operands" not in explanation(plan)
+    assert "blocks.1.qk " not in explanation(plan) and "operands" not in explanation(plan)
     assert explanation(chosen, "blocks.0.qk").count("blocks.") == 1
     assert "operands" not in explanation(plan, costs={"bops": 1}), "a run of another kind"
