@@ -58,11 +58,6 @@ class Allocator(Part, ABC):
                 f"allocate={budget.allocate}: allocator={self.name} {self.only_layers}; choose "
                 "allocator=output_fisher, lampq, lampq_context, greedy, clado or random, or allocate=layers"
             )
-        if budget.independent and budget.unit != "bops" and not self.several_limits:
-            raise LampQError(
-                f"activation_rule=independent: with budget={budget.unit} inputs have a limit of their own, and "
-                f"allocator={self.name} keeps one limit only; choose budget=bops, or allocator=output_fisher"
-            )
         if budget.beyond_layers and budget.unit != "bops" and not self.several_limits:
             raise LampQError(
                 f"allocate={budget.allocate}: with budget={budget.unit} operands have a limit of their own, and "

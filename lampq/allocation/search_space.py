@@ -307,10 +307,6 @@ class SearchSpace:
             return metric.costs(metric.scores(workbench, budget))
         return self.by_number(metric.site_costs(metric.site_scores(workbench, budget, self.options)))
 
-    def by_name(self, numbers: Mapping[str, int]) -> dict[str, Bits]:
-        """The same from what each site has, by its name."""
-        return {s.name: group.pairs[numbers[s.name]] for group in self.groups for s in group.layers}
-
     @property
     def options(self) -> dict[str, list[Bits]]:
         """All weight bits and input bits that each site may have, by name; in the order of what they spend."""

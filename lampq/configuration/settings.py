@@ -384,9 +384,8 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
         _inputs_follow(budget)
     if budget.independent and allocator.searches:
         _fits_inputs(budget, allocator)
-    if allocator.searches:
-        allocator.check_chosen(budget)
     if budget.beyond_layers and allocator.searches:
+        allocator.check_chosen(budget)
         _fits_operands(budget)
     if allocator.name == "uniform" and weight_bits.denominator > 1:
         raise LampQError(f"weight_bits={named}: allocator=uniform needs an integer; choose another allocator")

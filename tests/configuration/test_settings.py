@@ -325,10 +325,6 @@ MISTAKES = [
         "allocate=all: with budget=average_bits operands have a limit of their own, and allocator=lampq",
     ),
     (
-        ["allocator=lampq_context", "activation_rule=independent"],
-        "activation_rule=independent: with budget=average_bits inputs have a limit of their own, and allocator=lam",
-    ),
-    (
         ["allocator=output_fisher", "allocate=all", "operand_bits=follow_qkv"],
         "operand_bits=follow_qkv: with allocate=all operands have bits of their own; choose target, or allocate=layers",
     ),
