@@ -268,6 +268,38 @@ def reconstruction() -> Iterator[Timing]:
         yield replace(timings[1], seconds=seconds, note="a step")
 
 
+def scoring() -> Iterator[Timing]:
+    """A plan of AdaLog W3A3 on images of D beside the full-precision model: few at once, which a CPU's cache holds, and
+    many."""
+    from lampq.base_quantizers.adalog import AdaLog
+    from lampq.plan.bit_plan import BitPlan
+    from lampq.tasks.sample_evaluation import CHUNK, CHUNK_ON_CPU
+
+    adapter = _deit_tiny()
+    plan = BitPlan.full_precision(adapter.sites).with_bits(
+        {s.name: (3 if s.parameters else None, 3) for s in adapter.sites}
+    )
+    x = torch.randn(CHUNK, *adapter.input_size, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        # What the formats' parameters are does not matter to their time: a short search.
+        workbench, _ = _workbench(adapter, AdaLog(candidates=32, rounds=1, steps=1), 3, folder, random=True)
+        workbench.build(plan)
+        quantized = workbench.quantized_model().apply(plan).adapter
+        fastest: dict[tuple[str, int], float] = {}
+        for turn in range(1 + TURNS):
+            for chunk in (CHUNK_ON_CPU, CHUNK):
+                for variant, model in (("full precision", adapter), ("AdaLog W3A3", quantized)):
+                    start = time.perf_counter()
+                    for images in x.split(chunk):
+                        model.run(images)
+                    if turn:  # the first one touches memory for the first time
+                        seconds = (time.perf_counter() - start) / len(x)
+                        fastest[variant, chunk] = min(seconds, fastest.get((variant, chunk), seconds))
+    for (variant, chunk), seconds in fastest.items():
+        ratio = fastest["full precision", chunk] / seconds
+        yield Timing("scoring", f"{variant}, {chunk} images at once", seconds, None, ratio, "an image")
+
+
 def saved_model() -> Iterator[Timing]:
     """DeiT-T with random weights, rounded to nearest, saved: to load it, and to run it in every way, beside full
     precision in the same runtime."""
@@ -339,6 +371,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Timing]]] = {
     "lampq_run": lampq_run,
     "synthesis": synthesis,
     "reconstruction": reconstruction,
+    "scoring": scoring,
     "saved_model": saved_model,
 }
 

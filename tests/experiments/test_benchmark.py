@@ -1,4 +1,4 @@
-"""Rows of the benchmark: a saved model in every way that it runs."""
+"""Rows of the benchmark: a saved model in every way that it runs, and a plan that is scored."""
 
 import csv
 
@@ -31,6 +31,18 @@ def test_a_saved_model_is_timed_beside_full_precision_in_each_runtime(tmp_path, 
         full = seconds[f"{way.partition(',')[0]}, full precision"]
         assert float(row["ratio"]) == pytest.approx(full / seconds[way], rel=0.05, abs=0.01)
     assert "onnxruntime=" in rows[0]["packages"] and torch.get_num_threads() == 1
+
+
+def test_a_plan_is_timed_beside_full_precision_in_the_same_chunks(tmp_path, monkeypatch):
+    small = EmbeddedClassifier("shapes_vit").build(torch.device("cpu"))
+    monkeypatch.setattr(benchmark, "_deit_tiny", lambda: small)
+    with benchmark.benchmark(tmp_path, ["scoring"]).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == [
+        f"{model}, {chunk} images at once" for chunk in (8, 48) for model in ("full precision", "AdaLog W3A3")
+    ]
+    for full, plan in (rows[:2], rows[2:]):
+        assert float(full["ratio"]) == 1 and 0 < float(full["seconds"]) < float(plan["seconds"])
 
 
 def test_another_name_is_refused(tmp_path):
