@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from lampq.allocation.stored_scores import stored_scores
 from lampq.errors import LampQError
 from lampq.launch.cells import NOT_AVAILABLE
 from lampq.plan.bit_plan import BitPlan, SitePlan
@@ -90,6 +89,8 @@ def metrics_of(plan: BitPlan, named: str, bits: list[int]) -> list[Metric]:
         named: what the allocator is called.
         bits: bit-widths at which scores by bits are taken, where they were scored.
     """
+    from lampq.allocation.stored_scores import stored_scores  # late: PyTorch, which other tables do without
+
     origin, found = plan.origin, []
     for key, name in TRACES.items():
         if key in origin:

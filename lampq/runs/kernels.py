@@ -4,8 +4,6 @@ import os
 import re
 from pathlib import Path
 
-import torch
-
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "sve", "sve2")
 """Flags of a processor by which PyTorch, oneDNN and MKL choose their kernels."""
 
@@ -36,6 +34,8 @@ def kernels(device: str) -> dict:
         instructions that PyTorch's own loops use), ``mkl`` and ``onednn`` (versions, None where not built in),
         ``variables`` (of `VARIABLES`, those that are set), and for a GPU its ``gpu``, ``cuda`` and ``cudnn``.
     """
+    import torch  # late: records are read without it
+
     vendor, flags = _processor()
     built = torch.__config__.show()
     found = {

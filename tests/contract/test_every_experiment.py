@@ -66,8 +66,11 @@ LESS = {
     "pareto": (*FEW_IMAGES, "bits=2.5,3", "method=adalog,output_fisher,lampq"),
     "table10": (*FEW_IMAGES, "model=deit_small", "method=adalog,lampq"),
     "table3": (*FEW_IMAGES, "bits=4", "model=deit_tiny"),
-    # Detection, whose smoke test has fewer images than these; tests/tasks/test_detection.py has all its methods.
-    "table4": ("method=repq_vit,lampq", "bit_set.bits=[3,4,5]", "dataset.validation_images=8"),
+    # Detection, which takes longer an image; tests/tasks/test_detection.py has all its methods.
+    "table4": (
+        *("method=repq_vit,lampq", "bit_set.bits=[3,4,5]", "max_evaluations=1"),
+        *("dataset.sample_images=4", "dataset.validation_images=8"),
+    ),
     "table5": (*FEW_IMAGES, "weight_bits=4", "model=deit_tiny"),
 }
 """Cells that are enough to see that every row works: others differ in bits or model, or other experiments have them."""

@@ -286,12 +286,14 @@ def test_as_a_process_a_wrong_value_is_one_line(tmp_path):
     assert failed.stderr == "error: device=gpu: must be auto, cpu, cuda or cuda:N; did you mean cpu?\n"
 
 
-def test_composition_imports_no_pytorch():
+def test_composition_and_tables_import_no_pytorch():
     program = (
         "import sys; sys.argv = ['run.py', '--cfg', 'job', '--resolve']\n"
         "from lampq.launch.command_line import command_line\n"
         "assert command_line() == 0\n"
-        "assert not {'torch', 'timm', 'wandb', 'pandas'} & set(sys.modules)"
+        "assert not {'torch', 'timm', 'wandb', 'pandas'} & set(sys.modules)\n"
+        "import experiments.report\n"
+        "assert not {'torch', 'timm', 'wandb'} & set(sys.modules)"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
