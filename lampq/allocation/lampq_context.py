@@ -31,7 +31,8 @@ class Round:
     Attributes:
         trust: how many layers (or groups where layers are tied) might change.
         changes: which did, by name: bits before and after.
-        predicted: change of the mean loss on D that was expected, in nats.
+        predicted: change of the mean loss on D by the metric in context, in nats.
+        expected: the same with what plans that were refused before have taught.
         change, standard_error: what it was, paired by image.
         accuracy, loss: on D after it; no accuracy where images are not right or wrong.
         accepted: whether the plan was kept.
@@ -40,6 +41,7 @@ class Round:
     trust: int
     changes: dict[str, list[int]]
     predicted: float
+    expected: float
     change: float
     standard_error: float
     accuracy: float | None
@@ -54,9 +56,11 @@ class LampQContext(Allocator):
     loss of a network in which everything else is quantized as well. So in each round the metric is measured in the
     model at the last accepted plan (`lampq.sensitivity.context`: one backward pass), and the plan of least predicted
     loss is taken out of those that keep the budget and differ from it in few layers, exactly: the prediction is good
-    near the plan. The candidate is scored on D. If it is not better there, half as many layers may change.
+    near the plan. The candidate is scored on D. If it is not better there, half as many layers may change (at least
+    two), and what it was worse than expected is laid, in equal parts, on its changes, so that others are tried next.
+    After a plan that is better twice as many may change again, up to `trust`.
 
-    It ends when less than two layers may change, when nothing is predicted to help, or after `rounds`.
+    It ends when nothing is expected to help, or after `rounds`.
 
     Args:
         start: the first plan: ``uniform`` (equal bits: the most that keep the budget), or ``lampq_ilp`` (that of LampQ
@@ -110,11 +114,12 @@ class LampQContext(Allocator):
         evaluator.set_base(first)
         workbench.bank.calibrate(first)
         best, trust, center, rounds = evaluator.score(first), self.trust, None, []
+        surprise = np.zeros((len(space.groups), len(space.bits)))
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
-        while len(rounds) < limit and trust > 1:
-            center = current
-            chosen, expected = self._least(space, bits, self._changes(workbench, budget, space, current, bits), trust)
+        while len(rounds) < limit:
+            center, changes = current, self._changes(workbench, budget, space, current, bits)
+            chosen, expected = self._least(space, bits, changes, surprise, trust)
             if expected >= 0:
                 break
             candidate = self._plan(workbench, budget, space, chosen)
@@ -122,14 +127,19 @@ class LampQContext(Allocator):
             score = evaluator.score(candidate, keep=True)
             better = score.improves_on(best, self.accept, self.accept_factor)
             moved = _moved(space, bits, chosen)
+            at = [(row, space.bits.index(b)) for row, b in enumerate(chosen) if b != bits[row]]
+            alone = expected - sum(surprise[place] for place in at)
             found = paired_change(score, best)
-            rounds.append(Round(trust, moved, expected, *found, score.accuracy, score.mean_loss, better))
+            rounds.append(Round(trust, moved, alone, expected, *found, score.accuracy, score.mean_loss, better))
             _tell(len(rounds), rounds[-1])
             if better:
                 current, bits, best = candidate, chosen, score
+                trust, surprise = min(2 * trust, self.trust), np.zeros_like(surprise)
                 evaluator.set_base(current)
             else:
-                trust = len(moved) // 2
+                trust = max(len(moved) // 2, 2)
+                for place in at:
+                    surprise[place] += (found[0] - expected) / len(at)
             bar.update()
         bar.close()
         origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": first.layer_bits()}
@@ -176,15 +186,18 @@ class LampQContext(Allocator):
             changes[row, space.bits.index(b)] = change.numpy()
         return changes
 
-    def _least(self, space: SearchSpace, bits: list[int], changes: np.ndarray, trust: int) -> tuple[list[int], float]:
-        """Bits of each group in the plan of least predicted loss that differs in few groups, and what is predicted.
+    def _least(
+        self, space: SearchSpace, bits: list[int], changes: np.ndarray, surprise: np.ndarray, trust: int
+    ) -> tuple[list[int], float]:
+        """Bits of each group in the plan of least expected loss that differs in few groups, and what is expected.
 
         Args:
             bits: of each group now.
             changes: see `_changes`.
+            surprise: what each change costs beyond its prediction, as refused plans have taught, ``[groups, bits]``.
         """
         allowed = np.array([[b in group.spending for b in space.bits] for group in space.groups])
-        costs = np.where(allowed, changes.mean(2) + np.square(changes).mean(2) / 2, np.inf)
+        costs = np.where(allowed, changes.mean(2) + np.square(changes).mean(2) / 2 + surprise, np.inf)
         problem, near = space.problem(costs), Near([space.bits.index(b) for b in bits], trust)
         if not self.cross_terms:
             choice = optimal_plan(problem, near)
@@ -211,6 +224,6 @@ def _moved(space: SearchSpace, before: list[int], after: list[int]) -> dict[str,
 
 
 def _tell(number: int, done: Round) -> None:
-    told = f"predicted {done.predicted:+.4f}, measured {done.change:+.4f} ± {done.standard_error:.4f} nats"
+    told = f"expected {done.expected:+.4f}, measured {done.change:+.4f} ± {done.standard_error:.4f} nats"
     verdict = "accepted" if done.accepted else "not accepted"
     log.info("round %d: %d of at most %d changes, %s: %s", number, len(done.changes), done.trust, told, verdict)

@@ -70,15 +70,28 @@ def test_every_round_tells_what_was_predicted_and_what_d_says(found):
         assert each["accepted"] == new.improves_on(old, "paired", 0) and each["loss"] == new.mean_loss
         changes = layer_changes(search, budget(), before)
         expected = sum(predicted(changes[name][bits]) for name, (_, bits) in each["changes"].items())
-        assert each["predicted"] == pytest.approx(expected, rel=1e-9) and each["predicted"] < 0
+        assert each["predicted"] == pytest.approx(expected, rel=1e-9) and each["expected"] < 0
 
 
 def test_few_layers_change_and_fewer_after_a_plan_that_is_not_better(found):
     rounds = found[1].origin["rounds"]
     assert rounds[0]["trust"] == 6 and all(len(each["changes"]) <= each["trust"] for each in rounds)
     for one, other in itertools.pairwise(rounds):
-        assert other["trust"] == (one["trust"] if one["accepted"] else len(one["changes"]) // 2)
+        assert other["trust"] == (min(2 * one["trust"], 6) if one["accepted"] else max(len(one["changes"]) // 2, 2))
     assert not all(each["accepted"] for each in rounds)
+
+
+def test_what_a_refused_plan_was_worse_than_expected_is_laid_on_its_changes(found):
+    learned, seen = {}, False
+    for each in found[1].origin["rounds"]:
+        moves = [(name, bits) for name, (_, bits) in each["changes"].items()]
+        surprise = sum(learned.get(move, 0) for move in moves)
+        seen |= surprise != 0
+        assert each["expected"] == pytest.approx(each["predicted"] + surprise, rel=1e-9)
+        for move in moves:
+            learned[move] = learned.get(move, 0) + (each["change"] - each["expected"]) / len(moves)
+        learned = {} if each["accepted"] else learned
+    assert seen
 
 
 def test_a_round_takes_the_best_plan_that_is_near_enough(tmp_path):
