@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
-from lampq.models.detection.pictures import Images, Pictures, Targets, with_gradients
+from lampq.models.detection.pictures import Images, Pictures, Targets
 from lampq.parts import setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
@@ -38,7 +38,7 @@ from lampq.plan.sites import Site
 from lampq.progress import progress
 from lampq.sensitivity.metric import Metric
 from lampq.sensitivity.scores import Scores, SiteScores, falling, falling_in_both
-from lampq.sensitivity.straight_through import straight_through
+from lampq.sensitivity.straight_through import backward, straight_through
 from lampq.workbench import Workbench
 
 CHUNK = 16
@@ -254,10 +254,13 @@ def output_changes(
     Raises:
         LampQError: a site's output is not made from the images.
     """
-    device = next(adapter.network.parameters()).device
     chunk = 1 if isinstance(images, Images) else chunk
     changes = {name: torch.zeros(len(row), len(images), dtype=torch.float64) for name, row in alternatives.items()}
     place = slice(0, 0)
+
+    def at(images: slice) -> None:
+        nonlocal place
+        place = images
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def on_forward(module: nn.Module, operands: tuple[Tensor, ...], output: Tensor) -> None:
@@ -281,15 +284,7 @@ def output_changes(
 
     handles = [adapter.module(name).register_forward_hook(watch(name)) for name in alternatives]
     try:
-        for start in range(0, len(images), chunk):
-            # The graph starts at the images: no weight needs a gradient.
-            batch, leaves = with_gradients(images[start : start + chunk].to(device))
-            place = slice(start, start + len(batch))
-            with torch.enable_grad():
-                # Summed, not averaged: the gradient at an image's output then is that of its own loss.
-                torch.autograd.grad(losses(adapter, batch, labels[place]).sum(), leaves)
-            if progress is not None:
-                progress(len(batch))
+        backward(adapter, images, labels, losses, chunk, progress, at)
     finally:
         for handle in handles:
             handle.remove()

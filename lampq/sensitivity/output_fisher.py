@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lampq.models.adapter import ModelAdapter
-from lampq.models.detection.pictures import Images, Pictures, Targets, with_gradients
+from lampq.models.detection.pictures import Images, Pictures, Targets
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
@@ -24,7 +24,7 @@ from lampq.sensitivity.fisher import class_losses
 from lampq.sensitivity.labels import identity_of_labels, labels_of
 from lampq.sensitivity.metric import Metric
 from lampq.sensitivity.scores import Scores, SiteScores
-from lampq.sensitivity.straight_through import straight_through
+from lampq.sensitivity.straight_through import backward, straight_through
 from lampq.workbench import Workbench
 
 CHUNK = 16
@@ -219,7 +219,6 @@ def site_output_scores(
     Returns:
         ``[alternatives]`` float64 of each site, in their order.
     """
-    device = next(adapter.network.parameters()).device
     losses = losses or (lambda adapter, *batch: class_losses(adapter.run, *batch))
     scores = {name: torch.zeros(len(modules), dtype=torch.float64) for name, modules in alternatives.items()}
 
@@ -244,15 +243,7 @@ def site_output_scores(
         adapter.module(name).register_forward_hook(watch(name, modules)) for name, modules in alternatives.items()
     ]
     try:
-        for start in range(0, len(images), chunk):
-            # The graph starts at the images: no weight needs a gradient.
-            batch, leaves = with_gradients(images[start : start + chunk].to(device))
-            target = labels[start : start + chunk]
-            with torch.enable_grad():
-                # Summed, not averaged: the gradient at an image's output then is that of its own loss.
-                torch.autograd.grad(losses(adapter, batch, target).sum(), leaves)
-            if progress is not None:
-                progress(len(batch))
+        backward(adapter, images, labels, losses, chunk, progress)
     finally:
         for handle in handles:
             handle.remove()
