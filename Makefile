@@ -15,9 +15,9 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/python run.py
 
-# Two processes of one thread each, a file in one of them (what its tests share is made once), in the order of
-# tests/conftest.py; for others, set PYTEST_OPTIONS, for example PYTEST_OPTIONS="-k adalog".
-PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes of one thread each, for two cores: some tests wait for jobs and time limits. A file is in one of them
+# (what its tests share is made once), in the order of tests/conftest.py; for others, set PYTEST_OPTIONS, for example PYTEST_OPTIONS="-k adalog".
+PYTEST_OPTIONS ?= -n 3 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed_dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 

@@ -5,7 +5,6 @@ behind, and its service process is ended with it. What was logged until then lie
 """
 
 import contextlib
-import csv
 import logging
 import os
 import shutil
@@ -94,14 +93,16 @@ class WandbTracker(Tracker):
         self._run.log_artifact(artifact)
 
     def _log_files(self, files: list[Path]) -> None:
+        import pandas as pd
         import wandb
 
         media: dict[str, Any] = {}
         for path in files:
             if path.suffix == ".csv":
-                with path.open(newline="") as file:
-                    rows = list(csv.reader(file))
-                media[path.stem] = wandb.Table(columns=rows[0], data=rows[1:]) if rows else None
+                frame = pd.read_csv(path) if path.stat().st_size else pd.DataFrame()
+                # Numbers as numbers, so that they can be plotted; what is missing as nothing.
+                rows = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+                media[path.stem] = wandb.Table(columns=list(frame), data=rows) if len(frame.columns) else None
             elif path.suffix == ".png":
                 media[f"{path.stem} figure"] = wandb.Image(str(path))
         self._run.log({name: value for name, value in media.items() if value is not None})
