@@ -13,6 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("LAMPQ_TRACEBACK", None)
+# A hundred processes are started; each would compile the project and the tests anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 _folder = tempfile.TemporaryDirectory(prefix="lampq-tests-")
 os.environ["LAMPQ_CACHE"] = os.path.join(_folder.name, "cache")

@@ -173,7 +173,8 @@ def spent(search, plan, unit):
 @pytest.mark.parametrize("name", SEARCHING)
 @pytest.mark.parametrize("target", BOUND.values(), ids=BOUND)
 def test_limits_ties_and_pins_are_kept(name, target, shared):
-    for model in MODELS:
+    # A Swin, where blocks differ in size, for one kind of limit.
+    for model in MODELS if target.unit == "packed_bytes" else ("vit",):
         setup = Setup(name, model, shared, target)
         search, plan = setup.search, setup.allocate()
         bits, low = plan.layer_bits(), math.floor(target.weight_bits)
@@ -230,10 +231,10 @@ def test_inputs_of_their_own_keep_their_own_target(name, model, shared):
     assert any(plan[s.name].weight_bits > 3 for s in layers) and len({plan[s.name].activation_bits for s in layers}) > 1
 
 
-def test_the_same_again_in_another_store_and_from_the_same_store(name, model, tmp_path):
-    first = allocated(name, model)
-    assert Setup(name, model, tmp_path).allocate().to_json() == first.plan.to_json()
-    again = Setup(name, model, first.setup.search.store.root)
+def test_the_same_again_in_another_store_and_from_the_same_store(name, tmp_path):
+    first = allocated(name, "vit")
+    assert Setup(name, "vit", tmp_path).allocate().to_json() == first.plan.to_json()
+    again = Setup(name, "vit", first.setup.search.store.root)
     assert again.allocate().to_json() == first.plan.to_json()
     assert not again.search.store.seconds_computed and again.search.evaluator.evaluations == 0
 

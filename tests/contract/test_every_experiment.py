@@ -61,7 +61,11 @@ def test_it_composes_at_every_scale(name):
 
 LESS = {
     "grid": (*FEW_IMAGES, "lampq.gamma=4,20", "lampq.mu=0.5", "lampq.beta=2,3"),
-    "allocators": (*FEW_IMAGES, "bits=3"),
+    "allocators": (
+        *FEW_IMAGES,
+        "bits=3",
+        "method=adalog,random,mptq_greedy,lampq_module_wise,lampq_resolve,lampq_plus",
+    ),
     "readings": (*FEW_IMAGES, "reading=as_default,line_5_as_printed"),
     "authors_code": (*FEW_IMAGES, "bits=4"),
     "pareto": (*FEW_IMAGES, "bits=2.5,3", "method=adalog,output_fisher,lampq"),
