@@ -179,6 +179,7 @@ class _Walk:
         self._full_precision_inputs: Pictures | None = None
         self._full_precision_outputs: Pictures | None = None
         self._logits: Tensor | None = None
+        self._features: Tensor | None = None
 
     def _outputs(self) -> Tensor:
         if self._full_precision_outputs is None:
@@ -191,6 +192,12 @@ class _Walk:
             adapter = self._realisation.adapter
             self._logits = predictions_in_chunks(adapter, self._index, self._full_precision_inputs)
         return self._logits
+
+    def _full_precision_features(self) -> Tensor:
+        if self._features is None:
+            adapter = self._realisation.adapter
+            self._features = features_in_chunks(adapter, self._index, self._full_precision_inputs)
+        return self._features
 
     def segment(self, index: int, parts: list[States], identity: dict, step: Callable[[int], object]) -> Segment:
         """The segment `index`, all before it realised by `parts`."""
@@ -229,6 +236,7 @@ class _Walk:
             seed=whole._seed,
             full_precision_outputs=self._outputs,
             full_precision_logits=self._full_precision_logits,
+            full_precision_features=self._full_precision_features,
             step=step,
         )
 
@@ -255,6 +263,17 @@ def predictions_in_chunks(adapter: ModelAdapter, start: int, inputs: Pictures) -
     with Workers(inputs.device) as workers:
         parts = workers.map(run, inputs.split(CHUNK))
     return torch.cat(parts) if isinstance(parts[0], Tensor) else [one for part in parts for one in part]
+
+
+def features_in_chunks(adapter: ModelAdapter, start: int, inputs: Tensor) -> Tensor:
+    """`ModelAdapter.features` of all images, as `run_in_chunks`."""
+
+    @torch.no_grad()
+    def run(chunk: Tensor) -> Tensor:
+        return adapter.features(chunk, start)
+
+    with Workers(inputs.device) as workers:
+        return torch.cat(workers.map(run, inputs.split(CHUNK)))
 
 
 def _modules_of(

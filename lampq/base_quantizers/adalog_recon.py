@@ -37,7 +37,7 @@ class AdaLogReconstruction(BlockReconstruction):
     def calibrated_by(self) -> AdaLog:
         return AdaLog(self.candidates, self.rounds, self.steps, self.elitist, self.one_bit)
 
-    def loss(self) -> SquaredError:
+    def trained_by(self) -> SquaredError:
         return SquaredError(PUBLISHED_DIVISOR)
 
     def recipe(self) -> Recipe:

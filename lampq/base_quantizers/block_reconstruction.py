@@ -4,7 +4,6 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
 from lampq.calibration.segment import Segment, States
 from lampq.parts import setting
@@ -20,7 +19,8 @@ from lampq.workers import Workers
 class BlockReconstruction(BaseQuantizer):
     """Stem, blocks and tail are trained in turn, each on what the quantized ones before it give.
 
-    What is trained, from independent states on, is the rounding of weights and the scales of activations.
+    What is trained, from independent states on, is the rounding of weights (or the weights) and the scales of
+    activations.
 
     The tail (classifier) is trained by the divergence of class probabilities, whatever the loss of the others.
 
@@ -55,11 +55,11 @@ class BlockReconstruction(BaseQuantizer):
         self.calibration = self.calibrated_by()
 
     @abstractmethod
-    def calibrated_by(self) -> AdaLog:
+    def calibrated_by(self) -> BaseQuantizer:
         """The method that finds the independent states."""
 
     @abstractmethod
-    def loss(self) -> BlockLoss:
+    def trained_by(self) -> BlockLoss:
         """What stem and blocks are trained by; a new one for each."""
 
     def recipe(self) -> Recipe:
@@ -87,7 +87,7 @@ class BlockReconstruction(BaseQuantizer):
         return self.calibration.quantized_module(site, layer, state, bits)
 
     def has_choice(self, bits: int | None) -> bool:
-        """Whether weights at these bits are rounded to one of two neighbouring codes, so that there is a choice."""
+        """Whether weights at these bits have codes to choose from."""
         return bits is not None and not (bits == 1 and self.calibration.one_bit == "symmetric")
 
     def realise_segment(self, segment: Segment) -> States:
@@ -98,7 +98,7 @@ class BlockReconstruction(BaseQuantizer):
     def loss_of(self, block: Block) -> BlockLoss:
         """The loss of a segment: the tail has its own."""
         last = block.segment.index == block.segment.full_precision.segments - 1
-        return Divergence() if last else self.loss()
+        return Divergence() if last else self.trained_by()
 
     def reconstruct(self, block: TrainedBlock, states: States, layers: dict[str, nn.Module], loss: BlockLoss) -> States:
         """Train a block from the given states on.

@@ -30,5 +30,5 @@ class FimaQ(QDrop):
     only_classifiers = True
     revision = 1
 
-    def loss(self) -> FisherApproximation:
+    def trained_by(self) -> FisherApproximation:
         return FisherApproximation(self.temperature, self.rank, self.iterations, self.gradient_images)

@@ -26,5 +26,5 @@ class PDQuant(QDrop):
     name = "pd_quant"
     revision = 1
 
-    def loss(self) -> PredictionDifference:
+    def trained_by(self) -> PredictionDifference:
         return PredictionDifference(self.temperature, self.prediction_weight)

@@ -39,7 +39,7 @@ class QDrop(BlockReconstruction):
     def calibrated_by(self) -> UniformSearch:
         return UniformSearch(self.candidates, self.rounds)
 
-    def loss(self) -> BlockLoss:
+    def trained_by(self) -> BlockLoss:
         return SquaredError()
 
     def recipe(self) -> Recipe:

@@ -11,6 +11,7 @@ from lampq.plan.sites import Site
 from lampq.quantized_modules.convolution import QuantizedConvolution
 from lampq.quantized_modules.linear import QuantizedLinear
 from lampq.quantized_modules.matmul import QuantizedMatMul
+from lampq.reparameterization.layernorm import transformed_layer
 
 
 class RoundToNearest(BaseQuantizer):
@@ -48,10 +49,10 @@ class RoundToNearest(BaseQuantizer):
 
         if site.is_matmul:
             return QuantizedMatMul(activation_format("a"), activation_format("b"))
-        weight, coded = layer.weight.detach(), None
+        (weight, bias), coded = transformed_layer(layer, state), None
         if bits.weight is not None:
             coded = WeightFormat.of_state(AffineQuantizer, bits.weight, state)
-            weight = coded.quantize(weight)
+            weight = coded.quantize(weight, state.get("weight_codes"))
         if isinstance(layer, nn.Conv2d):
             return QuantizedConvolution(weight, layer, weight_format=coded)
-        return QuantizedLinear(weight, layer.bias, activation_format("input"), weight_format=coded)
+        return QuantizedLinear(weight, bias, activation_format("input"), weight_format=coded)

@@ -39,6 +39,8 @@ class Segment:
         seed: for everything random.
         full_precision_outputs: gives this segment's output in the full-precision network, ``[images, ...]``.
         full_precision_logits: gives the full-precision network's logits, ``[images, classes]``.
+        full_precision_features: gives what the full-precision network's classifier reads, ``[images, channels]``
+            (`ModelAdapter.features`).
         step: says that steps of work were done (`BaseQuantizer.realisation_steps` a segment), for the time left.
     """
 
@@ -56,6 +58,7 @@ class Segment:
     seed: int
     full_precision_outputs: Callable[[], Pictures]
     full_precision_logits: Callable[[], Tensor]
+    full_precision_features: Callable[[], Tensor]
     step: Callable[[int], object] = field(default=lambda count: None)
 
     @torch.no_grad()

@@ -84,6 +84,9 @@ EFFORT_KEYS = (
     "rounding_rate",
     "scale_rate",
     "mlp_rate",
+    "straight_through_iterations",
+    "weight_rate",
+    "straight_through_scale_rate",
 )
 MINIMUM_BITS, MAXIMUM_BITS = 1, 16
 MEMORY = ("prefix_memory_gib", "observation_memory_gib")

@@ -83,6 +83,19 @@ class ModelAdapter(ABC):
         """
         return self.run(state, start)
 
+    def features(self, state: Tensor, start: int) -> Tensor:
+        """What the classifier reads, behind the last norm: the class token, or the mean of the tokens, as the network
+        has it; ``[images, channels]``.
+
+        Args:
+            start: segment whose input `state` is.
+        """
+        return self.penultimate(self.run(state, start, self.segments - 1))
+
+    def penultimate(self, state: Tensor) -> Tensor:
+        """`features` from the input of the tail on; architectures that have them say how."""
+        raise NotImplementedError
+
     def observe_segment(self, index: int, state: Tensor) -> None:
         """Run a segment on calibration images so that each of its sites runs at least once."""
         self.run_segment(index, state)

@@ -108,6 +108,9 @@ class VisionTransformerAdapter(ModelAdapter):
         logits = network.forward_head(network.norm(state))
         return network.tensors["logits"](logits) if self.tensors else logits
 
+    def penultimate(self, state: Tensor) -> Tensor:
+        return self.network.forward_head(self.network.norm(state), pre_logits=True)
+
     def _embed(self, images: Tensor) -> Tensor:
         from lampq.models.tensor_points import embed_patches, embed_positions
 
@@ -165,6 +168,9 @@ class SwinTransformerAdapter(ModelAdapter):
             if hasattr(layer, "reduction_output"):
                 state = layer.reduction_output(state)
         return layer.blocks[block](state)
+
+    def penultimate(self, state: Tensor) -> Tensor:
+        return self.network.forward_head(self.network.norm(state), pre_logits=True)
 
     def _embed(self, images: Tensor) -> Tensor:
         from lampq.models.tensor_points import embed_patches

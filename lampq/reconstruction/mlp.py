@@ -4,6 +4,7 @@ Wu et al., APHQ-ViT, CVPR 2025. A ReLU's output has no negative values, and valu
 its quantizer has fewer to cover.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,8 @@ from lampq.reconstruction.training import added, cosine
 BOUND_IMAGES = 32
 """Images, the first ones, whose activations give the bound."""
 
-ERROR_DIVISOR, CLIPPED_WEIGHT = 10.0, 2.0
-"""The published weights of the error, and of the error with clipped activations."""
+CLIPPED_WEIGHT = 2.0
+"""The published weight of the error with clipped activations."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,32 @@ class MlpRecipe:
     percentile: float
 
 
-def published_percentile(bits: int) -> float:
-    """The percentile that belongs to some bits of the activation: 0.98 at 2 and 4 bits, 0.99 at 3 and at all others."""
-    return 0.98 if bits in (2, 4) else 0.99
+@dataclass(frozen=True)
+class MlpLoss:
+    """``L(error) / divisor + 2 L(error with fc2's input clipped at the bound)``.
+
+    Attributes:
+        of_error: L of output errors ``[images, tokens, channels]``, ``[images]``.
+        divisor: of the first term.
+    """
+
+    of_error: Callable[[Tensor], Tensor]
+    divisor: float = 1.0
+
+
+def mean_squared(error: Tensor) -> Tensor:
+    """Mean over tokens and channels, ``[images, tokens, channels] -> [images]``."""
+    return error.square().flatten(1).mean(1)
+
+
+def weighed(weights: Tensor) -> Callable[[Tensor], Tensor]:
+    """``H error^2``, summed over tokens and averaged over channels.
+
+    Args:
+        weights: H, the importance of the output's elements ``[tokens, channels]``; only its proportions matter.
+    """
+    weights = weights / weights.square().mean().sqrt().clamp(min=torch.finfo(weights.dtype).tiny)
+    return lambda error: summed_over_tokens(weights * error.square())
 
 
 @dataclass(frozen=True)
@@ -84,21 +108,17 @@ class Mlp:
 
 
 def reconstruct_mlp(
-    block: Block, fc1: nn.Linear, fc2: nn.Linear, gelu: nn.Module, inputs: Tensor, weights: Tensor, recipe: MlpRecipe
+    block: Block, fc1: nn.Linear, fc2: nn.Linear, gelu: nn.Module, inputs: Tensor, loss: MlpLoss, recipe: MlpRecipe
 ) -> Mlp:
     """Train a copy of an MLP with ReLU to give what the original gives with GELU.
-
-    The loss is ``H (y - y_fp)^2``, and twice the same with fc2's inputs clipped at the bound (the first of the two
-    divided by 10).
 
     Args:
         block: of the MLP; runs pieces of batches and counts steps.
         fc1, fc2: the original's layers.
         gelu: its activation between them.
         inputs: of fc1 in the full-precision network, ``[images, tokens, channels]``.
-        weights: H, the importance of the output's elements, as one image's output; only its proportions matter.
+        loss: of errors of the output.
     """
-    weights = weights.view(inputs.shape[1:]) / weights.square().mean().sqrt().clamp(min=torch.finfo(weights.dtype).tiny)
     original, trained = Mlp.of(fc1, fc2), Mlp.of(fc1, fc2)
     with torch.no_grad():
         hidden = gelu(functional.linear(inputs[:BOUND_IMAGES], original.weight1, original.bias1)).flatten()
@@ -119,8 +139,8 @@ def reconstruct_mlp(
         with torch.enable_grad():
             hidden = trained.hidden(x)
             errors = [trained.second(values) - target for values in (hidden, hidden.clamp(max=bound))]
-            free, clipped = (summed_over_tokens(weights * error.square()).sum() for error in errors)
-            value = (free / ERROR_DIVISOR + CLIPPED_WEIGHT * clipped) / recipe.batch_size
+            free, clipped = (loss.of_error(error).sum() for error in errors)
+            value = (free / loss.divisor + CLIPPED_WEIGHT * clipped) / recipe.batch_size
         return torch.autograd.grad(value, leaves)
 
     for step in range(recipe.iterations):

@@ -49,6 +49,11 @@ class SoftRounding:
         self.weight = torch.empty_like(self.alpha).requires_grad_()
         self.refresh()
 
+    @property
+    def trained(self) -> Tensor:
+        """What is trained: alpha."""
+        return self.alpha
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Compute the soft weights from alpha."""

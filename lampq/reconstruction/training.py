@@ -2,8 +2,9 @@
 
 Li et al., BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction, ICLR 2021. A step takes a
 batch of images, cuts it into a fixed number of pieces that are run side by side, each on one core, and adds up their
-gradients. Weights are rounded softly (`lampq.reconstruction.rounding`), scales of activations are trained straight
-through (`lampq.reconstruction.activations`); nothing else changes.
+gradients. Weights are rounded softly (`lampq.reconstruction.rounding`) or trained straight through
+(`lampq.reconstruction.straight_through_weights`), as scales of activations are (`lampq.reconstruction.activations`);
+nothing else changes.
 """
 
 import math
@@ -22,6 +23,7 @@ from lampq.reconstruction.block import PIECES, Block, each
 from lampq.reconstruction.dropping import Dropping, mixed
 from lampq.reconstruction.losses.base import BlockLoss
 from lampq.reconstruction.rounding import SoftRounding, regularizer_exponent
+from lampq.reconstruction.straight_through_weights import StraightThroughWeights
 from lampq.reparameterization.layernorm import transformed_layer
 from lampq.workers import Workers
 
@@ -39,38 +41,40 @@ class Recipe:
     Attributes:
         iterations: steps.
         batch_size: images of a step.
-        rounding_rate: learning rate of the rounding (Adam), constant.
+        weight_rate: learning rate of the weights, or of their rounding (Adam), constant.
         scale_rate: learning rate of activation scales (Adam), which a cosine takes to 0.
         regularization: lambda, weight of the regularizer that drives soft weights to a code.
         warmup: fraction of the steps before it sets in.
         exponents: its beta, from there to the end.
         quantized_input: probability that an element of the block's input comes from the quantized network.
         quantized_activation: probability that an element of an activation is quantized.
+        weights: what weights are while they are trained; a regularizer is for their rounding alone.
     """
 
     iterations: int
     batch_size: int
-    rounding_rate: float
+    weight_rate: float
     scale_rate: float
     regularization: float
     warmup: float
     exponents: tuple[float, float] = (20.0, 2.0)
     quantized_input: float = 1.0
     quantized_activation: float = 1.0
+    weights: type[SoftRounding | StraightThroughWeights] = SoftRounding
 
 
 class TrainedBlock(Block):
-    """A block with soft weights and trained scales."""
+    """A block with trained weights and scales."""
 
     def __init__(self, segment: Segment, workers: Workers) -> None:
         super().__init__(segment, workers)
-        self._roundings: dict[str, SoftRounding] = {}
+        self._weights: dict[str, SoftRounding | StraightThroughWeights] = {}
         self._scales: dict[tuple[str, str], Tensor] = {}
 
     @property
     def leaves(self) -> list[Tensor]:
-        """Tensors that the block is run with and gradients are taken of: soft weights, then scales."""
-        return [rounding.weight for rounding in self._roundings.values()] + list(self._scales.values())
+        """Tensors that the block is run with and gradients are taken of: weights, then scales."""
+        return [weights.weight for weights in self._weights.values()] + list(self._scales.values())
 
     def make_trainable(
         self,
@@ -80,13 +84,13 @@ class TrainedBlock(Block):
         quantized_module: Callable[..., nn.Module],
         has_choice: Callable[[int | None], bool],
     ) -> None:
-        """Put quantized modules with soft weights and trained scales into the segment.
+        """Put quantized modules with trained weights and scales into the segment.
 
         Args:
             states: where every site starts.
             layers: full-precision layers in place of the network's own, by name.
             quantized_module: of the method (`BaseQuantizer.quantized_module`).
-            has_choice: whether weights at some bits are rounded to one of two neighbouring codes.
+            has_choice: whether weights at some bits have codes to choose from.
         """
         adapter = self.segment.full_precision
         self._dropping = Dropping(recipe.quantized_activation)
@@ -98,8 +102,8 @@ class TrainedBlock(Block):
                 weight, module.bias = transformed_layer(layer, state)
                 row = (-1, *[1] * (weight.dim() - 1))
                 scale, zero_point = state["weight_scale"].view(row), state["weight_zero_point"].view(row)
-                self._roundings[site.name] = SoftRounding(weight, scale, zero_point, bits.weight)
-                module.weight = self._roundings[site.name].weight
+                self._weights[site.name] = recipe.weights(weight, scale, zero_point, bits.weight)
+                module.weight = self._weights[site.name].weight
             elif not site.is_matmul:
                 module.bias = transformed_layer(layer, state)[1]
             for operand, name in OPERANDS.items():
@@ -116,15 +120,16 @@ class TrainedBlock(Block):
         return TrainedAffine(format, self._dropping)
 
     def train(self, loss: BlockLoss, recipe: Recipe) -> None:
-        """Train rounding and scales."""
+        """Train weights, or their rounding, and scales."""
         if not self.leaves:
             self.segment.step(recipe.iterations)
             return
+        (self.first_batch,) = self._batches(recipe, 0, 1)
         loss.prepare(self)
-        alphas, scales = [rounding.alpha for rounding in self._roundings.values()], list(self._scales.values())
+        weights, scales = list(self._weights.values()), list(self._scales.values())
         optimizers = [
             torch.optim.Adam(tensors, rate, foreach=True)
-            for tensors, rate in ((alphas, recipe.rounding_rate), (scales, recipe.scale_rate))
+            for tensors, rate in (([one.trained for one in weights], recipe.weight_rate), (scales, recipe.scale_rate))
             if tensors
         ]
         smallest = [scale.detach() * SMALLEST_RELATIVE_SCALE for scale in scales]
@@ -132,16 +137,16 @@ class TrainedBlock(Block):
             loss.refresh(self, step)
             gradients = self._gradients(loss, recipe, step)
             beta = regularizer_exponent(step, recipe.iterations, recipe.warmup, *recipe.exponents)
-            for rounding, gradient in zip(self._roundings.values(), gradients, strict=False):
-                rounding.backward(gradient, recipe.regularization, beta)
-            for scale, gradient in zip(scales, gradients[len(alphas) :], strict=True):
+            for trained, gradient in zip(weights, gradients, strict=False):
+                trained.backward(gradient, recipe.regularization, beta)
+            for scale, gradient in zip(scales, gradients[len(weights) :], strict=True):
                 scale.grad = gradient
             if scales:
                 optimizers[-1].param_groups[0]["lr"] = cosine(recipe.scale_rate, step, recipe.iterations)
             for optimizer in optimizers:
                 optimizer.step()
-            for rounding in self._roundings.values():
-                rounding.refresh()
+            for trained in weights:
+                trained.refresh()
             for scale, least in zip(scales, smallest, strict=True):
                 scale.detach().copy_(torch.maximum(scale.detach(), least))
             self.segment.step(1)
@@ -149,9 +154,8 @@ class TrainedBlock(Block):
     def _gradients(self, loss: BlockLoss, recipe: Recipe, step: int) -> list[Tensor]:
         """Gradients of a step's loss with respect to `leaves`."""
         segment, leaves = self.segment, self.leaves
-        seed = (segment.seed, segment.index, step)
-        batches = _batches(seed, len(segment.inputs), recipe.batch_size, 2 if loss.of_clean_output else 1)
-        batches = [batch.to(segment.inputs.device) for batch in batches]
+        seed = self._seed(step)
+        batches = self._batches(recipe, step, 2 if loss.of_clean_output else 1)
 
         def dropped(images: Tensor, generator: np.random.Generator) -> Tensor:
             inputs, others = segment.inputs[images], segment.full_precision_inputs[images]
@@ -178,6 +182,15 @@ class TrainedBlock(Block):
 
         return added(self.workers.map(of_piece, pieces))
 
+    def _batches(self, recipe: Recipe, step: int, count: int) -> list[Tensor]:
+        """`count` batches drawn for one step, each of different images (as many as there are, at most)."""
+        generator, inputs = np.random.default_rng(self._seed(step)), self.segment.inputs
+        drawn = [generator.permutation(len(inputs))[: recipe.batch_size] for _ in range(count)]
+        return [torch.from_numpy(batch).to(inputs.device) for batch in drawn]
+
+    def _seed(self, step: int) -> tuple[int, ...]:
+        return self.segment.seed, self.segment.index, step
+
     def states(self) -> States:
         """States of the sites after hardening."""
         found = {}
@@ -186,8 +199,8 @@ class TrainedBlock(Block):
             for name in OPERANDS.values():
                 if (site.name, name) in self._scales:
                     state[name] = self._scales[site.name, name].detach().view_as(state[name])
-            if site.name in self._roundings:
-                codes = self._roundings[site.name].codes()
+            if site.name in self._weights:
+                codes = self._weights[site.name].codes()
                 state["weight_codes"] = codes.to(torch.uint8 if bits.weight <= 8 else torch.int32)
             found[site.name] = state
         return found
@@ -212,9 +225,3 @@ def added(gradients: list[tuple[Tensor, ...]]) -> list[Tensor]:
         for sum_, gradient in zip(total, piece, strict=True):
             sum_.add_(gradient)
     return total
-
-
-def _batches(seed: tuple[int, ...], images: int, size: int, count: int) -> list[Tensor]:
-    """`count` batches drawn for one step, each of different images (as many as there are, at most)."""
-    generator = np.random.default_rng(seed)
-    return [torch.from_numpy(generator.permutation(images)[:size]) for _ in range(count)]

@@ -6,22 +6,26 @@ import torch
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
-from lampq.base_quantizers.aphq_vit import APHQViT
+from lampq.base_quantizers.aphq_vit import APHQViT, published_percentile
 from lampq.base_quantizers.fima_q import FimaQ
+from lampq.base_quantizers.glf_q import GlfQ
 from lampq.base_quantizers.pd_quant import PDQuant
 from lampq.base_quantizers.qdrop import QDrop
 from lampq.errors import LampQError
+from lampq.models.adapter import ModelAdapter
+from lampq.models.timm_adapters import VisionTransformerAdapter
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
-from tests.reconstruction.blocks import QUICK
-from tests.small_models import distilled_adapter, images, search_over, vit_adapter
+from tests.reconstruction.blocks import QUICK, QUICK_STRAIGHT_THROUGH
+from tests.small_models import VIT_SIDE, distilled_adapter, images, search_over, vision_transformer, vit_adapter
 
-METHODS = (AdaLogReconstruction, QDrop, PDQuant, FimaQ, APHQViT)
+METHODS = (AdaLogReconstruction, QDrop, PDQuant, FimaQ, APHQViT, GlfQ)
 BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
 
 
 def method(cls, **changes):
-    return cls(**{**QUICK, "iterations": 3, **changes})
+    quick = QUICK_STRAIGHT_THROUGH if cls is GlfQ else QUICK
+    return cls(**{**quick, "iterations": 3, **changes})
 
 
 def searched(root, its_method, build=vit_adapter):
@@ -44,7 +48,7 @@ def loss(search, plan, realised=True):
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", METHODS)
 def test_the_whole_model_gets_better(tmp_path, cls):
-    extra = {"mlp_rate": 3e-3} if cls is APHQViT else {}
+    extra = {APHQViT: {"mlp_rate": 3e-3}, GlfQ: {"mlp_rate": 3e-3, "mlp_iterations": 60}}.get(cls, {})
     # AdaLog's, which starts from smaller errors, needs more steps to come out ahead of them.
     iterations = 150 if cls is AdaLogReconstruction else 30
     search = searched(tmp_path, method(cls, iterations=iterations, images=64, scale_rate=1e-3, **extra))
@@ -52,7 +56,7 @@ def test_the_whole_model_gets_better(tmp_path, cls):
     assert loss(search, plan) < loss(search, plan, realised=False)
 
 
-@pytest.mark.parametrize("cls", [QDrop, APHQViT])
+@pytest.mark.parametrize("cls", [QDrop, APHQViT, GlfQ])
 def test_mixed_bits_and_sites_in_full_precision(tmp_path, cls):
     search = searched(tmp_path, method(cls), distilled_adapter)
     plan = uniform(search).with_bits(
@@ -129,6 +133,17 @@ def test_independent_states_are_shared(tmp_path):
         (APHQViT, {"hessian_images": 2}),
         (APHQViT, {"mlp_reconstruction": False}),
         (APHQViT, {"mlp_rate": 1e-2}),
+        (GlfQ, {"loss": "local"}),
+        (GlfQ, {"loss": "global"}),
+        (GlfQ, {"loss": "logits_local"}),
+        (GlfQ, {"loss": "fima"}),
+        (GlfQ, {"local_weight": 4.0}),
+        (GlfQ, {"weight_rate": 1e-2}),
+        (GlfQ, {"scale_rate": 1e-3}),
+        (GlfQ, {"iterations": 4}),
+        (GlfQ, {"mlp_reconstruction": False}),
+        (GlfQ, {"mlp_iterations": 4}),
+        (GlfQ, {"mlp_rate": 1e-2}),
     ],
     ids=str,
 )
@@ -150,8 +165,9 @@ def test_search_is_not_among_the_settings():
     assert method(QDrop, search="exact").settings() == method(QDrop).settings()
 
 
-def test_trained_mlps_have_relu_between_their_layers(tmp_path):
-    search = searched(tmp_path, method(APHQViT))
+@pytest.mark.parametrize("cls", [APHQViT, GlfQ])
+def test_trained_mlps_have_relu_between_their_layers(tmp_path, cls):
+    search = searched(tmp_path, method(cls))
     plan = uniform(search)
     quantized = search.quantized_model()
     adapter = quantized.apply(plan).adapter
@@ -165,6 +181,60 @@ def test_trained_mlps_have_relu_between_their_layers(tmp_path):
     partly = quantized.apply(plan.with_bits({"blocks.1.mlp.fc1": (None, None)})).adapter
     assert isinstance(partly.module("blocks.1.mlp.act"), torch.nn.GELU)
     assert isinstance(partly.module("blocks.0.mlp.act"), torch.nn.ReLU)
+
+
+def test_trained_mlps_serve_every_plan_of_glf_q_and_none_of_another_method(tmp_path):
+    """Its bound knows nothing of bits."""
+    search = searched(tmp_path, method(GlfQ))
+    search.realisation.states(uniform(search))
+    before = search.store.seconds_computed["mlps"]
+    search.realisation.states(uniform(search).with_bits({"blocks.1.mlp.fc2": (3, 4)}))
+    assert search.store.seconds_computed["mlps"] == before
+    other = searched(tmp_path, method(APHQViT))
+    other.realisation.states(uniform(other))
+    assert other.store.seconds_computed["mlps"] > 0
+
+
+def test_losses_of_glf_q_are_as_many_as_there_are_names(tmp_path):
+    """No two of them train to the same, and what a loss does not read is not among the settings."""
+    found, known = [], {"global_local": True, "local": False, "global": False, "logits_local": True, "fima": False}
+    for loss, weighed in known.items():
+        its_method = method(GlfQ, loss=loss, mlp_reconstruction=False)
+        search = searched(tmp_path, its_method, lambda: vit_adapter(1))
+        states = search.realisation.states(uniform(search))
+        found.append(
+            torch.cat([states[name]["input_scale"].view(1) for name in states if "input_scale" in states[name]])
+        )
+        assert ("local_weight" in its_method.settings()) == weighed and "mlp_rate" not in its_method.settings()
+    assert len(set(found)) == len(known)
+
+
+def test_glf_q_leaves_scales_of_weights_and_biases_where_they_are(tmp_path):
+    """Rows keep what covers their whole range; only codes move."""
+    search = searched(tmp_path, method(GlfQ, mlp_reconstruction=False, iterations=20), lambda: vit_adapter(1))
+    plan = uniform(search)
+    states, moved = search.realisation.states(plan), 0
+    for name, state in states.items():
+        if "weight_scale" in state:
+            start = search.bank.entry(search.adapter.site(name), plan[name].bits)
+            assert torch.equal(state["weight_scale"], start["weight_scale"]) and "bias" not in state
+            rows = search.adapter.module(name).weight.flatten(1)
+            codes = (rows / start["weight_scale"][:, None]).round() + start["weight_zero_point"][:, None]
+            moved += (codes != state["weight_codes"].flatten(1)).sum()
+    assert moved > 0
+
+
+def test_a_network_that_does_not_say_what_its_classifier_reads_is_refused(tmp_path):
+    class Silent(VisionTransformerAdapter):
+        penultimate = ModelAdapter.penultimate
+
+    def build():
+        return Silent("silent", vision_transformer(1), input_size=(3, VIT_SIDE, VIT_SIDE))
+
+    with pytest.raises(LampQError, match=r"base_quantizer.loss=global_local: silent says nothing"):
+        searched(tmp_path, method(GlfQ), build)
+    search = searched(tmp_path, method(GlfQ, loss="local"), build)
+    assert search.realisation.states(uniform(search))
 
 
 def test_trained_mlps_serve_other_plans(tmp_path):
@@ -196,6 +266,11 @@ def test_a_network_without_gelu_is_refused(tmp_path):
     assert search.realisation.states(uniform(search))
 
 
+@pytest.mark.parametrize(("bits", "percentile"), [(2, 0.98), (3, 0.99), (4, 0.98), (8, 0.99)])
+def test_published_percentiles(bits, percentile):
+    assert published_percentile(bits) == percentile
+
+
 def test_a_value_out_of_range_is_named():
     for cls, key, value in [
         (QDrop, "iterations", 0),
@@ -215,6 +290,10 @@ def test_a_value_out_of_range_is_named():
         (APHQViT, "mlp_reconstruction", "yes"),
         (APHQViT, "hessian_images", 0),
         (APHQViT, "mlp_rate", 0),
+        (GlfQ, "weight_rate", 0),
+        (GlfQ, "loss", "both"),
+        (GlfQ, "local_weight", 0),
+        (GlfQ, "mlp_iterations", 0),
     ]:
         with pytest.raises(LampQError, match=f"base_quantizer.{key}="):
             method(cls, **{key: value})

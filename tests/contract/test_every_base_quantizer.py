@@ -30,6 +30,7 @@ ALL_SITES.append(("swin", "layers.1.downsample.reduction"))
 SHORT = ("effort=smoke",)
 """What is tested here holds however long a search is."""
 QUICK = (*SHORT, "effort.block_iterations=3", "effort.block_images=6", "effort.rounding_rate=0.05")
+QUICK = (*QUICK, "effort.straight_through_iterations=3")
 
 
 @functools.cache

@@ -74,6 +74,22 @@ def test_logits_are_timms_own(kind, fused):
         torch.testing.assert_close(adapter.network(pictures.double()), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_features_are_what_the_classifier_reads(kind):
+    """Behind a block or from the image on; of two class tokens with a head each, their mean."""
+    adapter = adapted(NETWORKS[kind]())
+    pictures = images(adapter, 3)
+    with torch.inference_mode():
+        features, behind = adapter.features(pictures, 0), adapter.run(pictures, stop=2)
+        assert torch.equal(adapter.features(behind, 2), features)
+        if kind == "distilled":
+            expected = adapter.network.norm(adapter.run(pictures, stop=3))[:, :2].mean(1)
+            torch.testing.assert_close(features, expected)
+        else:
+            head = next(site.name for site in adapter.sites if site.type == "head")
+            torch.testing.assert_close(adapter.module(head)(features), adapter.run(pictures))
+
+
 def test_swin_of_these_tests_has_what_it_is_to_test():
     """Shifted windows, a map that the windows do not divide, an odd map before the patch merging."""
     blocks = [block for stage in swin().layers for block in stage.blocks]

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
-from lampq.bank.realisation import run_in_chunks
+from lampq.bank.realisation import features_in_chunks, run_in_chunks
 from lampq.calibration.segment import Segment
 from lampq.plan.bits import Bits
 from lampq.reconstruction.training import Recipe, TrainedBlock
@@ -15,8 +15,12 @@ QUICK = {"images": 48, "batch_size": 16, "rounding_rate": 0.05, "scale_rate": 2e
 """Settings of a method with which a block of a small model is trained within a second."""
 
 
+QUICK_STRAIGHT_THROUGH = {"images": 48, "batch_size": 16, "weight_rate": 5e-3, "scale_rate": 1e-2, "mlp_iterations": 3}
+"""The same for a method that trains weights straight through."""
+
+
 def recipe(**changes):
-    values = {"iterations": 20, "batch_size": 16, "rounding_rate": 0.05, "scale_rate": 2e-3}
+    values = {"iterations": 20, "batch_size": 16, "weight_rate": 0.05, "scale_rate": 2e-3}
     return Recipe(**{**values, "regularization": 0.01, "warmup": 0.2, **changes})
 
 
@@ -49,6 +53,7 @@ def segment_of(method, index=2, bits=3, adapter=None, noise=0.1, count=48, seed=
         seed=seed,
         full_precision_outputs=lambda: run_in_chunks(adapter, index, inputs),
         full_precision_logits=lambda: run_in_chunks(adapter, index, inputs, adapter.segments),
+        full_precision_features=lambda: features_in_chunks(adapter, index, inputs),
     )
 
 

@@ -1,26 +1,27 @@
 """MLP reconstruction: ReLU in place of GELU, trained to give the same."""
 
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from lampq.base_quantizers.qdrop import QDrop
-from lampq.reconstruction.mlp import Mlp, MlpRecipe, published_percentile, reconstruct_mlp
+from lampq.reconstruction.mlp import Mlp, MlpLoss, MlpRecipe, mean_squared, reconstruct_mlp, weighed
 from tests.reconstruction.blocks import QUICK, block_of, segment_of
 
 FC1, FC2 = "blocks.1.mlp.fc1", "blocks.1.mlp.fc2"
 
 
-def reconstructed(weights=None, **changes):
+PLAIN = MlpLoss(mean_squared)
+
+
+def reconstructed(loss=PLAIN, **changes):
     """The trained MLP, its inputs, what the original gives, and what ReLU alone would give."""
     segment = segment_of(QDrop(**QUICK))
     fc1, fc2 = (segment.full_precision.module(name) for name in (FC1, FC2))
     inputs = segment.observe(FC1, full_precision=True)[0]
-    weights = torch.ones(inputs.shape[1:]) if weights is None else weights
     recipe = MlpRecipe(**{"iterations": 60, "batch_size": 16, "rate": 3e-3, "percentile": 0.99, **changes})
     with block_of(segment) as block, torch.no_grad():
-        mlp = reconstruct_mlp(block, fc1, fc2, nn.GELU(), inputs, weights, recipe)
+        mlp = reconstruct_mlp(block, fc1, fc2, nn.GELU(), inputs, loss, recipe)
         target = fc2(functional.gelu(fc1(inputs)))
         return mlp, inputs, target, fc2(fc1(inputs).relu())
 
@@ -46,7 +47,7 @@ def test_the_original_is_not_touched():
     with block_of(segment) as block:
         recipe = MlpRecipe(iterations=2, batch_size=8, rate=1e-2, percentile=0.99)
         inputs = segment.observe(FC1, full_precision=True)[0]
-        mlp = reconstruct_mlp(block, *layers, nn.GELU(), inputs, torch.ones(inputs.shape[1:]), recipe)
+        mlp = reconstruct_mlp(block, *layers, nn.GELU(), inputs, PLAIN, recipe)
     assert segment.full_precision.weights_hash() == before
     assert not torch.equal(mlp.weight1, layers[0].weight)
 
@@ -71,9 +72,23 @@ def test_only_proportions_of_the_importance_matter():
     ones = torch.ones(17, 24)
     one_sided = torch.ones(17, 24)
     one_sided[:, :12] = 0.01
-    plain, scaled, other = (reconstructed(w, iterations=10)[0] for w in (ones, 1e-9 * ones, one_sided))
+    plain, scaled, other = (
+        reconstructed(MlpLoss(weighed(w), 10.0), iterations=10)[0] for w in (ones, 1e-9 * ones, one_sided)
+    )
     torch.testing.assert_close(plain.weight1, scaled.weight1, rtol=0, atol=1e-5)
     assert (plain.weight1 - other.weight1).abs().max() > 1e-4
+
+
+def test_the_divisor_says_how_much_the_error_without_clipping_counts():
+    """Without its first term it is trained for clipped activations alone."""
+    both, clipped = (reconstructed(MlpLoss(mean_squared, divisor), percentile=0.7)[0] for divisor in (1.0, 1e9))
+    assert (both.weight2 - clipped.weight2).abs().max() > 1e-3
+
+
+def test_plain_errors_are_a_mean_over_tokens_and_channels():
+    error = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 2.0]]])
+    assert mean_squared(error).tolist() == [7.5, 1.0]
+    assert weighed(torch.ones(2, 2))(error).tolist() == [15.0, 2.0]
 
 
 def test_layers_without_bias_get_one():
@@ -81,8 +96,3 @@ def test_layers_without_bias_get_one():
     mlp = Mlp.of(fc1, fc2)
     x = torch.randn(5, 3)
     torch.testing.assert_close(mlp.second(mlp.hidden(x)), fc2(fc1(x).relu()))
-
-
-@pytest.mark.parametrize(("bits", "percentile"), [(2, 0.98), (3, 0.99), (4, 0.98), (8, 0.99)])
-def test_published_percentiles(bits, percentile):
-    assert published_percentile(bits) == percentile

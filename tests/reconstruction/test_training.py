@@ -7,6 +7,7 @@ from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
 from lampq.base_quantizers.qdrop import QDrop
 from lampq.number_formats.uniform import fake_quantize_affine
 from lampq.reconstruction.losses.mse import SquaredError
+from lampq.reconstruction.straight_through_weights import StraightThroughWeights
 from lampq.reconstruction.training import added, cosine
 from tests.reconstruction.blocks import QUICK, block_of, error, independent_states, method_of, recipe, segment_of
 from tests.small_models import distilled_adapter, swin_adapter
@@ -104,11 +105,12 @@ def test_input_and_activation_probabilities_matter():
     [
         ("iterations", 3),
         ("batch_size", 4),
-        ("rounding_rate", 0.2),
+        ("weight_rate", 0.2),
         ("scale_rate", 0.02),
         ("warmup", 0.9),
         ("regularization", 30.0),
         ("exponents", (3.0, 1.5)),
+        ("weights", StraightThroughWeights),
     ],
 )
 def test_every_part_of_the_recipe_changes_the_result(name, value):
@@ -129,7 +131,7 @@ def test_a_strong_regularizer_drives_weights_to_codes():
 
 def soft_fraction(block):
     """How many weights are between their two codes."""
-    soft = torch.cat([rounding._soft.flatten() for rounding in block._roundings.values()])
+    soft = torch.cat([rounding._soft.flatten() for rounding in block._weights.values()])
     return ((soft > 0.01) & (soft < 0.99)).float().mean()
 
 

@@ -22,6 +22,7 @@ from lampq.base_quantizers.adalog import AdaLog
 from lampq.base_quantizers.aphq_vit import APHQViT
 from lampq.base_quantizers.erq import ERQ
 from lampq.base_quantizers.fima_q import FimaQ
+from lampq.base_quantizers.glf_q import GlfQ
 from lampq.base_quantizers.optq import OPTQ
 from lampq.base_quantizers.pd_quant import PDQuant
 from lampq.base_quantizers.ptq4vit import PTQ4ViT
@@ -187,7 +188,9 @@ def test_what_has_no_meaning_for_a_detector_is_refused_in_one_line(search, work,
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("method", [PTQ4ViT(), APHQViT(**SHORT), FimaQ(**SHORT)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [PTQ4ViT(), APHQViT(**SHORT), FimaQ(**SHORT), GlfQ(loss="local")], ids=lambda method: method.name
+)
 def test_a_method_that_needs_class_probabilities_is_refused(adapter, tmp_path, method):
     with pytest.raises(LampQError, match=f"base_quantizer={method.name}"):
         detection_search(adapter, tmp_path, base_quantizer=method)

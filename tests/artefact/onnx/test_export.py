@@ -28,12 +28,13 @@ from lampq.artefact.onnx.openvino import convert, export_openvino
 
 METHODS = {
     "adalog": vit_adapter,
+    "glf_q": vit_adapter,
     "erq": vit_adapter,
     "ptq4vit": vit_adapter,
     "psaq_vit": vit_adapter,
     "rtn": swin_adapter,
 }
-"""Between them every number format, every kind of site, and groups of rows and of columns."""
+"""Between them every number format, every kind of site, groups of rows and of columns, and another activation."""
 
 
 def quantized(name, root):

@@ -9,7 +9,11 @@ from lampq.base_quantizers.qdrop import QDrop
 from lampq.reconstruction.losses.average_hessian import AveragePerturbation, average_perturbation, hessian_product
 from lampq.reconstruction.losses.divergence import Divergence, divergence
 from lampq.reconstruction.losses.fisher import FisherApproximation
+from lampq.reconstruction.losses.global_feature import GlobalFeature
+from lampq.reconstruction.losses.local_feature import LocalFeature
+from lampq.reconstruction.losses.logit_divergence import LogitDivergence
 from lampq.reconstruction.losses.mse import SquaredError
+from lampq.reconstruction.losses.normalized_sum import NormalizedSum
 from lampq.reconstruction.losses.prediction_difference import PredictionDifference
 from tests.reconstruction.blocks import QUICK, block_of, recipe, segment_of
 
@@ -174,3 +178,54 @@ def test_fisher_approximation(block):
     with torch.no_grad():
         whole = block.run(block.segment.inputs)
     assert loss(whole, block.targets, torch.arange(20)).mean().item() == pytest.approx(2.0, rel=1e-3)
+
+
+def test_local_features_by_their_definition():
+    output, target = torch.zeros(2, 3, 4), torch.ones(2, 3, 4)
+    target[1] = 2
+    assert LocalFeature()(output, target, IMAGES[:2]).tolist() == [1.0, 4.0]
+
+
+def test_global_features_are_what_the_classifier_reads(block):
+    """0 for the full-precision output; otherwise the error of the class token behind the last norm."""
+    loss = GlobalFeature()
+    loss.prepare(block)
+    assert loss(block.targets[IMAGES], block.targets[IMAGES], IMAGES).max() < 1e-10
+    output, network = noisy(block)[IMAGES], block.segment.full_precision
+    tokens = [network.network.norm(network.run(x, 3, 4)) for x in (output, block.targets[IMAGES])]
+    expected = (tokens[0][:, 0] - tokens[1][:, 0]).square().mean(1)
+    torch.testing.assert_close(loss(output, block.targets[IMAGES], IMAGES), expected)
+    assert expected.min() > 1e-6
+
+
+def test_divergence_on_the_output_that_is_trained_is_that_of_the_prediction_difference(block):
+    loss, other = LogitDivergence(4.0), PredictionDifference(4.0, 1.0)
+    for each in (loss, other):
+        each.prepare(block)
+    output = noisy(block)[IMAGES]
+    assert torch.equal(loss(output, block.targets[IMAGES], IMAGES), other.clean(output, IMAGES))
+
+
+def test_each_term_of_a_sum_is_divided_by_what_it_is_on_the_first_batch(block):
+    block.first_batch = torch.tensor([3, 1, 8])
+    terms = [LocalFeature(), GlobalFeature()]
+    loss = NormalizedSum((terms[0], 2.0), (terms[1], 1.0))
+    loss.prepare(block)
+    with torch.no_grad():
+        first = block.run(block.segment.inputs[block.first_batch])
+        values = [term(first, block.targets[block.first_batch], block.first_batch).mean() for term in terms]
+        whole = loss(first, block.targets[block.first_batch], block.first_batch).mean()
+    assert whole.item() == pytest.approx(3.0, rel=1e-5)
+    output = noisy(block)[IMAGES]
+    one, other = (term(output, block.targets[IMAGES], IMAGES) for term in terms)
+    torch.testing.assert_close(loss(output, block.targets[IMAGES], IMAGES), 2 * one / values[0] + other / values[1])
+
+
+def test_a_term_that_is_zero_at_first_is_divided_by_a_small_number(block):
+    class Nothing(LocalFeature):
+        def __call__(self, output, target, images):
+            return 0 * super().__call__(output, target, images)
+
+    loss = NormalizedSum((Nothing(), 1.0))
+    loss.prepare(block)
+    assert loss(noisy(block)[IMAGES], block.targets[IMAGES], IMAGES).tolist() == [0.0] * 6
