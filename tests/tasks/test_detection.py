@@ -104,7 +104,7 @@ def test_what_is_quantized_beside_the_backbone(tmp_path, quantize):
 
 QUANTIZERS = {
     "rtn": RoundToNearest(),
-    "adalog": AdaLog(candidates=32, rounds=1, steps=1),
+    "adalog": AdaLog(candidates=64, rounds=1, steps=2),
     "repq_vit": RepQViT(),
     "optq": OPTQ(),
     "erq": ERQ(),
