@@ -27,6 +27,8 @@ def footnote(run: Run) -> str:
     limit = run.origin.get("settings", {}).get("max_evaluations")
     if limit is not None:
         parts.append(f"at most {limit} further plans scored in the search")
+    if "transform" in metrics:
+        parts.append(f"the network transformed before it is quantized (transform={metrics['transform']})")
     name, _, search = run.identity["base_quantizer"]
     if any(search.get(key, value) != value for key, value in PUBLISHED_SEARCH.get(name, ADALOG_SEARCH).items()):
         parts.append("shortened search of the base quantizer")

@@ -51,6 +51,8 @@ def in_order(found: set[str]) -> list[str]:
 VARIANTS = {
     "allocator=from_plan": "given plan",
     "allocator.try_next_pairs=0": "literal update",
+    "transform=none": "as it comes",
+    "transform=hadamard": "rotated",
     "dataset.source=noise": "noise images",
     "dataset.source=real": "real images",
     "dataset.calibration_images": "{} images",

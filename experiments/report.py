@@ -224,6 +224,8 @@ def _plans(rows: pd.DataFrame, pictures: Pictures, lines: list[str]) -> list[str
         if figure.is_file():
             place = [f"{k}={v}" for k, v in row.asked.items() if k in NOT_A_VARIATION and k != "method"]
             path = row.run.results / "runs" / row.fingerprint / "plan.json"
+            transform = row.run.metrics.get("transform")
+            place += [] if transform is None else [f"transform={transform}"]
             place += [f"base_quantizer={row.base_quantizer}", "allocator=from_plan", f"allocator.plan={path}"]
             label = ", ".join(f"{key}={value}" for key, value in row.asked.items())
             try:

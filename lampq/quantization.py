@@ -30,6 +30,8 @@ from lampq.runs.preparation import prepared_for, workbench_of
 from lampq.storage.store import Store
 from lampq.tasks.classification import accuracy_metrics
 from lampq.tasks.score import Score
+from lampq.transform.base import Transform
+from lampq.transform.base import told as transform_words
 from lampq.workbench import Workbench
 
 ANSWERED_BY_THE_CALL = (
@@ -54,6 +56,7 @@ def quantize(
     sample: tuple[Tensor, Tensor] | Iterable[Any] | None = None,
     bits: float = 3,
     *,
+    transform: str | Transform = "none",
     base_quantizer: str | BaseQuantizer = "adalog",
     allocator: str | Allocator = "lampq",
     budget: str | Budget = "average_bits",
@@ -76,6 +79,7 @@ def quantize(
         sample: D, the sample set that plans are scored on: (images, classes), or a DataLoader of such pairs. Some
             hundred at least. Not needed with ``allocator="uniform"``.
         bits: target b_t, for weights and inputs; a fraction where an allocator chooses.
+        transform: what becomes of the network before it is quantized: ``none`` or ``hadamard``, or an object.
         base_quantizer: name, as on the command line, or an object.
         allocator: name, as on the command line, or an object.
         budget: what is limited: ``average_bits``, ``packed_bytes`` or ``bops``; or a `Budget`, in place of `bits`.
@@ -95,6 +99,7 @@ def quantize(
     given = {
         name: part
         for name, part, kind in (
+            ("transform", transform, Transform),
             ("base_quantizer", base_quantizer, BaseQuantizer),
             ("allocator", allocator, Allocator),
             ("budget", budget, Budget),
@@ -103,7 +108,8 @@ def quantize(
     }
     if allocate is not None and "budget" in given:
         raise LampQError(f"allocate={allocate}: has no effect on a budget given as an object; set it there")
-    named = {"base_quantizer": base_quantizer, "allocator": allocator, "budget": budget, "bits": bits, "seed": seed}
+    named = {"transform": transform, "base_quantizer": base_quantizer, "allocator": allocator, "budget": budget}
+    named |= {"bits": bits, "seed": seed}
     named |= {} if allocate is None else {"allocate": allocate}
     typed = [f"{key}={value}" for key, value in named.items() if key not in given]
     _check_effect(overrides, given)
@@ -155,6 +161,8 @@ class QuantizedNetwork:
         """The plan in a few lines: bits, size, result on D, and the bits of each layer."""
         costs, console = self.costs, Console(width=120, record=True, quiet=True, no_color=True)
         told = cost_lines(costs)
+        if (transform := self._workbench.adapter.transform) is not None:
+            told.append(transform_words(transform))
         if (stays := self._workbench.adapter.told_unquantized()) is not None:
             told.append(stays)
         if (score := self.sample_score()) is not None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lampq.configuration.settings import Settings
+from lampq.transform.none import NoTransform
 from tests.small_models import MadeUpImages, vit_adapter
 
 
@@ -19,6 +20,7 @@ def small_settings(folder: Path, blocks: int = 3, **changes: Any) -> Settings:
         **{
             "model": model,
             "dataset": MadeUpImages(),
+            "transform": NoTransform(),
             "seed": 0,
             "device": "cpu",
             "threads": None,

@@ -13,7 +13,7 @@ PACKAGE = Path(lampq.__file__).parent
 ROOMS = [
     *("__init__", "quantization", "launch", "pipeline", "report", "runs"),
     *("artefact", "allocation", "sensitivity", "workbench", "tasks", "datasets"),
-    *("bank", "base_quantizers", "reconstruction", "reparameterization", "calibration", "models"),
+    *("bank", "base_quantizers", "reconstruction", "reparameterization", "calibration", "transform", "models"),
     *("configuration", "quantized_modules", "number_formats"),
     *("plan", "storage", "workers", "progress", "parts", "limits", "errors"),
 ]

@@ -14,6 +14,7 @@ from lampq.allocation.uniform import Uniform
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.plan.budget import Budget
 from lampq.quantization import network_name
+from lampq.transform.hadamard import Hadamard
 from tests.small_models import CLASSES, images, swin, swin_adapter, vision_transformer, vit_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +71,26 @@ def test_the_plan_is_within_its_bits_and_the_summary_says_what_it_costs(quantize
     text = quantized.summary()
     assert f"{quantized.costs['average_weight_bits']:.2f} weight bits" in text
     assert "on D: top-1" in text and "fc2" in text and "simulated" in text
+
+
+def test_a_rotated_network_is_searched_saved_and_told_of(network, pictures, classes, tmp_path):
+    sample = (pictures[8:72], classes[8:72])
+    options = {"bits": 3, "seed": 4, "base_quantizer": "rtn", "allocator": "lampq", "cache": tmp_path / "cache"}
+    q = lampq.quantize(network, pictures[:8], sample, transform="hadamard", **options)
+    adapter = q._workbench.adapter
+    assert adapter.transform == Hadamard(seed=4).identity, "the signs follow the seed"
+    with torch.no_grad():
+        torch.testing.assert_close(adapter.run(pictures[:5]), network(pictures[:5]), rtol=1e-4, atol=1e-4)
+        logits = q.network(pictures[:5])
+    assert q.costs["average_weight_bits"] <= 3 and len(set(q.plan.layer_bits().values())) > 1
+    told = "transformed before anything was quantized: hadamard (seed=4 residual=True heads=True)"
+    assert told in q.summary()
+    q.save(tmp_path / "model")
+    assert told in (tmp_path / "model" / "README.md").read_text()
+    with torch.no_grad():
+        assert torch.equal(lampq.load(tmp_path / "model", network=vision_transformer(2, seed=9))(pictures[:5]), logits)
+    given = lampq.quantize(network, pictures[:8], sample, transform=Hadamard(seed=4), **options)
+    assert given.plan == q.plan
 
 
 def test_a_layer_is_explained_by_itself(quantized):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lampq.plan.sites import LAYER_TYPES
+from lampq.transform.base import told
 
 
 def card(description: dict[str, Any], size: int, full_size: int) -> str:
@@ -17,6 +18,8 @@ def card(description: dict[str, Any], size: int, full_size: int) -> str:
     lines = [f"# {name}, quantized", ""]
     if made := about.get("made"):
         lines += [f"Made by {made}. Quantization is simulated: accuracies are those of rounded values.", ""]
+    if transform := (description["architecture"] or {}).get("transform"):
+        lines += [f"The network was {told(transform)}.", ""]
     metrics = about.get("metrics", {})
     if "top1" in metrics:
         lines += [

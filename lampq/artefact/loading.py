@@ -17,6 +17,7 @@ from lampq.limits import choice
 from lampq.models.adapter import InSegments, ModelAdapter
 from lampq.models.architectures import bare_adapter
 from lampq.plan.bit_plan import BitPlan
+from lampq.transform.rebuilding import transformed_again
 
 KEYS = ("format", "version", "architecture", "input_size", "data_config", "modules", "plan", "about", "sha256")
 
@@ -55,7 +56,9 @@ def load_adapter(folder: str | Path, network: nn.Module | None = None) -> tuple[
     description = read_description(folder)
     tensors = _tensors(folder, description["sha256"])
     plan = BitPlan.from_json(description["plan"])
-    adapter = bare_adapter(description["architecture"], tuple(description["input_size"]), network)
+    architecture = description["architecture"]
+    adapter = bare_adapter(architecture, tuple(description["input_size"]), network)
+    adapter = transformed_again(adapter, architecture.get("transform"))
     adapter.data_config = description["data_config"]
     if any(module.get("kind") == "tensor" for module in description["modules"].values()):
         adapter = adapter.with_tensors()

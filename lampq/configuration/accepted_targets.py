@@ -21,6 +21,7 @@ from lampq.limits import shown
 PARTS = {
     "model": ("lampq.models", "build"),
     "dataset": ("lampq.datasets", "validation"),
+    "transform": ("lampq.transform", "apply"),
     "base_quantizer": ("lampq.base_quantizers", "minimum_bits"),
     "allocator": ("lampq.allocation", "allocate"),
     "sensitivity": ("lampq.sensitivity", "measure"),

@@ -36,7 +36,7 @@ from lampq.plan.budget import UNITS, Budget, default_bit_set
 from lampq.plan.groups import checked_pins, checked_ties
 from lampq.plan.sites import ALLOCATE
 
-PARTS = ("model", "dataset", "base_quantizer", "allocator")
+PARTS = ("model", "dataset", "transform", "base_quantizer", "allocator")
 """Groups whose YAML names a class."""
 KEYS = (
     *PARTS,
@@ -107,7 +107,7 @@ class Settings:
     """What `lampq.pipeline` works from.
 
     Attributes:
-        model, dataset, base_quantizer, allocator: the parts, constructed; they have done no work yet.
+        model, dataset, transform, base_quantizer, allocator: the parts, constructed; they have done no work yet.
         budget: targets, bit set and rules.
         seed: of every random choice.
         device: ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is already decided.
@@ -128,6 +128,7 @@ class Settings:
 
     model: Any
     dataset: Any
+    transform: Any
     base_quantizer: Any
     allocator: Any
     budget: Budget

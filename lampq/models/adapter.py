@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lampq.errors import LampQError
 from lampq.models.feeds import Feeds, Source, fed_by, source_of
 from lampq.plan.sites import STEM_TENSORS, USUALLY_FED_BY, Site
+from lampq.storage.fingerprint import fingerprint
 
 
 class ModelAdapter(ABC):
@@ -33,12 +34,16 @@ class ModelAdapter(ABC):
         data_config: the model's own preprocessing (timm's keys), or an empty dictionary.
         published_top1: published full-precision top-1 in percent, or None.
         architecture: what builds the network again, without weights (`lampq.models.architectures`).
+        transform: what was made of the network before (`lampq.transform`): its identity, JSON-able; None for nothing.
+        weights_before: `weights_hash` of the network that it was made of.
     """
 
     task = "classification"
     prefix_tokens = 0
     windows = False
     tensors = False
+    transform: dict[str, Any] | None = None
+    weights_before = ""
 
     def __init__(
         self,
@@ -164,7 +169,10 @@ class ModelAdapter(ABC):
 
     def weights_hash(self) -> str:
         """Hash over names and values of all parameters and persistent buffers, and over what feeds a layer where it is
-        not what usually does: the layer is then quantized in another way."""
+        not what usually does: the layer is then quantized in another way. Of a transformed network: over what it was
+        made of, and how."""
+        if self.transform is not None:
+            return fingerprint([self.weights_before, self.transform])
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())

@@ -17,18 +17,24 @@ def show(records: list[RunRecord]) -> None:
     whole |= {"average_weight_bits": 32, "packed_bytes": last["full_precision_bytes"]}
     rows = [{"method": "full precision", **whole}]
     for metrics in (record.metrics for record in records):
-        rows.append({**metrics, "method": f"{metrics['base_quantizer']}, {metrics['allocator']}"})
+        rows.append({**metrics, "method": method_words(metrics)})
     console.print(summary_table(rows))
     console.print(bits_grid(records[-1].plan))
     for record in records:
         console.print(f"{record.metrics['allocator']}: {record.folder}", soft_wrap=True)
 
 
+def method_words(metrics: dict) -> str:
+    """Base quantizer and allocator of a run, behind the transform where there is one."""
+    words = (metrics.get("transform"), metrics["base_quantizer"], metrics["allocator"])
+    return ", ".join(word for word in words if word)
+
+
 def summary_line(record: RunRecord) -> str:
     """A run's result in one line, as a grid shows it."""
     metrics = record.metrics
     bits = f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}"
-    parts = [f"{metrics['model']}, {metrics['base_quantizer']}, {metrics['allocator']} {bits}"]
+    parts = [f"{metrics['model']}, {method_words(metrics)} {bits}"]
     for name in accuracies_in(metrics):
         error = metrics.get(f"{name}_standard_error")
         parts.append(f"{ACCURACIES[name]} {metrics[name]:.2f}" + ("" if error is None else f" ± {error:.2f}") + " %")

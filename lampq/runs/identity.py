@@ -43,6 +43,7 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
     return {
         "model": prepared.adapter.name,
         "weights": prepared.adapter.weights_hash(),
+        **({} if prepared.adapter.transform is None else {"transform": prepared.adapter.transform}),
         "images": images,
         "base_quantizer": [quantizer.name, quantizer.revision, quantizer.settings()],
         "sensitivity" if single else "allocator": [work.name, work.revision, work.settings()],
@@ -73,6 +74,7 @@ def labels(
         "dataset": settings.dataset.name,
         "base_quantizer": settings.base_quantizer.name,
         "allocator": work.name,
+        **({} if prepared.adapter.transform is None else {"transform": prepared.adapter.transform["name"]}),
         "weight_bits": target["weight_bits"],
         "activation_bits": target["activation_bits"],
         "seed": settings.seed,

@@ -19,6 +19,7 @@ from lampq.storage.store import Store
 from lampq.tasks.classification import ClassificationTask
 from lampq.tasks.detection import DetectionTask
 from lampq.tasks.task import Task
+from lampq.transform.base import told
 from lampq.workbench import Workbench, observer_of, open_workbench
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def _shared(settings: Settings, device: torch.device) -> Prepared:
     if settings.bank == "fresh" or None in named:
         return _prepare(settings, device)
     method = settings.base_quantizer
-    alike = [settings.seed, str(device), method.quantizes_tensors, method.precision]
+    alike = [settings.seed, str(device), settings.transform.identity, method.quantizes_tensors, method.precision]
     key = fingerprint([*named, _checkpoint(settings), *alike])
     if key not in _prepared or not _prepared[key].task.still_current():
         _prepared.clear()
@@ -99,9 +100,13 @@ def prepared_for(settings: Settings, adapter: ModelAdapter, images: ImageSets, d
         device: where it is.
 
     Raises:
-        LampQError: the method does not quantize such a model, or the images do not fit it.
+        LampQError: the model cannot be transformed so, the method does not quantize such a model, or the images do not
+            fit it.
     """
     method = settings.base_quantizer
+    adapter = settings.transform.apply(adapter)
+    if adapter.transform is not None:
+        log.info(told(adapter.transform))
     if method.quantizes_tensors:
         adapter = adapter.with_tensors()
     method.check_model(adapter)

@@ -6,7 +6,8 @@ own inputs, by how much each contributed, so that sums are kept (Bach et al., PL
 - linear layer ``y = W x + b``: ``R_j = sum_i x_j W_ij R_i / (y_i + epsilon sign(y_i))``, the epsilon rule of Bach et
   al.; what belongs to the bias stays there. Convolution, residual sums, pooling, reshaping: the same with epsilon = 0,
   so a residual sum splits by what each branch adds;
-- LayerNorm: its standard deviation counts as a constant, which leaves a linear layer (Ali et al., ICML 2022);
+- LayerNorm: its standard deviation counts as a constant, which leaves a linear layer (Ali et al., ICML 2022); so does
+  the root mean square of an RMSNorm;
 - attention ``A V``: the probabilities A count as constants, so relevance goes on through V (Ali et al.). Chefer et al.
   (CVPR 2021) split it between A and V in halves, and AttnLRP (Achtibat et al., ICML 2024) goes through the softmax,
   where part of it is lost; with constant A nothing is, and softmax and ``q k^T`` need no rule;
@@ -57,6 +58,22 @@ class ConstantDeviationNorm(nn.Module):
         return y if self.norm.bias is None else y + self.norm.bias
 
 
+class ConstantSizeNorm(nn.Module):
+    """An RMSNorm without parameters whose root mean square has no derivative.
+
+    Args:
+        norm: the RMSNorm.
+    """
+
+    def __init__(self, norm: nn.RMSNorm) -> None:
+        super().__init__()
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., channels] -> [..., channels]``"""
+        return x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt().detach()
+
+
 class ConstantRatio(nn.Module):
     """A function of single numbers, as its input times a ratio without derivative.
 
@@ -97,6 +114,8 @@ def relevance_model(adapter: ModelAdapter, epsilon: float = EPSILON) -> ModelAda
     for name, module in list(twin.network.named_modules()):
         if isinstance(module, nn.LayerNorm):
             twin.replace_module(name, ConstantDeviationNorm(module))
+        elif isinstance(module, nn.RMSNorm) and module.weight is None:
+            twin.replace_module(name, ConstantSizeNorm(module))
         elif isinstance(module, POINTWISE):
             twin.replace_module(name, ConstantRatio(module))
         elif isinstance(module, nn.Linear):
@@ -116,7 +135,7 @@ def _check_rules(twin: ModelAdapter) -> None:
     Raises:
         LampQError: names the module that needs one.
     """
-    ruled = (nn.Linear, ConstantDeviationNorm, ConstantRatio)
+    ruled = (nn.Linear, ConstantDeviationNorm, ConstantSizeNorm, ConstantRatio)
     sites = {site.name for site in twin.sites}
 
     def check(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

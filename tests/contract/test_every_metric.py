@@ -11,9 +11,10 @@ from lampq.allocation.lampq import LampQ
 from lampq.allocation.least_score import LeastScore
 from lampq.sensitivity.metric import Metric, metrics
 from lampq.sensitivity.trace import Trace
+from lampq.transform.hadamard import Hadamard
 from tests.allocation.budgets import budget
 from tests.bank.test_realisation import OneAfterAnother, uniform
-from tests.small_models import images, search_over, vit_adapter
+from tests.small_models import images, search_over, swin_adapter, vit_adapter
 
 BUDGET = budget(4, (2, 3, 5))
 
@@ -44,6 +45,16 @@ def test_every_layer_has_a_cost_at_every_bit_width_and_few_bits_cost_most(metric
     costs = metric.costs(scores)
     assert all(row[2] >= row[3] >= row[5] for row in costs.values()) and any(row[2] > row[5] for row in costs.values())
     assert json.loads(json.dumps(metric.notes(search))) == metric.notes(search)
+
+
+def test_a_rotated_network_is_scored_as_any_other(metric, shared):
+    # Traces on a Swin: on a rotated ViT a whole search with them is tested in tests/test_quantization.py.
+    make = swin_adapter if metric.name == "fisher" else lambda: vit_adapter(2)
+    plain, rotated = (search_over(adapter, shared) for adapter in (make(), Hadamard().apply(make())))
+    scores = metric.scores(rotated, BUDGET)
+    assert list(scores) == [s.name for s in plain.layers]
+    assert all(math.isfinite(value) for row in scores.values() for value in row.values())
+    assert scores != metric.scores(plain, BUDGET)
 
 
 class OtherWeights(OneAfterAnother):

@@ -1,6 +1,7 @@
 """Every base quantizer's model is saved, loaded and run in integers."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,10 +12,16 @@ from lampq.artefact.saving import TENSORS, save
 from lampq.models.architectures import network_name
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
+from lampq.transform.hadamard import Hadamard
 from tests.contract.test_every_base_quantizer import NAMES, QUICK, quantizer
 from tests.small_models import images, search_over, swin, swin_adapter, vision_transformer, vit_adapter
 
-MODELS = {"vit": (vision_transformer, vit_adapter), "swin": (swin, swin_adapter)}
+MODELS = {
+    "vit": (vision_transformer, vit_adapter),
+    "swin": (swin, swin_adapter),
+    "rotated vit": (partial(vision_transformer, 1), lambda: Hadamard().apply(vit_adapter(1))),
+    "rotated swin": (swin, lambda: Hadamard().apply(swin_adapter())),
+}
 
 
 def mixed(adapter, method):
@@ -28,7 +35,12 @@ def mixed(adapter, method):
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [*((name, "vit") for name in NAMES), *((name, "swin") for name in ("adalog", "erq", "psaq_vit"))]
+    ("name", "model"),
+    [
+        *((name, model) for name in NAMES for model in ("vit", "rotated vit")),
+        *((name, "swin") for name in ("adalog", "erq", "psaq_vit")),
+        ("adalog", "rotated swin"),
+    ],
 )
 def test_a_saved_model_is_the_simulated_one(name, model, tmp_path):
     make, make_adapter = MODELS[model]
@@ -38,7 +50,7 @@ def test_a_saved_model_is_the_simulated_one(name, model, tmp_path):
     plan = mixed(adapter, method)
     workbench.build(plan)
     quantized = workbench.quantized_model().apply(plan).adapter
-    adapter.architecture = {"library": "own", "name": network_name(make())}
+    adapter.architecture |= {"library": "own", "name": network_name(make())}
     save(tmp_path / "model", adapter, quantized, plan, {})
     x = images(adapter, 5)
     with torch.no_grad():

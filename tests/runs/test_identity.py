@@ -17,6 +17,8 @@ from lampq.plan.budget import Budget
 from lampq.runs.identity import identity
 from lampq.runs.preparation import Prepared
 from lampq.tasks.classification import ClassificationTask
+from lampq.transform.hadamard import Hadamard
+from lampq.transform.none import NoTransform
 from tests.allocation.budgets import budget
 from tests.bank.test_realisation import OneAfterAnother
 from tests.small_models import MadeUpImages, vit_adapter
@@ -53,6 +55,25 @@ def test_a_search_over_realised_networks_says_that_estimates_come_from_them(sett
     assert of("surrogate", Greedy())["search"] == "surrogate" and "estimates_from" not in of("surrogate", Greedy())
     assert of("exact", Greedy())["estimates_from"] == of("block_bank", Greedy())["estimates_from"] == "scored"
     assert of("exact", Uniform()) == of("surrogate", Uniform())
+
+
+def test_a_transform_is_part_of_a_run_and_of_its_words_only_where_there_is_one(settings, prepared):
+    rotated = replace(prepared, adapter=Hadamard(seed=2).apply(prepared.adapter))
+    plain, other = (identity(settings, each, Uniform()) for each in (prepared, rotated))
+    assert other["transform"] == Hadamard(seed=2).identity and "transform" not in plain
+    assert other["weights"] != plain["weights"]
+    assert {key: value for key, value in other.items() if key not in ("transform", "weights")} == {
+        key: value for key, value in plain.items() if key != "weights"
+    }
+
+
+def test_runs_with_a_transform_are_runs_of_their_own(settings):
+    transforms = (NoTransform(), Hadamard(), Hadamard(seed=1), Hadamard(residual=False), Hadamard(heads=False))
+    records = [run(replace(settings, allocator=Uniform(), transform=of))[-1] for of in transforms]
+    assert len({record.fingerprint for record in records}) == 5
+    whole = {record.metrics["top1_full_precision"] for record in records}
+    assert len(whole) == 1, "the full-precision function is the same"
+    assert [record.metrics.get("transform") for record in records] == [None, *["hadamard"] * 4]
 
 
 CHANGES = {

@@ -15,6 +15,7 @@ from lampq.sensitivity.relevance import (
     relevance_importance,
     relevance_model,
 )
+from lampq.transform.hadamard import Hadamard
 from tests.small_models import (
     VIT_SIDE,
     distilled_adapter,
@@ -28,6 +29,7 @@ from tests.small_models import (
 NOTHING = 1e-30
 """An epsilon that takes nothing of any output but zero."""
 MODELS = {"vit": vit_adapter, "swin": swin_adapter, "distilled": distilled_adapter}
+MODELS["rotated"] = lambda: Hadamard().apply(vit_adapter())
 
 
 @pytest.fixture(params=MODELS)

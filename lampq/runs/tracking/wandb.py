@@ -21,6 +21,9 @@ from lampq.runs.tracking.wandb_server import ask, credentials, remember, remembe
 
 log = logging.getLogger(__name__)
 
+WORDS = ("model", "transform", "base_quantizer", "allocator")
+"""Labels that name a run."""
+
 ASKING, STARTING = 0.3, 0.4
 """Shares of the time limit that asking the server and starting a run there may take."""
 
@@ -73,7 +76,7 @@ class WandbTracker(Tracker):
         import wandb
 
         self._run.summary.update(metrics)
-        labels = [str(metrics[name]) for name in ("model", "base_quantizer", "allocator") if name in metrics]
+        labels = [str(metrics[name]) for name in WORDS if name in metrics]
         if {"weight_bits", "activation_bits"} <= metrics.keys():
             labels.append(f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}")
         if labels:

@@ -12,13 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
+from lampq.artefact.loading import load_adapter
 from lampq.artefact.onnx.checking import _wrong_classes, check_export, size_on_disk
 from lampq.artefact.onnx.codes import code_flips, simulated_codes
 from lampq.artefact.onnx.runtimes import graph_codes, network
+from lampq.artefact.saving import save
 from lampq.errors import LampQError
+from lampq.models.architectures import network_name
+from lampq.transform.hadamard import Hadamard
 from tests.contract.test_every_base_quantizer import quantizer
 from tests.contract.test_every_saved_model import mixed
-from tests.small_models import images, search_over, swin_adapter, vit_adapter
+from tests.small_models import images, search_over, swin_adapter, vision_transformer, vit_adapter
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -37,10 +41,10 @@ METHODS = {
 """Between them every number format, every kind of site, groups of rows and of columns, and another activation."""
 
 
-def quantized(name, root):
+def quantized(name, root, make=None):
     """A network of 2, 3, 4 and 8 bits, and its packed size in bytes."""
     method = quantizer(name)
-    workbench = search_over(METHODS[name](), root, base_quantizer=method)
+    workbench = search_over((make or METHODS[name])(), root, base_quantizer=method)
     plan = mixed(workbench.adapter, method)
     return workbench.quantized_model().apply(plan).adapter, workbench.sizes(plan)["packed_bytes"]
 
@@ -74,6 +78,27 @@ def test_other_runtimes_find_the_same_classes(name, tmp_path):
         flips = code_flips(lambda chunk: simulated_codes(adapter, chunk), graph_codes(file, adapter), x)
         assert flips.codes > 300_000 and flips.first_differ <= 5 and flips.percent < 2
     assert torch.equal(network(path)(x[:1]).argmax(1), network(path)(x).argmax(1)[:1])  # any number of images
+
+
+def rotated():
+    return Hadamard().apply(vit_adapter(1))
+
+
+@pytest.mark.parametrize("opset", [18, 25])
+def test_a_saved_rotated_model_is_exported_and_is_what_was_saved(opset, tmp_path):
+    adapter, _ = quantized("adalog", tmp_path / "store", rotated)
+    original = rotated()
+    original.architecture |= {"library": "own", "name": network_name(vision_transformer(1))}
+    plan = mixed(original, quantizer("adalog"))
+    save(tmp_path / "model", original, adapter, plan, {})
+    loaded, _ = load_adapter(tmp_path / "model", network=vision_transformer(1, seed=9))
+    files = [tmp_path / "model.onnx"]
+    export_onnx(loaded, files[0], opset)
+    if opset == 18 and find_spec("openvino"):
+        files.append(tmp_path / "model.xml")
+        export_openvino(loaded, files[1])
+    for file in files:
+        assert "the class is the simulation's on" in check_export(adapter, file, images(adapter, 16), force=False)
 
 
 def mistaken(adapter, name):
