@@ -10,6 +10,7 @@ from lampq.errors import LampQError
 from lampq.launch.cells import NOT_AVAILABLE
 from lampq.plan.bit_plan import BitPlan, SitePlan
 from lampq.plan.sites import LAYER_TYPES
+from lampq.report.changes import predictions_in
 from lampq.report.table import NOTHING, Table
 from lampq.runs.record import read_sensitivity
 
@@ -67,8 +68,9 @@ def gathered(rows: pd.DataFrame) -> Gathered | None:
     plans = mine[has["plan.json"] & mine.method.notna()]
     if plans.empty:
         return None
-    alone = mine[has["sensitivity.csv"]]
-    alone = alone.assign(measured_bits=[int(_single_layers(run)[0]["bits"]) for run in alone.run])
+    measured = mine[has["sensitivity.csv"]]
+    alone = measured[pd.Series([bool(_measured(run, "layers")) for run in measured.run], measured.index, bool)]
+    alone = alone.assign(measured_bits=[int(_measured(run, "layers")[0]["bits"]) for run in alone.run])
     chosen = {bits: first(widest(group)) for bits, group in alone.groupby("measured_bits")}
     found, used = [], []
     for method in in_order(set(plans.method)):
@@ -107,14 +109,15 @@ def metrics_of(plan: BitPlan, named: str, bits: list[int]) -> list[Metric]:
     return found
 
 
-def _single_layers(run: Run) -> list[dict[str, Any]]:
-    return [r for r in read_sensitivity(run.folder) if r["unit"] == "layers"]
+def _measured(run: Run, unit: str) -> list[dict[str, Any]]:
+    """Rows of a measurement of one kind."""
+    return [r for r in read_sensitivity(run.folder) if r["unit"] == unit]
 
 
 def _cost(run: Run, layers: list[SitePlan]) -> Metric:
     """Increase of the mean loss on D, in nats, by each single layer at few bits."""
     names = {(s.type, s.block): s.name for s in layers}
-    place = [(names[r["type"], int(r["block"])], r) for r in _single_layers(run)]
+    place = [(names[r["type"], int(r["block"])], r) for r in _measured(run, "layers")]
     return Metric(
         f"loss increase at {place[0][1]['bits']:g} bits",
         {name: r["loss_increase"] for name, r in place},
@@ -123,12 +126,13 @@ def _cost(run: Run, layers: list[SitePlan]) -> Metric:
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
-    """Rank correlations: of each metric with what layers cost alone, and of the metrics with each other."""
+    """Rank correlations: of each metric with what layers cost alone, of the metrics with each other, and of predictions
+    with what single changes did in the quantized model."""
     found = gathered(rows) or Gathered([], [], [], [])
     missing = sorted({f"`{reason}`" for reason in rows.reason[rows.state == NOT_AVAILABLE]})
     model = paper.MODELS.get(found.rows[0].model, found.rows[0].model) if found.rows else "nothing is measured"
     remarks = [f"Not available: {', '.join(missing)}."] if missing else []
-    return [_with_costs(found, model, remarks), _with_each_other(found, model, remarks)]
+    return [_with_costs(found, model, remarks), _with_each_other(found, model, remarks), _with_changes(rows)]
 
 
 def _with_costs(found: Gathered, model: str, remarks: list[str]) -> Table:
@@ -173,6 +177,38 @@ def _with_each_other(found: Gathered, model: str, remarks: list[str]) -> Table:
     told = ["Spearman's rank correlation over all layers; the CSV has them within each layer type as well."]
     title = f"Metrics against each other: {model}"
     return Table(f"{NAME}_pairs", title, header, body, tidy(records), remarks=told + remarks)
+
+
+def _with_changes(rows: pd.DataFrame) -> Table:
+    """A row a prediction, a column a kind of change."""
+    measured = [row for row in rows[rows.run.notna()].itertuples() if (row.run.folder / "sensitivity.csv").is_file()]
+    body, records, noise, sources = [], [], [], []
+    for row in measured:
+        changes = pd.DataFrame(_measured(row.run, "changes"))
+        if changes.empty:
+            continue
+        model, bits = paper.MODELS.get(row.model, row.model), f"W{row.weight_bits:g}A{row.activation_bits:g}"
+        kinds = {
+            "all": changes,
+            "one bit more": changes[changes.bits > changes.bits_before],
+            "one bit less": changes[changes.bits < changes.bits_before],
+        }
+        for name in predictions_in(changes.to_dict("records")):
+            rhos = {kind: float(of[name].corr(of.loss_increase, "spearman")) for kind, of in kinds.items()}
+            body.append([model, bits, name.replace("_", " "), *map(_text, rhos.values())])
+            of_run = {"model": row.model, "bits": bits, "seed": row.seed, "metric": name}
+            records += [{**of_run, "changes": k, "count": len(kinds[k]), "spearman": rho} for k, rho in rhos.items()]
+        noisy = int((changes.loss_increase.abs() < 2 * changes.loss_increase_standard_error).sum())
+        noise.append(f"{model}, {bits}: {noisy} of {len(changes)} changes are within two standard errors of 0.")
+        sources.append(source(row, f"`{row.overrides}`"))
+    told = [
+        "Spearman's rank correlation of predictions with what one bit more or less of a layer does to the mean loss on "
+        'D in the model at equal bits. "At the plan": the metric taken in that model instead of in full precision; '
+        "reconstruction is L_recon there, with rho what Algorithm 1 orders its swaps by (Lemma 3)."
+    ]
+    header = ["model", "bits", "predicted by", "all changes", "one bit more", "one bit less"]
+    title = "Predictions against single changes in the quantized model"
+    return Table(f"{NAME}_changes", title, header, body, tidy(records), remarks=told + noise, sources=sources)
 
 
 def _kinds(found: Gathered) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from lampq.runs.saved_model import save_run
 from lampq.runs.stage_times import StageTimes
 from lampq.runs.tracking import rebuild_runs_csv
 from lampq.runs.under_way import under_way
-from lampq.sensitivity.single_component import SingleComponents
+from lampq.sensitivity.measurement import Measurement
 from lampq.tasks.validation import check_published, validate
 from lampq.workbench import Workbench
 
@@ -49,7 +49,7 @@ def run(settings: Settings) -> list[RunRecord]:
     return [run_one(settings, prepared, allocator) for allocator in allocators]
 
 
-def run_one(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents) -> RunRecord:
+def run_one(settings: Settings, prepared: Prepared, work: Allocator | Measurement) -> RunRecord:
     """One row of a table, or one measurement of sensitivity. A finished run is not computed again.
 
     Two processes that want the same run do not both compute it: the second waits, and reads it.
@@ -71,11 +71,11 @@ def run_one(settings: Settings, prepared: Prepared, work: Allocator | SingleComp
     return record
 
 
-def compute(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents, record: RunRecord) -> None:
+def compute(settings: Settings, prepared: Prepared, work: Allocator | Measurement, record: RunRecord) -> None:
     """Measure single components, or choose the bits, quantize and evaluate; record, draw and log what came out."""
     with under_way(record, settings, prepared) as tracker:
         with store_of(settings) as store:
-            single = isinstance(work, SingleComponents)
+            single = settings.sensitivity is not None
             workbench = workbench_of(settings, prepared, store, None if single else settings.evaluation_images)
             times = StageTimes(store, tracker)
             training = settings.base_quantizer.training_images

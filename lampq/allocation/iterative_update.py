@@ -4,19 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-from torch import Tensor
-
 from lampq.allocation.search_space import SearchSpace
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
-from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
-from lampq.plan.sites import Site
 from lampq.progress import progress
-from lampq.sensitivity.expected_error import cost_of_one_bit_less, gain_of_one_bit_more
-from lampq.sensitivity.reconstruction_error import reconstruction_errors
+from lampq.sensitivity.expected_error import cost_of_less_bits, gain_of_more_bits
+from lampq.sensitivity.reconstruction_error import errors_at
 from lampq.sensitivity.scores import Scores
 from lampq.tasks.score import Accept
 from lampq.workbench import Workbench
@@ -225,7 +220,7 @@ def _estimates(
     rising = [g for g in space.groups if more[g.name] is not None]
     falling = [g for g in space.groups if less[g.name] is not None]
     if ratios is not None:
-        errors = _errors(plan, workbench, budget, quantized, {})
+        errors = errors_at(plan, workbench, budget, quantized, {})
 
         def gain(group: Group, name: str) -> float:
             return gain_of_more_bits(errors[name][0], bits[group.name], more[group.name], ratios)
@@ -235,7 +230,7 @@ def _estimates(
     else:
         others = {g.name: [b for b in (more[g.name], less[g.name]) if b is not None] for g in space.groups}
         wanted = {s: [g.pairs[b] for b in others[g.name]] for g in space.groups for s in g.layers}
-        errors = _errors(plan, workbench, budget, quantized, wanted)
+        errors = errors_at(plan, workbench, budget, quantized, wanted)
 
         def gain(group: Group, name: str) -> float:
             return errors[name][0] - errors[name][1]
@@ -246,44 +241,3 @@ def _estimates(
     gains = {g.name: math.fsum(gain(g, s.name) for s in g.layers) for g in rising}
     costs = {g.name: math.fsum(cost(g, s.name) for s in g.layers) for g in falling}
     return gains, costs
-
-
-def gain_of_more_bits(loss: float, bits: int, more: int, ratios: dict[int, float]) -> float:
-    """Expected drop of a layer's reconstruction error from `bits` to `more` bits, bit by bit."""
-    gain = 0.0
-    for b in range(bits, more):
-        gain += gain_of_one_bit_more(loss - gain, b, ratios)
-    return gain
-
-
-def cost_of_less_bits(loss: float, bits: int, less: int, ratios: dict[int, float]) -> float:
-    """Expected rise of a layer's reconstruction error from `bits` to `less` bits, bit by bit."""
-    cost = 0.0
-    for b in range(bits, less, -1):
-        cost += cost_of_one_bit_less(loss + cost, b, ratios)
-    return cost
-
-
-def _errors(
-    plan: BitPlan, workbench: Workbench, budget: Budget, quantized: QuantizedModel, others: dict[Site, list[Bits]]
-) -> dict[str, list[float]]:
-    """Reconstruction errors, under a plan, of every layer (and of what else bits are chosen for), then at other bits;
-    computed once."""
-    sites = budget.chosen(workbench.adapter.sites)
-    workbench.prepare([(site, bits) for site, wanted in others.items() for bits in wanted])
-    key = {
-        **workbench.scored_from.identity,
-        "plan": plan.key(),
-        "alternatives": {s.name: bits for s, bits in others.items()},
-        **({"sites": [s.name for s in sites]} if budget.beyond_layers else {}),
-    }
-
-    def compute() -> dict[str, Tensor]:
-        adapter = quantized.apply(plan).adapter
-        images = workbench.task.calibration_images
-        modules = workbench.alternatives(others, plan)
-        errors = reconstruction_errors(adapter, workbench.adapter, sites, images, modules)
-        return {name: torch.tensor(values, dtype=torch.float64) for name, values in errors.items()}
-
-    stored = workbench.store.fetch("reconstruction_errors", key, compute)
-    return {name: values.tolist() for name, values in stored.items()}

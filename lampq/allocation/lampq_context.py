@@ -1,10 +1,12 @@
 """LampQ in context, ours: bits changed by what a change promises in the model at the last plan, near that plan."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.lampq import LampQ
@@ -17,6 +19,7 @@ from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
 from lampq.progress import progress
 from lampq.sensitivity.context import Context, plan_changes
+from lampq.sensitivity.measured_changes import measured_changes
 from lampq.sensitivity.scores import at_the_target, by_text
 from lampq.tasks.score import Accept, paired_change
 from lampq.workbench import Workbench
@@ -62,11 +65,16 @@ class LampQContext(Allocator):
 
     It ends when nothing is expected to help, or after `rounds`.
 
+    At few bits a gradient foretells too much. With `changes` ``measured`` every layer (or group) is scored on D with
+    one bit more and one bit less instead, once, at the first plan: 8N plans, from the changed block on. All later
+    rounds choose among these changes, which are taken to hold at later plans too.
+
     Args:
         start: the first plan: ``uniform`` (equal bits: the most that keep the budget), or ``lampq_ilp`` (that of LampQ
             before its update, with `mu`, `beta` and `gamma`).
         rounds: plans that are tried after the first one, at most.
         trust: layers that one round may change, at most.
+        changes: where predictions come from: ``gradient`` (one backward pass a round) or ``measured`` (see above).
         context_images: the first so many images of D, over which changes are predicted; all where D has fewer, or None.
         cross_terms: predict what several changes do together, by a quadratic program; else their effects add up.
         maximum_nodes: nodes of that program's branch and bound, at most; 0 leaves it at a local search, None goes on
@@ -83,6 +91,7 @@ class LampQContext(Allocator):
     start: Literal["uniform", "lampq_ilp"] = "uniform"
     rounds: int = setting(12, minimum=0)
     trust: int = setting(8, minimum=2)
+    changes: Literal["gradient", "measured"] = setting("gradient", identity="changed")
     context_images: int | None = same(Context, "context_images")
     cross_terms: bool = True
     maximum_nodes: int | None = setting(0, minimum=0)
@@ -114,11 +123,16 @@ class LampQContext(Allocator):
         evaluator.set_base(first)
         workbench.bank.calibrate(first)
         best, trust, center, rounds = evaluator.score(first), self.trust, None, []
+        measured = None if self.changes == "gradient" else self._measured(workbench, budget, space, first, bits)
         surprise = np.zeros((len(space.groups), len(space.bits)))
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
         while len(rounds) < limit:
-            center, changes = current, self._changes(workbench, budget, space, current, bits)
+            center = current
+            if measured is None:
+                changes = self._changes(workbench, budget, space, current, bits)
+            else:
+                changes = measured - measured[range(len(bits)), [space.bits.index(b) for b in bits], None]
             chosen, expected = self._least(space, bits, changes, surprise, trust)
             if expected >= 0:
                 break
@@ -145,7 +159,9 @@ class LampQContext(Allocator):
         origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": first.layer_bits()}
         origin |= {"rounds": [asdict(each) for each in rounds]}
         plan = self._plan(workbench, budget, space, bits, origin)
-        if center is None or budget.beyond_layers:
+        if measured is not None:
+            plan.origin["measured"] = _means(space, measured)
+        if center is None or budget.beyond_layers or measured is not None:
             return plan
         metric = Context(monotone=False, context_images=self.context_images)
         costs = metric.costs(metric.scores(workbench, budget, center))  # all of it is stored
@@ -181,10 +197,19 @@ class LampQContext(Allocator):
             for b in group.bits
         }
         found = plan_changes(workbench, current, others, self.context_images)
-        changes = np.zeros((len(space.groups), len(space.bits), len(next(iter(found.values())))))
-        for (row, b), change in found.items():
-            changes[row, space.bits.index(b)] = change.numpy()
-        return changes
+        return _by_place(space, found, np.zeros)
+
+    def _measured(
+        self, workbench: Workbench, budget: Budget, space: SearchSpace, first: BitPlan, bits: list[int]
+    ) -> np.ndarray:
+        """As `_changes`, of one bit more and one bit less in the bit set; NaN at all others."""
+        others = {}
+        for row, group in enumerate(space.groups):
+            for b in (bits[row], group.next_less(bits[row]), group.next_more(bits[row])):
+                if b is not None:
+                    others[row, b] = self._plan(workbench, budget, space, [*bits[:row], b, *bits[row + 1 :]])
+        found = measured_changes(workbench, first, others, self.context_images)
+        return _by_place(space, found, lambda shape: np.full(shape, np.nan))
 
     def _least(
         self, space: SearchSpace, bits: list[int], changes: np.ndarray, surprise: np.ndarray, trust: int
@@ -193,11 +218,15 @@ class LampQContext(Allocator):
 
         Args:
             bits: of each group now.
-            changes: see `_changes`.
+            changes: see `_changes`; NaN where none is allowed.
             surprise: what each change costs beyond its prediction, as refused plans have taught, ``[groups, bits]``.
         """
         allowed = np.array([[b in group.spending for b in space.bits] for group in space.groups])
-        costs = np.where(allowed, changes.mean(2) + np.square(changes).mean(2) / 2 + surprise, np.inf)
+        allowed &= ~np.isnan(changes).any(2)
+        changes = np.nan_to_num(changes)
+        # What was measured has its own second order in it.
+        alone = changes.mean(2) + (np.square(changes).mean(2) / 2 if self.changes == "gradient" else 0)
+        costs = np.where(allowed, alone + surprise, np.inf)
         problem, near = space.problem(costs), Near([space.bits.index(b) for b in bits], trust)
         if not self.cross_terms:
             choice = optimal_plan(problem, near)
@@ -207,6 +236,22 @@ class LampQContext(Allocator):
         together = QuadraticProblem.checked(problem, (interactions + interactions.transpose(2, 3, 0, 1)) / 2, near)
         choice = solve_quadratic_program(together, self.maximum_nodes).choice
         return problem.bits_of(choice), together.objective(choice)
+
+
+def _by_place(
+    space: SearchSpace, found: dict[tuple[int, int], Tensor], empty: Callable[[tuple[int, ...]], np.ndarray]
+) -> np.ndarray:
+    """Changes ``[groups, bits, images]``, of those by (row, bits); the rest as `empty` makes it."""
+    changes = empty((len(space.groups), len(space.bits), len(next(iter(found.values())))))
+    for (row, b), change in found.items():
+        changes[row, space.bits.index(b)] = change.numpy()
+    return changes
+
+
+def _means(space: SearchSpace, measured: np.ndarray) -> dict[str, dict[str, float]]:
+    """Mean change of the loss by each group's name and bits, where it was measured."""
+    rows = zip(space.groups, measured.mean(2).tolist(), strict=True)
+    return {g.name: {str(b): v for b, v in zip(space.bits, row, strict=True) if v == v} for g, row in rows}
 
 
 def _equal(group: Group, target: int, budget: Budget) -> int:

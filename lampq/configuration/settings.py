@@ -242,7 +242,9 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
     budget = given.get("budget") or budget
     _fits_together(budget, base_quantizer, parts["allocator"], plain["baseline"])
     if budget.independent and values["sensitivity"] is not None:
-        raise LampQError("activation_rule=independent: sensitivity=components has one number a component; choose fixed")
+        raise LampQError("activation_rule=independent: sensitivity has one number for a layer's bits; choose fixed")
+    if budget.beyond_layers and getattr(parts.get("sensitivity"), "at_a_plan", False):
+        raise LampQError(f"allocate={allocate}: sensitivity=changes looks at the 4N layers; choose allocate=layers")
     return Settings(**parts, **plain, budget=budget, resolved=values)
 
 

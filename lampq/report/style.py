@@ -91,6 +91,12 @@ def line(axes: Any, x: Sequence[float], y: Sequence[float], label: str, index: i
         axes.errorbar(x, y, yerr=error, elinewidth=0.8, capsize=1.5, **look)
 
 
+def points(axes: Any, x: Sequence[float], y: Sequence[float], label: str, index: int, error: Sequence[float]) -> None:
+    """Points with standard errors, in the palette's colour and shape number `index`."""
+    look = {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)], "label": label}
+    axes.errorbar(x, y, yerr=error, linestyle="none", markersize=3, elinewidth=0.6, alpha=0.8, **look)
+
+
 def save(figure: Any, path: Path, rows: list[dict[str, Any]] | None = None) -> None:
     """Write a figure as PNG and PDF, and the numbers in it as CSV beside them.
 

@@ -9,18 +9,19 @@ from lampq.configuration.settings import Settings
 from lampq.plan.bit_plan import BitPlan
 from lampq.runs.preparation import Prepared
 from lampq.runs.record import RunRecord
-from lampq.sensitivity.single_component import SingleComponents
+from lampq.sensitivity.measurement import Measurement
 
 log = logging.getLogger(__name__)
 
 
-def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleComponents) -> dict:
+def identity(settings: Settings, prepared: Prepared, work: Allocator | Measurement) -> dict:
     """What a run's numbers depend on: settings of the parts that are used, contents of weights and of images."""
-    single = isinstance(work, SingleComponents)
+    single = settings.sensitivity is not None
+    by_itself = single and not work.at_a_plan
     # What is not used is not even looked at.
     sets = {"calibration": True, "sample": work.searches, "validation": settings.validate and not single}
     images = {name: prepared.task.identity[name] for name, used in sets.items() if used}
-    budget = (settings.budget if work.searches and not single else settings.budget.unbound()).to_json()
+    budget = (settings.budget if work.searches and not by_itself else settings.budget.unbound()).to_json()
     if not work.searches:
         budget.pop("candidates")
     quantizer = settings.base_quantizer
@@ -28,13 +29,13 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
         images["training"] = prepared.task.training_identity(quantizer.training_images)
     for line in prepared.task.repeated():
         log.info(line)
-    if single:
+    if by_itself:
         budget = {key: budget[key] for key in ("weight_bits", "activation_bits", "activation_rule")}
     if not work.uses_budget:
         budget.clear()
     elif budget["weight_bits"] == budget["activation_bits"] and budget["activation_rule"] != "independent":
         budget.pop("activation_rule")
-        if single:
+        if by_itself:
             budget.clear()  # its inputs have the component's bits, whatever the target
     search = {"search": quantizer.search} if quantizer.sequential and work.searches else {}
     if search and quantizer.search != "surrogate":
@@ -59,13 +60,13 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | SingleCom
 def labels(
     settings: Settings,
     prepared: Prepared,
-    work: Allocator | SingleComponents,
+    work: Allocator | Measurement,
     record: RunRecord,
     plan: BitPlan | None,
 ) -> dict:
     """The words of a row: which model, data, method and bits (the plan's own target, where it has one)."""
     if plan is None:
-        target = dict.fromkeys(("weight_bits", "activation_bits"), float(work.bits))
+        target = dict(zip(("weight_bits", "activation_bits"), work.target(settings.budget), strict=True))
     else:
         target = {**settings.budget.to_json(), **plan.budget}
     return {

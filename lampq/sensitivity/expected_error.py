@@ -124,6 +124,22 @@ def cost_of_one_bit_less(loss: float, bits: int, ratios: Mapping[int, float]) ->
     return loss * (_ratio(ratios, bits) - 1)
 
 
+def gain_of_more_bits(loss: float, bits: int, more: int, ratios: Mapping[int, float]) -> float:
+    """Expected drop of a layer's reconstruction error from `bits` to `more` bits, bit by bit."""
+    gain = 0.0
+    for b in range(bits, more):
+        gain += gain_of_one_bit_more(loss - gain, b, ratios)
+    return gain
+
+
+def cost_of_less_bits(loss: float, bits: int, less: int, ratios: Mapping[int, float]) -> float:
+    """Expected rise of a layer's reconstruction error from `bits` to `less` bits, bit by bit."""
+    cost = 0.0
+    for b in range(bits, less, -1):
+        cost += cost_of_one_bit_less(loss + cost, b, ratios)
+    return cost
+
+
 def _ratio(ratios: Mapping[int, float], bits: int) -> float:
     if bits not in ratios:
         known = f"{min(ratios)} to {max(ratios)}" if ratios else "no"

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lampq.bank.quantized_model import QuantizedModel
 from lampq.models.adapter import ModelAdapter
 from lampq.models.detection.pictures import Pictures
+from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.sites import Site
@@ -63,6 +65,31 @@ class Reconstruction(Metric):
 
         stored = workbench.store.fetch("reconstruction_screen", key, compute)
         return {s.name: dict(zip(options[s.name], stored[s.name].tolist(), strict=True)) for s in sites}
+
+
+def errors_at(
+    plan: BitPlan, workbench: Workbench, budget: Budget, quantized: QuantizedModel, others: dict[Site, list[Bits]]
+) -> dict[str, list[float]]:
+    """Reconstruction errors, under a plan, of every layer (and of what else bits are chosen for), then at other bits;
+    computed once."""
+    sites = budget.chosen(workbench.adapter.sites)
+    workbench.prepare([(site, bits) for site, wanted in others.items() for bits in wanted])
+    key = {
+        **workbench.scored_from.identity,
+        "plan": plan.key(),
+        "alternatives": {s.name: bits for s, bits in others.items()},
+        **({"sites": [s.name for s in sites]} if budget.beyond_layers else {}),
+    }
+
+    def compute() -> dict[str, Tensor]:
+        adapter = quantized.apply(plan).adapter
+        images = workbench.task.calibration_images
+        modules = workbench.alternatives(others, plan)
+        errors = reconstruction_errors(adapter, workbench.adapter, sites, images, modules)
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in errors.items()}
+
+    stored = workbench.store.fetch("reconstruction_errors", key, compute)
+    return {name: values.tolist() for name, values in stored.items()}
 
 
 @torch.inference_mode()

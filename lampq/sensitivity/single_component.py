@@ -13,6 +13,7 @@ from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.sites import LAYER_TYPES, MATMUL_TYPES, MODULES, Site
 from lampq.progress import progress
+from lampq.sensitivity.measurement import Measurement
 from lampq.tasks.score import mean_and_error
 from lampq.workbench import Workbench
 
@@ -36,7 +37,7 @@ class Component:
     sites: tuple[str, ...]
 
 
-class SingleComponents:
+class SingleComponents(Measurement):
     """Quantize one component at a time and see what accuracy and loss on D become.
 
     Args:
@@ -53,6 +54,7 @@ class SingleComponents:
     revision = 1
     searches = True
     uses_budget = True
+    at_a_plan = False
 
     def __init__(
         self, units: list[str], bits: int, types: list[str] | None = None, first_block_bits: int | None = None
@@ -67,6 +69,9 @@ class SingleComponents:
     def settings(self) -> dict:
         """Settings that change what is measured."""
         return dict(vars(self))
+
+    def target(self, budget: Budget) -> tuple[float, float]:
+        return float(self.bits), float(self.bits)
 
     def components(self, sites: tuple[Site, ...]) -> list[Component]:
         """The components in the order of measuring: layers, then modules, then blocks, each from the first block on."""

@@ -63,6 +63,7 @@ class SampleEvaluator:
         self.store = store
         self.evaluations = 0
         self._asked: set[str] = set()
+        self._whole_identity = identity
         self._identity = {**identity, **({"first_images": images} if limited else {})}
         # Nothing is kept for all of D where searches look at a part of it: it is asked once or twice.
         self._all_of_d = SampleEvaluator(quantized, task, store, identity, 0) if limited else self
@@ -115,6 +116,15 @@ class SampleEvaluator:
         images = given_up_after(stored["loss"], best, errors) or len(stored["loss"])
         correct = stored.get("top1")
         return Score(stored["loss"][:images], None if correct is None else correct[:images])
+
+    def on_first(self, images: int | None) -> "SampleEvaluator":
+        """One that scores plans on fewer images of D, the first ones; itself where there are no more, or for None."""
+        if images is None or images >= self.images:
+            return self
+        model = self.quantized
+        fewer = SampleEvaluator(model, self.task, self.store, self._whole_identity, self._memory_limit, images)
+        fewer._asked = self._asked  # its plans are this one's
+        return fewer
 
     def score_on_all(self, plan: BitPlan) -> Score:
         """The same on all images of D: what is reported of the plan that a search has chosen."""

@@ -21,6 +21,7 @@ OPTIONS = {
     "start": "lampq_ilp",
     "rounds": 1,
     "trust": 2,
+    "changes": "measured",
     "context_images": 16,
     "cross_terms": False,
     "maximum_nodes": None,
@@ -118,6 +119,21 @@ def test_with_cross_terms_the_prediction_is_that_of_all_changes_together(found):
         together = sum(changes[name][bits] for name, (_, bits) in each["changes"].items())
         assert each["predicted"] == pytest.approx(predicted(together), rel=1e-6)
     assert plan.origin["rounds"][0] != alone.origin["rounds"][0]
+
+
+def test_measured_changes_are_what_d_says_of_each_alone_and_serve_all_rounds(store):
+    search, target = search_over(vit_adapter(), store), budget()
+    plan = LampQContext(changes="measured", accept="loss", trust=4, cross_terms=False).allocate(search, target)
+    rounds, measured = plan.origin["rounds"], plan.origin["measured"]
+    assert any(each["accepted"] for each in rounds) and len(rounds) > 1
+    first = target.plan(search.adapter.sites, plan.origin["initial_bits"])
+    for name, row in measured.items():
+        assert set(row) == {"2", "3", "4"} and row["3"] == 0, "one bit more, one bit less"
+        other = target.plan(search.adapter.sites, {**plan.origin["initial_bits"], name: 4})
+        assert row["4"] == pytest.approx(paired_change(*map(search.evaluator.score, (other, first)))[0], rel=1e-9)
+    for each in rounds:
+        moves = [(measured[name][str(old)], measured[name][str(new)]) for name, (old, new) in each["changes"].items()]
+        assert each["predicted"] == pytest.approx(sum(new - old for old, new in moves), rel=1e-9)
 
 
 def test_room_that_is_left_is_used(store):

@@ -334,7 +334,7 @@ MISTAKES = [
     ),
     (
         [*INDEPENDENT, "sensitivity=components"],
-        "activation_rule=independent: sensitivity=components has one number a component; choose fixed",
+        "activation_rule=independent: sensitivity has one number for a layer's bits; choose fixed",
     ),
     (["operand_bits=qkv"], "operand_bits=qkv: must be one of target, follow_qkv"),
     (["fixed_site_bits=targt"], "fixed_site_bits=targt: must be target, or an integer"),

@@ -63,7 +63,7 @@ def test_the_scores_of_a_module_are_its_layers(results):
 
 
 def test_metrics_are_ranked_against_what_layers_cost_alone(measured_layers):
-    against_costs, each_other = tables(frame(measured_layers.path, ["metrics"]))
+    against_costs, each_other, _ = tables(frame(measured_layers.path, ["metrics"]))
     assert against_costs.header == ["metric", "measured", "all layers (8)", "qkv (2)", "proj (2)", "fc1 (2)", "fc2 (2)"]
     rows = {row[0]: row[1:] for row in against_costs.body}
     assert rows["output Fisher at 2 bits"] == ["loss increase at 2 bits", *["+1.00"] * 5]
@@ -82,10 +82,22 @@ def test_correlations_within_each_type_are_in_the_csv(measured_layers):
     assert {(r["layers"], r["count"]) for r in rows} == {("all layers", "8"), *((t, "2") for t in LAYERS["layers"])}
 
 
+def test_predictions_are_ranked_against_single_changes_of_either_kind(results):
+    rows = []
+    for place, (bits, foretold) in enumerate([(4, 3.0), (2, 1.0), (4, 2.0), (2, 2.0), (4, 1.0), (2, 3.0)]):
+        row = {"unit": "changes", "name": f"{place}", "type": "fc1", "block": place, "bits_before": 3, "bits": bits}
+        rows.append({**row, "loss_increase": place - 2.0, "loss_increase_standard_error": 0.6, "context": foretold})
+    results.sensitivity("metrics", f"{BASE} method=single_changes", rows, allocator="single_changes")
+    *_, changes = tables(frame(results.path, ["metrics"]))
+    assert [row[-2:] for row in changes.body] == [["−1.00", "+1.00"]]
+    assert any("3 of 6 changes are within two standard errors of 0" in remark for remark in changes.remarks)
+    assert "number=1" in "".join(changes.sources)
+
+
 def test_without_single_layers_there_are_metrics_and_a_word(results):
     results.measured("metrics", f"{BASE} method=lampq", plan=scored_plan())
     results.cell("metrics", f"{BASE} method=mix_qvit", NOT_AVAILABLE, reason="method=mix_qvit does not exist")
-    against_costs, each_other = tables(frame(results.path, ["metrics"]))
+    against_costs, each_other, _ = tables(frame(results.path, ["metrics"]))
     assert against_costs.body == [] and len(each_other.body) == 2
     assert any("not measured" in remark for remark in against_costs.remarks)
     assert "Not available: `method=mix_qvit does not exist`." in each_other.remarks
@@ -108,6 +120,6 @@ def test_a_measurement_at_other_bits_is_a_row_more_and_scores_are_taken_there(me
     rows = components(LAYERS, bits=4)
     overrides = f"{BASE} method=single_layers sensitivity.bits=4"
     measured_layers.sensitivity("metrics", overrides, rows, allocator="single_components")
-    against_costs, _ = tables(frame(measured_layers.path, ["metrics"]))
+    against_costs, *_ = tables(frame(measured_layers.path, ["metrics"]))
     assert {row[1] for row in against_costs.body} == {"loss increase at 2 bits", "loss increase at 4 bits"}
     assert "output Fisher at 4 bits" in {row[0] for row in against_costs.body}

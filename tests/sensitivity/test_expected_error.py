@@ -8,10 +8,12 @@ import torch
 from lampq.errors import LampQError
 from lampq.sensitivity.expected_error import (
     PAPER_TABLE_2_RATIOS,
+    cost_of_less_bits,
     cost_of_one_bit_less,
     error_moments,
     expected_error,
     expected_ratios,
+    gain_of_more_bits,
     gain_of_one_bit_more,
     paper_ratios,
 )
@@ -151,3 +153,13 @@ def test_moves_without_a_ratio():
         cost_of_one_bit_less(0.5, 1, expected_ratios())
     with pytest.raises(LampQError, match="bits=17"):
         gain_of_one_bit_more(0.5, 16, expected_ratios())
+
+
+def test_several_bits_are_taken_one_by_one():
+    """{2, 4, 8}: from 4 to 8 bits takes four ratios."""
+    ratios = expected_ratios()
+    total = ratios[5] * ratios[6] * ratios[7] * ratios[8]
+    assert gain_of_more_bits(0.5, 4, 8, ratios) == pytest.approx(0.5 * (1 - 1 / total), rel=1e-12)
+    assert cost_of_less_bits(0.5, 8, 4, ratios) == pytest.approx(0.5 * (total - 1), rel=1e-12)
+    assert gain_of_more_bits(0.5, 3, 4, ratios) == gain_of_one_bit_more(0.5, 3, ratios)
+    assert cost_of_less_bits(0.5, 3, 2, ratios) == cost_of_one_bit_less(0.5, 3, ratios)
