@@ -111,17 +111,21 @@ class ImageFiles(ImageSets, Generic[Listed]):
 
     def identity(self, which: str, seed: int, count: int | None = None) -> dict:
         """A hash of the images' paths and contents, the preprocessing, and how D was drawn."""
-        known = self._known_by(self.names(which, seed, count))
+        known = self._known_by(self.names(which, seed, count), self._root_of(which))
         return {**known, "drawn": self.drawn} if which == "sample" and self.drawn else known
 
     def notes(self, seed: int = 0, training: int | None = None) -> list[str]:
         images = self._shuffled(seed)
         wanted = {"sample set D has": self.sample_images}
-        if self.calibration_list is None:
+        if self.calibration_list is None and self._root_of("calibration") == self.root:
             wanted["calibration set has"] = self.calibration_images
         there = len(images)
         notes = [f"the {name} {there} images, all there are, instead of {n}" for name, n in wanted.items() if there < n]
-        return notes + self._sets(images).notes(training)
+        return notes + self._notes_on_sets(images, seed, training)
+
+    def _notes_on_sets(self, images: list[Listed], seed: int, training: int | None) -> list[str]:
+        """What a reader should know of where sets come from and what they share."""
+        return self._sets(images).notes(training)
 
     def keep_digests(self, digests: Digests) -> None:
         self.digests = digests
@@ -129,8 +133,12 @@ class ImageFiles(ImageSets, Generic[Listed]):
     def repeated(self) -> list[str]:
         return self.digests.repeated(*(self.root / self.folders[split] for split in ("train", "val")))
 
-    def _known_by(self, names: list[str]) -> dict:
-        digests = self.digests.of(self.root, names, look)
+    def _root_of(self, which: str) -> Path:
+        """The folder that the names of a set's images are relative to."""
+        return self.root
+
+    def _known_by(self, names: list[str], root: Path) -> dict:
+        digests = self.digests.of(root, names, look)
         content = fingerprint(list(zip(names, digests, strict=True)))
         return {"images": len(names), "content": content, "preprocessing": self.preprocessing}
 

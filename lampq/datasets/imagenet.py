@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lampq.datasets.decoding import decode
+from lampq.datasets.disjoint import DisjointSets
 from lampq.datasets.image_files import ImageFiles, permuted
 from lampq.errors import LampQError
 from lampq.limits import number, shown
@@ -43,6 +44,8 @@ class ImageNet(ImageFiles[Path]):
         root: folder with ``train/WNID/*`` and ``val/WNID/*``.
         workers: threads that decode images.
         calibration_list: text file of paths relative to ``train/``: calibrate on exactly these images.
+        calibration_root: folder of any other images, at any depth: calibrate, and train blocks, on images drawn from
+            them by the seed. D and the validation images are what they are without it.
         resize, crop_size, interpolation, mean, std: preprocessing; None takes the model's own data configuration
             (resize in pixels of the short side, interpolation as timm names it).
     """
@@ -54,6 +57,7 @@ class ImageNet(ImageFiles[Path]):
 
     workers: int = setting(2, minimum=1, maximum=THREADS)
     calibration_list: str | None = None
+    calibration_root: str | None = None
     resize: int | None = setting(None, minimum=1)
     crop_size: int | None = setting(None, minimum=1)
     interpolation: str | None = setting(None, options=INTERPOLATIONS)
@@ -67,6 +71,17 @@ class ImageNet(ImageFiles[Path]):
                 folders = " and ".join(f"{name}/" for name in self.splits)
                 raise LampQError(
                     f"dataset.root={self.root}: has no folder {split}/; give the folder that holds {folders}"
+                )
+        if self.calibration_root is not None:
+            self.calibration_root = Path(self.calibration_root).expanduser()
+            if self.calibration_list is not None:
+                raise LampQError(
+                    f"dataset.calibration_root={self.calibration_root}: dataset.calibration_list names calibration "
+                    "images already; leave one of them out"
+                )
+            if not self.calibration_root.is_dir():
+                raise LampQError(
+                    f"dataset.calibration_root={self.calibration_root}: no such folder; give one that holds images"
                 )
         self._transform = None
         self._listed_files: dict[str, list[Path]] = {}
@@ -134,10 +149,52 @@ class ImageNet(ImageFiles[Path]):
                 notes.append(f"{len(empty)} class folders of {split}/ hold no images, for example {empty[0]}")
         return notes
 
+    def _notes_on_sets(self, images: list[Path], seed: int, training: int | None) -> list[str]:
+        if self.calibration_root is None:
+            return super()._notes_on_sets(images, seed, training)
+        what = "calibration images are" if training is None else "calibration and training images are"
+        return [f"{what} drawn from the {len(self._others(seed))} images of {self.calibration_root}"]
+
     def _chosen(self, which: str, seed: int, count: int | None = None) -> list[Path]:
         if which == "calibration" and self.calibration_list is not None:
             return self._listed()
+        if self._elsewhere(which):
+            return self._chosen_elsewhere(which, seed, count)
         return super()._chosen(which, seed, count)
+
+    def _elsewhere(self, which: str) -> bool:
+        """Whether a set's images come from `calibration_root`."""
+        return self.calibration_root is not None and which in ("calibration", "training")
+
+    def _chosen_elsewhere(self, which: str, seed: int, count: int | None) -> list[Path]:
+        images = self._others(seed)
+        if which == "calibration":
+            return images[: self.calibration_images]
+        if count > len(images):
+            raise LampQError(
+                f"base_quantizer.images={count}: {self.calibration_root} holds {len(images)} images; give at most as "
+                "many, or more images"
+            )
+        # No image is D's; those of calibration are taken last.
+        sets = DisjointSets(len(images), range(min(self.calibration_images, len(images))), 0, self.apart)
+        return [images[place] for place in sets.training(count)]
+
+    def sample_trained_on(self, seed: int, training: int | None) -> int:
+        if self.calibration_root is None:
+            return super().sample_trained_on(seed, training)
+        which = "calibration" if training is None else "training"
+        trained = {path.resolve() for path in self._chosen(which, seed, training)}
+        return sum(path.resolve() in trained for path in self._chosen("sample", seed))
+
+    def names(self, which: str, seed: int, count: int | None = None) -> list[str]:
+        """Paths of the images of a set, relative to the root; of those from `calibration_root` relative to this."""
+        if not self._elsewhere(which):
+            return super().names(which, seed, count)
+        root = self.calibration_root
+        return [path.relative_to(root).as_posix() for path in self._chosen(which, seed, count)]
+
+    def _root_of(self, which: str) -> Path:
+        return self.calibration_root if self._elsewhere(which) else self.root
 
     def _calibration_places(self, images: list[Path]) -> Iterable[int]:
         if self.calibration_list is None:
@@ -161,6 +218,18 @@ class ImageNet(ImageFiles[Path]):
         if seed not in self._permutations:
             self._permutations = {seed: permuted(self._all_files("train"), seed)}
         return self._permutations[seed]
+
+    def _others(self, seed: int) -> list[Path]:
+        """All images under `calibration_root` in the order of the seed's permutation."""
+        if "elsewhere" not in self._listed_files:
+            files = sorted(p for p in self.calibration_root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not files:
+                raise LampQError(
+                    f"dataset.calibration_root={self.calibration_root}: no images ({', '.join(IMAGE_SUFFIXES)}) are "
+                    "in it; give a folder that holds some"
+                )
+            self._listed_files["elsewhere"] = files
+        return permuted(self._listed_files["elsewhere"], seed)
 
     def _listed(self) -> list[Path]:
         path = Path(self.calibration_list).expanduser()

@@ -89,7 +89,7 @@ class ShapesCoco(Coco):
             raise LampQError(f"image {path} is not as it was drawn; {self.remedy(path.parent.name)}")
         return pixels
 
-    def _known_by(self, names: list[str]) -> dict:
+    def _known_by(self, names: list[str], root: Path) -> dict:
         # Drawn anew elsewhere, the same pixels may be packed in other bytes.
         known = {"dataset": self.name, "revision": REVISION, "list": fingerprint(names)}
         return {**known, "images": len(names), "preprocessing": self.preprocessing}

@@ -146,6 +146,47 @@ def test_a_calibration_list_is_taken_as_it_is(copy, tmp_path):
     assert "no such file" in refused(dataset.listing, 0)
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A folder of images that are none of ImageNet's, at two depths."""
+    root = tmp_path_factory.mktemp("others")
+    (root / "deep" / "deeper").mkdir(parents=True)
+    for index in range(6):
+        draw(root / ("deep/deeper" if index % 2 else ".") / f"{index}.png", 100 + index)
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def test_other_images_serve_calibration_and_training_and_change_no_other_set(copy, others):
+    plain, dataset = bound(copy), bound(copy, calibration_root=str(others))
+    listing, before = dataset.listing(0, 4), plain.listing(0, 4)
+    assert (listing["sample"], listing["validation"]) == (before["sample"], before["validation"])
+    assert dataset.identity("sample", 0) == plain.identity("sample", 0)
+    assert len(listing["calibration"]) == 3 and {*listing["calibration"], *listing["training"]} <= {
+        path.relative_to(others).as_posix() for path in others.rglob("*.png")
+    }
+    assert len({*listing["calibration"]} & {*listing["training"]}) == 1, "six images, of which three are apart"
+    for which in ("calibration", "training"):
+        assert dataset.identity(which, 0, 4) != plain.identity(which, 0, 4)
+        assert dataset.identity(which, 0, 4) != dataset.identity(which, 1, 4), "drawn by the seed"
+    assert dataset.calibration(0).shape == (3, 3, VIT_SIDE, VIT_SIDE) and len(dataset.training(0, 4)) == 4
+    assert dataset.notes(0, 4) == [f"calibration and training images are drawn from the 6 images of {others}"]
+    assert dataset.sample_trained_on(0, 4) == 0
+    same = bound(copy, calibration_root=str(copy / "train"), calibration_images=16)
+    assert same.sample_trained_on(0, None) == 10, "whoever gives ImageNet's own training images is told so"
+
+
+def test_a_folder_of_other_images_that_cannot_serve_is_one_line(copy, others, tmp_path):
+    assert f"dataset.calibration_root={tmp_path / 'no'}: no such folder" in refused(
+        bound, copy, calibration_root=str(tmp_path / "no")
+    )
+    assert "no images (.jpeg" in refused(bound(copy, calibration_root=str(tmp_path)).listing, 0)
+    both = {"calibration_root": str(others), "calibration_list": "list.txt"}
+    assert "leave one of them out" in refused(bound, copy, **both)
+    few = bound(copy, calibration_root=str(others))
+    assert "base_quantizer.images=7: " in refused(few.identity, "training", 0, 7)
+
+
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
