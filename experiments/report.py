@@ -28,6 +28,8 @@ from .frame import left_out as damage
 from .grid import grid_table, searches, write_preset
 from .method_table import Layout, method_table
 from .methods import NOT_A_VARIATION
+from .rotation_table import LEGEND as ROTATION
+from .rotation_table import RotationLayout
 from .runtime_table import LEGEND as TIMES
 from .runtime_table import RuntimeLayout
 from .verify_table import FILE as VERIFIED
@@ -79,6 +81,7 @@ LAYOUTS: tuple[Layout, ...] = (
         source="code",
     ),
     AllocatorsLayout("allocators", "Allocators beside each other: top-1 (%)", legend=ALLOCATORS),
+    RotationLayout("rotation", "Rotation under other base quantizers: top-1 (%)", legend=ROTATION),
     AllocatorsLayout("readings", "What the paper leaves open, one reading at a time: top-1 (%)", legend=ALLOCATORS),
 )
 
