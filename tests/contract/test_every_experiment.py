@@ -71,7 +71,7 @@ LESS = {
     "pareto": (*FEW_IMAGES, "bits=2.5,3", "method=adalog,output_fisher,lampq"),
     "table10": (*FEW_IMAGES, "model=deit_small", "method=adalog,lampq"),
     "table3": (*FEW_IMAGES, "bits=4", "model=deit_tiny"),
-    "rotation": (*FEW_IMAGES, "bits=3", "method=rtn,aphq_vit"),
+    "rotation": (*FEW_IMAGES, "bits=3", "method=rtn,adalog"),
     # Detection, which takes longer an image; tests/tasks/test_detection.py has all its methods.
     "table4": (
         *("method=repq_vit,lampq", "bit_set.bits=[3,4,5]", "max_evaluations=1"),
