@@ -22,6 +22,7 @@ from . import grid
 from .frame import frame, runs_with
 from .frame import left_out as damage
 from .measured import Run
+from .records_table import NAME as RECORDS
 from .report import COMPUTED, check_name, report
 from .verify_table import FILE as VERIFIED
 from .verify_table import NAME as VERIFY
@@ -56,6 +57,8 @@ def publish(chosen: list[str], results: Path, left_out: list[str] | None = None)
         if name == VERIFY:
             _publish_verified(results, target, lines)
             continue
+        if name == RECORDS:
+            continue  # made of what is published
         rows = frame(results, [name])
         if rows.empty and name not in COMPUTED:
             raise LampQError(f"{name}: no cells under {results / 'experiments'}; run python run.py experiment={name}")

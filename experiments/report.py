@@ -28,6 +28,8 @@ from .frame import left_out as damage
 from .grid import grid_table, searches, write_preset
 from .method_table import Layout, method_table
 from .methods import NOT_A_VARIATION
+from .records_table import NAME as RECORDS
+from .records_table import records_tables
 from .rotation_table import LEGEND as ROTATION
 from .rotation_table import RotationLayout
 from .runtime_table import LEGEND as TIMES
@@ -92,6 +94,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], list[Table]]] = {
     "metrics": metrics.tables,
     "grid": lambda rows: [grid_table(search) for search in searches(rows)],
     VERIFY: lambda rows: [verify_table(rows)],
+    RECORDS: records_tables,
 }
 """Name of an experiment -> its tables from the frame's rows of it."""
 
@@ -147,7 +150,9 @@ def build(name: str, results: Path, rows: pd.DataFrame, keep: bool = False) -> A
     drawing = FIGURES[name](rows) if name in FIGURES else None
     drawn = drawing.write(results / "figures", keep) if drawing else []
     tables = TABLES[name](rows) if name in TABLES else []
-    files = [*drawn, *(path for table in tables for path in table.write(results / "tables"))]
+    # Records stand beside the page that tells of them.
+    folder = results if name == RECORDS else results / "tables"
+    files = [*drawn, *(path for table in tables for path in table.write(folder))]
     if name == "grid":
         files += [write_preset(search, results) for search in searches(rows)]
     return Artefact(tables, drawing, drawn[0] if drawn else None, files)
@@ -165,6 +170,8 @@ def report(results: Path, only: list[str] | None = None, left_out: list[str] | N
     present = experiments_with_cells(results)
     rows = frame(results, [name for name in names() if name in present])
     of = dict(list(rows.groupby("experiment")))
+    if rows.run.notna().any():
+        of[RECORDS] = rows
     if not (verified := runs_with(results, VERIFIED)).empty:
         of[VERIFY] = verified
     wanted = [check_name(name) for name in only] if only else [n for n in names() if n in of or n in COMPUTED]
@@ -208,13 +215,17 @@ def _section(name: str, artefact: Artefact, rows: pd.DataFrame, pictures: Pictur
         parts += [page.paragraph(remark) for remark in drawing.remarks]
     title = artefact.tables[0].title if artefact.tables else drawing.title if drawing is not None else name
     parts += [page.paragraph("Run again what is missing:"), page.command(_again(name, rows))]
-    return page.section(name, title, *parts, *(_plans(rows, pictures, lines) if name not in ("grid", VERIFY) else []))
+    return page.section(
+        name, title, *parts, *(_plans(rows, pictures, lines) if name not in ("grid", VERIFY, RECORDS) else [])
+    )
 
 
 def _again(name: str, rows: pd.DataFrame) -> str:
     """The command that measures: of the last cell that ran, or the plain one."""
     if name == VERIFY:
         return "python -m experiments verify RUN"
+    if name == RECORDS:
+        return "python -m experiments report"
     commands = [cell.command for cell in rows.cell if cell.command]
     return f"python {commands[-1]}" if commands else f"python run.py experiment={name}"
 

@@ -68,6 +68,7 @@ def test_tables_figures_and_the_page_are_written(results):
     expected = [
         *(f"figures/figure1.{ending}" for ending in ("csv", "pdf", "png")),
         "presets/lampq/deit_tiny_w3.yaml",
+        *(f"records{kind}.{ending}" for kind in ("", "_in_vain") for ending in ("csv", "md", "tex")),
         "report.html",
         *(f"tables/grid_deit_tiny_w3.{ending}" for ending in ("csv", "md", "tex")),
         *(f"tables/table{number}.{ending}" for number in (2, 3, 9) for ending in ("csv", "md", "tex")),
@@ -75,7 +76,7 @@ def test_tables_figures_and_the_page_are_written(results):
     assert written(results) == expected
     assert all((results.path / name).stat().st_size for name in expected)
     sections = [a["id"] for tag, a in page_of(results).tags if tag == "section"]
-    assert sections == ["table2", "table9", "table3", "grid", "figure1"]
+    assert sections == ["table2", "table9", "table3", "grid", "records", "figure1"]
 
 
 def test_only_what_is_asked_for_is_named_but_the_page_has_everything(results):
@@ -83,7 +84,7 @@ def test_only_what_is_asked_for_is_named_but_the_page_has_everything(results):
     results.measured("table10", ADALOG, outcomes=None)
     assert written(results, ["table3"]) == ["report.html", *(f"tables/table3.{e}" for e in ("csv", "md", "tex"))]
     sections = [a["id"] for tag, a in page_of(results).tags if tag == "section"]
-    assert sections == ["table2", "table9", "table3", "table10"]
+    assert sections == ["table2", "table9", "table3", "table10", "records"]
 
 
 def test_a_figure_that_was_not_asked_for_is_drawn_again_only_where_its_numbers_have_changed(results, monkeypatch):
@@ -222,7 +223,9 @@ def test_a_report_changes_nothing_but_its_own_files_and_repeats(results):
 
 def test_an_experiment_may_have_tables_and_a_figure(results):
     run = results.measured("metrics", "model=deit_tiny bits=3 method=lampq", plan=scored_plan())
-    tables = [f"tables/metrics{kind}.{ending}" for kind in ("", "_pairs") for ending in ("csv", "md", "tex")]
+    tables = [
+        f"tables/metrics{kind}.{ending}" for kind in ("", "_changes", "_pairs") for ending in ("csv", "md", "tex")
+    ]
     figure = [f"figures/metrics.{ending}" for ending in ("csv", "pdf", "png")]
     assert written(results, ["metrics"]) == [*figure, "report.html", *tables]
     text = page_of(results).text
@@ -236,6 +239,7 @@ def test_there_is_a_table_or_figure_for_every_artefact_of_the_paper_and_for_our_
         *(f"figure{number}" for number in (1, 5, 6, 7, 8)),
         "grid",
         "verify",
+        "records",
     }
 
 

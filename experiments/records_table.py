@@ -1,0 +1,137 @@
+"""The best of ours for each model and budget beside the best that is published, and what was tried in vain."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lampq.report.summary import duration
+from lampq.report.table import NOTHING, Table
+
+from . import methods, paper
+from .frame import tidy, with_gain
+from .method_table import source
+
+NAME = "records"
+
+EQUAL_BITS = "equal bits"
+BUDGETS = {"average_bits": "average bits", "packed_bytes": "bytes", "bops": "bit operations"}
+"""What a searched plan was allowed to spend: as much as equal bits cost in this unit."""
+
+REMARKS = [
+    "Each row is the best of all that was measured at its budget, looked up on the validation images themselves: of "
+    "many rows close to each other the best one is a little lucky. Retention: top-1 of the quantized model as a share "
+    "of that in full precision on the same images; it compares with what is published on the whole validation set "
+    "where top-1 does not. ±: standard error over images, or, of several seeds, standard deviation over seeds.",
+    "Published: uniform bits, by the publication named, on all 50,000 images; nobody has published mixed bits on top "
+    "of trained blocks.",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method with all its overrides at one budget of one model.
+
+    Attributes:
+        label: what it is called, with what differs.
+        rows: the frame's rows of it, one a seed.
+    """
+
+    label: str
+    rows: list[Any]
+
+    def mean(self, name: str) -> float:
+        return statistics.fmean(getattr(row, name) for row in self.rows)
+
+    def with_error(self, name: str, form: str = "{:.2f}") -> str:
+        """Mean over seeds, with the error over seeds, or of one seed over images."""
+        values = [getattr(row, name) for row in self.rows]
+        error = statistics.stdev(values) if len(values) > 1 else getattr(self.rows[0], f"{name}_standard_error")
+        return f"{form.format(statistics.fmean(values))} ± {error:.2f}".replace("-", "−")
+
+    @property
+    def retention(self) -> float:
+        """Top-1 as a share of full precision's, in percent."""
+        return 100 * self.mean("top1") / self.mean("top1_full_precision")
+
+
+def records_tables(rows: pd.DataFrame) -> list[Table]:
+    """The records, and what did not help.
+
+    Args:
+        rows: of the frame, of all experiments.
+    """
+    entries = _entries(with_gain(rows))
+    return [_best(entries), _in_vain(entries)]
+
+
+def _entries(rows: pd.DataFrame) -> dict[tuple[str, str, str], list[Entry]]:
+    """Everything that was measured on ImageNet, by model, bits and budget."""
+    known = rows.model.isin(list(paper.MODELS)) & (rows.dataset == "imagenet") & rows.top1.notna()
+    found: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    labels: dict[str, str] = {}
+    for row in rows[known].itertuples(index=False):
+        # Runs of the time when there was no other unit do not name it.
+        unit = "average_bits" if pd.isna(row.budget_unit) else row.budget_unit
+        budget = EQUAL_BITS if row.allocator == "uniform" else BUDGETS[unit]
+        told = " ".join(f"{key}={value}" for key, value in row.asked.items() if key not in ("seed", "bits"))
+        place = found.setdefault((row.model, row.bits, budget), {}).setdefault(told, {})
+        best = place.get(row.fingerprint)
+        place[row.fingerprint] = row if best is None or pd.isna(best.uniform_difference) else best
+        words = methods.in_words({row.variation: [row.run]})[row.variation] if row.variation else ""
+        label = paper.METHODS.get(row.method, methods.label(row.method))
+        label = "AdaLog" if row.method == "adalog" else label
+        labels[told] = f"{label}, {words}" if words else label
+    return {
+        key: [Entry(labels[told], list(runs.values())) for told, runs in group.items()] for key, group in found.items()
+    }
+
+
+def _best(entries: dict[tuple[str, str, str], list[Entry]]) -> Table:
+    published = {(row["model"], row["w/a"]): row for row in paper.table(NAME)}
+    ours = ["best of ours", "top-1", "retention %", "cost"]
+    header = ["model", "bits", "budget", *ours, "best published", "its top-1", "its retention %"]
+    body, records, sources = [], [], []
+    order = {name: place for place, name in enumerate([*paper.MODELS, EQUAL_BITS, *BUDGETS.values()])}
+    for model, bits, budget in sorted(entries, key=lambda key: (order[key[0]], key[1], order[key[2]])):
+        best = max(entries[model, bits, budget], key=lambda entry: (entry.retention, -entry.mean("seconds_cold")))
+        printed = published.get((model, bits))
+        theirs = [NOTHING] * 3
+        record = {"model": model, "w/a": bits, "budget": budget, "method": best.label, "top1": best.mean("top1")}
+        record |= {"retention": best.retention, "seeds": len(best.rows), "seconds_cold": best.mean("seconds_cold")}
+        if printed is not None:
+            kept = 100 * float(printed["top-1"]) / float(printed["full precision"])
+            theirs = [f"{printed['method']} ({printed['source']})", printed["top-1"], f"{kept:.1f}"]
+            record |= {"published": printed["method"], "published_top1": float(printed["top-1"])}
+            record |= {"published_retention": kept, "published_source": printed["source"]}
+        named, width = paper.MODELS[model], f"W{bits.replace('/', 'A')}"
+        ours = [best.label, best.with_error("top1"), f"{best.retention:.1f}", duration(best.mean("seconds_cold"))]
+        body.append([named, width, budget, *ours, *theirs])
+        records.append(record)
+        sources += [source(row, f"{best.label}, {named} {width}") for row in best.rows]
+    title = "Records: the best of ours at each budget, and the best that is published"
+    return Table(NAME, title, header, body, tidy(records), remarks=REMARKS, sources=sources)
+
+
+def _in_vain(entries: dict[tuple[str, str, str], list[Entry]]) -> Table:
+    """Searched plans that were not better than equal bits of the same base quantizer by a standard error."""
+    header = ["model", "bits", "budget", "tried", "top-1", "gain over equal bits", "cost"]
+    body, records, sources = [], [], []
+    for (model, bits, budget), group in sorted(entries.items()):
+        for entry in group:
+            gains = [row.uniform_difference for row in entry.rows]
+            if any(pd.isna(gain) for gain in gains):
+                continue
+            gain, error = statistics.fmean(gains), entry.rows[0].uniform_difference_standard_error
+            if gain >= error:
+                continue
+            named, width = paper.MODELS[model], f"W{bits.replace('/', 'A')}"
+            told = [entry.label, entry.with_error("top1"), entry.with_error("uniform_difference", "{:+.2f}")]
+            body.append([named, width, budget, *told, duration(entry.mean("seconds_cold"))])
+            record = {"model": model, "w/a": bits, "budget": budget, "method": entry.label}
+            records.append(record | {"gain": gain, "gain_standard_error": error, "seeds": len(gains)})
+            sources += [source(row, f"{entry.label}, {named} {width}") for row in entry.rows]
+    remarks = ["Paired by image; what gains less than a standard error over equal bits at the same budget is listed."]
+    title = "Tried, and no better than equal bits"
+    return Table(f"{NAME}_in_vain", title, header, body, tidy(records), remarks=remarks, sources=sources)
