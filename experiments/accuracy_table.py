@@ -27,6 +27,11 @@ LEGEND = (
     "prints; this is what to hold against the paper where only part of the validation images was used. Plans: scored "
     "on D in the search. Cost: seconds of a run that finds nothing on disk. Nothing is filled in from the paper."
 )
+GLF_Q = (
+    f"{LEGEND} Published: Sun et al., GLF-Q, arXiv 2609.34564, 2026, tables 1, 3 and 4, on 50,000 validation images; "
+    "*: run again there. LF and GF: its local and global term alone; DPLR-FIM: FIMA-Q's loss; Logits + LF: PD-Quant's "
+    "difference of class probabilities and the local term; all four with ReLU and rotation. MR: MLPs with ReLU."
+)
 BESIDE_THE_AUTHORS_CODE = (
     "Top-1 in percent, simulated quantization, in formats as literally those of the released code as base_quantizer."
     "literal=true has them. Code: what the authors' public code gave on DeiT-T with 32 calibration images that "

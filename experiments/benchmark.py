@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -245,6 +246,7 @@ def reconstruction() -> Iterator[Timing]:
     from lampq.base_quantizers.adalog_recon import AdaLogReconstruction
     from lampq.base_quantizers.aphq_vit import APHQViT
     from lampq.base_quantizers.fima_q import FimaQ
+    from lampq.base_quantizers.glf_q import LOSSES, GlfQ
     from lampq.base_quantizers.pd_quant import PDQuant
     from lampq.base_quantizers.qdrop import QDrop
     from lampq.plan.bit_plan import BitPlan
@@ -253,15 +255,18 @@ def reconstruction() -> Iterator[Timing]:
     middle = [s for s in adapter.sites if s.block == adapter.blocks // 2]
     bits = {s.name: (4 if s.parameters else None, 4) for s in middle}
     plan = BitPlan.full_precision(adapter.sites).with_bits(bits)
-    for method in (AdaLogReconstruction, QDrop, PDQuant, APHQViT, FimaQ):
+    # Where training starts from does not matter to its time: a short search.
+    short, batch = {"candidates": 32, "rounds": 1}, {"images": IMAGES, "batch_size": IMAGES}
+    methods = {cls.name: partial(cls, **short) for cls in (AdaLogReconstruction, QDrop, PDQuant, APHQViT, FimaQ)}
+    methods |= {f"glf_q, loss={loss}": partial(GlfQ, loss=loss, mlp_reconstruction=False) for loss in LOSSES}
+    for name, method in methods.items():
         timings = []
         for iterations in steps:
-            # Where training starts from does not matter to its time: a short search.
-            quantizer = method(iterations=iterations, images=IMAGES, batch_size=IMAGES, candidates=32, rounds=1)
+            quantizer = method(iterations=iterations, **batch)
             with tempfile.TemporaryDirectory() as folder:
                 workbench, _ = _workbench(adapter, quantizer, 4, folder)
                 workbench.bank.calibrate(plan)
-                timing, _ = timed("reconstruction", quantizer.name, lambda it=workbench: it.build(plan))
+                timing, _ = timed("reconstruction", name, lambda it=workbench: it.build(plan))
                 timings.append(timing)
         # What is done once a block is left out.
         seconds = (timings[1].seconds - timings[0].seconds) / (steps[1] - steps[0])

@@ -33,6 +33,14 @@ LABELS = {
     "lampq_adalog_recon": "LampQ, blocks trained",
     "aphq_vit": "APHQ-ViT",
     "fima_q": "FIMA-Q",
+    "glf_q": "GLF-Q",
+    "glf_q_loss_alone": "GLF-Q, loss alone",
+    "glf_q_without_rotation": "GLF-Q without rotation",
+    "glf_q_without_mlp": "GLF-Q without ReLU",
+    "glf_q_local": "GLF-Q, local loss",
+    "glf_q_global": "GLF-Q, global loss",
+    "glf_q_logits_local": "GLF-Q, logits and local loss",
+    "glf_q_fima": "GLF-Q, FIMA-Q's loss",
     "apq_like": "APQ-like",
 }
 """``method=NAME`` -> what it is called beside the others."""

@@ -54,6 +54,23 @@ ABLATION = {
 AUTHORS_CODE = {"repq_vit": "RepQ-ViT", "erq": "ERQ", "ptq4vit": "PTQ4ViT"}
 """``method=NAME`` -> method whose authors' code was run on 32 calibration and 800 validation images."""
 
+GLF_Q = {
+    "adalog": "AdaLog",
+    "qdrop": "QDrop*",
+    "pd_quant": "PD-Quant*",
+    "aphq_vit": "APHQ-ViT",
+    "fima_q": "FIMA-Q",
+    "glf_q_local": "LF",
+    "glf_q_fima": "DPLR-FIM",
+    "glf_q_logits_local": "Logits + LF",
+    "glf_q_global": "GF",
+    "glf_q_loss_alone": "GLF only",
+    "glf_q_without_rotation": "GLF + MR",
+    "glf_q_without_mlp": "GLF + Hadamard",
+    "glf_q": "GLF-Q",
+}
+"""``method=NAME`` -> row of tables 1, 3 and 4 of Sun et al., GLF-Q, arXiv 2609.34564, 2026."""
+
 
 @dataclass(frozen=True)
 class PaperRow:

@@ -16,7 +16,7 @@ from lampq.report.table import Table
 from lampq.storage.atomic_write import write_text
 
 from . import metrics, paper
-from .accuracy_table import BESIDE_THE_AUTHORS_CODE, AccuracyLayout, AuthorsCode
+from .accuracy_table import BESIDE_THE_AUTHORS_CODE, GLF_Q, AccuracyLayout, AuthorsCode
 from .allocators_table import LEGEND as ALLOCATORS
 from .allocators_table import AllocatorsLayout
 from .detection_table import LEGEND as DETECTORS
@@ -81,6 +81,14 @@ LAYOUTS: tuple[Layout, ...] = (
         common=("dataset.calibration_list",),
         full_precision=lambda: paper.full_precision("authors_code"),
         source="code",
+    ),
+    AccuracyLayout(
+        "glf_q",
+        "GLF-Q, its parts and its losses, beside other methods: top-1 (%) with equal bits",
+        lambda: paper.accuracy_rows("glf_q", paper.GLF_Q),
+        legend=GLF_Q,
+        full_precision=lambda: paper.full_precision("glf_q"),
+        source="published",
     ),
     AllocatorsLayout("allocators", "Allocators beside each other: top-1 (%)", legend=ALLOCATORS),
     RotationLayout("rotation", "Rotation under other base quantizers: top-1 (%)", legend=ROTATION),

@@ -1,17 +1,19 @@
 """GLF-Q: MLPs with ReLU, then weights and scales of each block trained straight through, by global and local features.
 
 Sun et al., GLF-Q: Global-Local Feature-Based Quantization for Vision Transformers, arXiv 2609.34564, 2026. Its rotation
-of the network is a group of its own, in front of any base quantizer.
+of the network is `lampq.transform.hadamard`, in front of any base quantizer.
 """
 
 from dataclasses import replace
 from typing import Literal
 
+from lampq.base_quantizers.base import BaseQuantizer
 from lampq.base_quantizers.block_reconstruction import BlockReconstruction
 from lampq.base_quantizers.fima_q import FimaQ
 from lampq.base_quantizers.mlp_reconstruction import MlpReconstruction
 from lampq.base_quantizers.pd_quant import PDQuant
 from lampq.base_quantizers.rtn import RoundToNearest
+from lampq.base_quantizers.uniform_search import UniformSearch
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.parts import fixed, same, setting
@@ -24,6 +26,9 @@ from lampq.reconstruction.losses.normalized_sum import NormalizedSum
 from lampq.reconstruction.mlp import MlpLoss, MlpRecipe, mean_squared
 from lampq.reconstruction.straight_through_weights import StraightThroughWeights
 from lampq.reconstruction.training import Recipe, TrainedBlock
+
+LOSSES = ("global_local", "local", "global", "logits_local", "fima")
+"""What blocks may be trained by."""
 
 PERCENTILE = 0.99
 """Of the positive values between the layers of a full-precision MLP: the bound that its twin learns to clip at."""
@@ -48,6 +53,9 @@ class GlfQ(MlpReconstruction):
             feeds it.
         mlp_iterations: steps an MLP.
         mlp_rate: learning rate of its weights.
+        start: what training starts from: ``min_max``, the published one, whole ranges and one scale a tensor; or
+            ``searched``, what QDrop and APHQ-ViT start from, with reparameterized LayerNorms and scales a head.
+        candidates, rounds: of that search, `UniformSearch`'s.
 
     and as `BlockReconstruction`.
     """
@@ -58,11 +66,14 @@ class GlfQ(MlpReconstruction):
     regularization: float = fixed(0.0)
     warmup: float = fixed(0.0)
     weight_rate: float = setting(2e-5, above=0)
-    loss: Literal["global_local", "local", "global", "logits_local", "fima"] = "global_local"
+    loss: str = setting("global_local", options=LOSSES)
     local_weight: float = setting(2.0, above=0)
     mlp_reconstruction: bool = True
     mlp_iterations: int = setting(20_000, minimum=1)
     mlp_rate: float = setting(4e-5, above=0)
+    start: Literal["min_max", "searched"] = "min_max"
+    candidates: int = same(UniformSearch, "candidates")
+    rounds: int = same(UniformSearch, "rounds")
 
     name = "glf_q"
     only_classifiers = True
@@ -70,7 +81,8 @@ class GlfQ(MlpReconstruction):
 
     def unused(self) -> set[str]:
         alone = {"local_weight"} if len(self.terms) == 1 else set()
-        return alone | (set() if self.mlp_reconstruction else {"mlp_iterations", "mlp_rate"})
+        without_mlp = set() if self.mlp_reconstruction else {"mlp_iterations", "mlp_rate"}
+        return alone | without_mlp | ({"candidates", "rounds"} if self.start == "min_max" else set())
 
     def check_model(self, adapter: ModelAdapter) -> None:
         super().check_model(adapter)
@@ -85,8 +97,17 @@ class GlfQ(MlpReconstruction):
         """What `loss` is the sum of."""
         return self.loss.split("_")
 
-    def calibrated_by(self) -> RoundToNearest:
-        return RoundToNearest()
+    def calibrated_by(self) -> BaseQuantizer:
+        return self._calibration()
+
+    def calibration_of_relu(self) -> BaseQuantizer:
+        return self._calibration(rectified=True)
+
+    def _calibration(self, rectified: bool = False) -> BaseQuantizer:
+        # The least value behind a ReLU is 0: a range from minimum to maximum has its zero point there by itself.
+        if self.start == "min_max":
+            return RoundToNearest()
+        return UniformSearch(self.candidates, self.rounds, rectified=rectified)
 
     def has_choice(self, bits: int | None) -> bool:
         return bits is not None

@@ -11,6 +11,7 @@ from lampq.base_quantizers.fima_q import FimaQ
 from lampq.base_quantizers.glf_q import GlfQ
 from lampq.base_quantizers.pd_quant import PDQuant
 from lampq.base_quantizers.qdrop import QDrop
+from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
 from lampq.models.timm_adapters import VisionTransformerAdapter
@@ -24,7 +25,7 @@ BUDGET = Budget(3, 3, (2, 3, 4), "fixed", (3, 3), "target")
 
 
 def method(cls, **changes):
-    quick = QUICK_STRAIGHT_THROUGH if cls is GlfQ else QUICK
+    quick = QUICK_STRAIGHT_THROUGH if issubclass(cls, GlfQ) else QUICK
     return cls(**{**quick, "iterations": 3, **changes})
 
 
@@ -75,8 +76,9 @@ def test_mixed_bits_and_sites_in_full_precision(tmp_path, cls):
     assert loss(search, plan) < loss(search, uniform(search, 2), realised=False)
 
 
-def test_interrupted_it_goes_on_at_the_block(tmp_path):
-    class Killed(QDrop):
+@pytest.mark.parametrize("cls", [QDrop, GlfQ])
+def test_interrupted_it_goes_on_at_the_block(tmp_path, cls):
+    class Killed(cls):
         def realise_segment(self, segment):
             if segment.index == 2:
                 raise KeyboardInterrupt
@@ -87,14 +89,14 @@ def test_interrupted_it_goes_on_at_the_block(tmp_path):
         search.realisation.states(uniform(search))
     trained = []
 
-    class Watched(QDrop):
+    class Watched(cls):
         def realise_segment(self, segment):
             trained.append(segment.index)
             return super().realise_segment(segment)
 
     again = searched(tmp_path, method(Watched)).realisation.states(uniform(search))
     assert trained == [2, 3, 4]
-    expected = searched(tmp_path / "other", method(QDrop)).realisation.states(uniform(search))
+    expected = searched(tmp_path / "other", method(cls)).realisation.states(uniform(search))
     assert all(torch.equal(again[name][key], expected[name][key]) for name in expected for key in expected[name])
 
 
@@ -144,6 +146,7 @@ def test_independent_states_are_shared(tmp_path):
         (GlfQ, {"mlp_reconstruction": False}),
         (GlfQ, {"mlp_iterations": 4}),
         (GlfQ, {"mlp_rate": 1e-2}),
+        (GlfQ, {"start": "searched", "candidates": 32, "rounds": 1}),
     ],
     ids=str,
 )
@@ -207,6 +210,22 @@ def test_losses_of_glf_q_are_as_many_as_there_are_names(tmp_path):
         )
         assert ("local_weight" in its_method.settings()) == weighed and "mlp_rate" not in its_method.settings()
     assert len(set(found)) == len(known)
+
+
+def test_glf_q_starts_from_whole_ranges_or_from_what_qdrop_starts_from(tmp_path):
+    def identity(its_method):
+        return searched(tmp_path, its_method).bank.identity
+
+    short = {"candidates": 32, "rounds": 1}
+    assert identity(method(GlfQ)) == identity(method(GlfQ, candidates=48, rounds=2)) == identity(RoundToNearest())
+    assert identity(method(GlfQ, start="searched", **short)) == identity(method(QDrop))
+    others = [method(GlfQ, start="searched", **{**short, key: 64}) for key in (*short, "images")]
+    assert len({str(other.settings()) for other in others}) == 3
+    search = searched(tmp_path, method(GlfQ, start="searched", **short), lambda: vit_adapter(1))
+    states = search.realisation.states(uniform(search))
+    assert "channel_scale" in states["blocks.0.mlp.fc1"], "LayerNorms are reparameterized"
+    assert states["blocks.0.attn.qk"]["a_scale"].shape == (3,) and states["blocks.0.mlp.fc2"]["input_zero_point"] == 0
+    assert loss(search, uniform(search)) < loss(search, uniform(search, 2), realised=False)
 
 
 def test_glf_q_leaves_scales_of_weights_and_biases_where_they_are(tmp_path):
@@ -294,6 +313,7 @@ def test_a_value_out_of_range_is_named():
         (GlfQ, "loss", "both"),
         (GlfQ, "local_weight", 0),
         (GlfQ, "mlp_iterations", 0),
+        (GlfQ, "start", "zero"),
     ]:
         with pytest.raises(LampQError, match=f"base_quantizer.{key}="):
             method(cls, **{key: value})

@@ -69,6 +69,7 @@ LESS = {
     ),
     "readings": (*FEW_IMAGES, "reading=as_default,line_5_as_printed"),
     "authors_code": (*FEW_IMAGES, "bits=4"),
+    "glf_q": (*FEW_IMAGES, "bits=3", "model=deit_tiny", "method=glf_q_loss_alone,glf_q"),
     "pareto": (*FEW_IMAGES, "bits=2.5,3", "method=adalog,output_fisher,lampq"),
     "table10": (*FEW_IMAGES, "model=deit_small", "method=adalog,lampq"),
     "table3": (*FEW_IMAGES, "bits=4", "model=deit_tiny"),

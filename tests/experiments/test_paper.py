@@ -15,6 +15,7 @@ ROWS = {
     6: paper.ablation_rows,
     10: lambda: paper.accuracy_rows(10, paper.METHODS),
     "authors_code": lambda: paper.accuracy_rows("authors_code", paper.AUTHORS_CODE),
+    "glf_q": lambda: paper.accuracy_rows("glf_q", paper.GLF_Q),
 }
 
 
@@ -38,7 +39,9 @@ def test_an_experiment_has_exactly_the_cells_that_are_printed(name):
     assert set(cells_of(name)) == printed
 
 
-@pytest.mark.parametrize(("name", "full_precision"), [(3, 1), (4, 1), (5, 1), (10, 0), ("authors_code", 1)])
+@pytest.mark.parametrize(
+    ("name", "full_precision"), [(3, 1), (4, 1), (5, 1), (10, 0), ("authors_code", 1), ("glf_q", 1)]
+)
 def test_every_printed_row_becomes_a_row_in_its_order(name, full_precision):
     printed = [(row["method"], row["w/a"]) for row in paper.table(name)][full_precision:]
     assert [(row.label, row.printed_bits) for row in ROWS[name]()] == printed
@@ -52,6 +55,8 @@ def test_every_printed_row_of_table_6_is_measured_under_its_own_label():
 
 
 def test_numbers_are_as_printed():
+    glf_q = {(row.method, row.bits): row.values for row in ROWS["glf_q"]()}
+    assert glf_q["glf_q", "3/3"]["deit_tiny"] == 56.48 and glf_q["glf_q_fima", "3/3"]["swin_small"] == 77.30
     by_place = {(row.method, row.bits): row.values for row in ROWS[3]()}
     assert by_place["lampq", "3/3"]["deit_tiny"] == 37.54 and by_place["ptq4vit", "4/4"]["vit_base"] == 30.69
     assert paper.full_precision(3)["deit_tiny"] == 72.13 and paper.full_precision(5)["deit_tiny"] == 72.21
