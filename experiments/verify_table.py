@@ -74,7 +74,8 @@ def _named(run: Run) -> str:
     metrics = run.metrics
     bits = f"W{metrics['weight_bits']:g}A{metrics['activation_bits']:g}"
     model = paper.MODELS.get(metrics["model"], metrics["model"])
-    return f"{model}, {metrics['base_quantizer']}, {metrics['allocator']}, {bits}"
+    words = (model, metrics.get("transform"), metrics["base_quantizer"], metrics["allocator"], bits)
+    return ", ".join(word for word in words if word)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

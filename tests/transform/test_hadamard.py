@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from lampq.errors import LampQError
 from lampq.models.embedded.embedded_classifier import EmbeddedClassifier
+from lampq.models.timm_adapters import adapt
 from lampq.transform.hadamard import Hadamard
 from lampq.transform.none import NoTransform
-from tests.small_models import images
+from tests.small_models import VIT, VIT_SIDE, images, vision_transformer
 from tests.transform.networks import NETWORKS, SWINS, adapted
 
 CPU = torch.device("cpu")
@@ -110,6 +112,22 @@ def test_an_identity_only_where_something_is_changed():
     assert twin.transform == {"name": "hadamard", "revision": 1, "seed": 7, "residual": True, "heads": True}
     assert twin.clone().weights_hash() == twin.with_tensors().weights_hash() == twin.weights_hash()
     assert "transform" not in adapter.architecture and twin.architecture["transform"] == twin.transform
+
+
+class Rectified(VisionTransformer):
+    """Another pooling than timm's: it looks at channels one by one."""
+
+    def pool(self, x, pool_type=None):
+        return x[:, 0].relu()
+
+
+def test_a_network_of_ones_own_that_looks_at_single_channels_is_refused():
+    network = Rectified(**VIT, depth=1)
+    network.load_state_dict(vision_transformer(1).state_dict())
+    adapter = adapt("own", network.eval(), input_size=(3, VIT_SIDE, VIT_SIDE))
+    with pytest.raises(LampQError, match=r"^transform=hadamard: own computes something else .*transform=none$"):
+        Hadamard().apply(adapter)
+    assert Hadamard(residual=False).apply(adapter)
 
 
 @pytest.mark.parametrize(
