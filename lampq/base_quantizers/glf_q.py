@@ -31,7 +31,8 @@ LOSSES = ("global_local", "local", "global", "logits_local", "fima")
 """What blocks may be trained by."""
 
 PERCENTILE = 0.99
-"""Of the positive values between the layers of a full-precision MLP: the bound that its twin learns to clip at."""
+"""Of the positive values between the layers of a full-precision MLP, on the first images: the bound that its twin is
+taught to clip at."""
 
 
 class GlfQ(MlpReconstruction):
@@ -54,7 +55,8 @@ class GlfQ(MlpReconstruction):
         mlp_iterations: steps an MLP.
         mlp_rate: learning rate of its weights.
         start: what training starts from: ``min_max``, the published one, whole ranges and one scale a tensor; or
-            ``searched``, what QDrop and APHQ-ViT start from, with reparameterized LayerNorms and scales a head.
+            ``searched``, ours, what QDrop and APHQ-ViT start from, with reparameterized LayerNorms and scales a head,
+            which comes further in few steps.
         candidates, rounds: of that search, `UniformSearch`'s.
 
     and as `BlockReconstruction`.
