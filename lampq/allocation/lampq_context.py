@@ -67,7 +67,8 @@ class LampQContext(Allocator):
 
     At few bits a gradient foretells too much. With `changes` ``measured`` every layer (or group) is scored on D with
     one bit more and one bit less instead, once, at the first plan: 8N plans, from the changed block on. All later
-    rounds choose among these changes, which are taken to hold at later plans too.
+    rounds choose among these changes, which are taken to hold at later plans too, and to add up: products of changes by
+    image, as `cross_terms` has them, foretell less (on DeiT-T at 3 bits they promise 0.3 to 0.8 nats more than comes).
 
     Args:
         start: the first plan: ``uniform`` (equal bits: the most that keep the budget), or ``lampq_ilp`` (that of LampQ
@@ -107,7 +108,8 @@ class LampQContext(Allocator):
 
     def unused(self) -> set[str]:
         unused = {"mu", "beta", "gamma"} if self.start == "uniform" else set()
-        unused |= set() if self.cross_terms else {"maximum_nodes"}
+        unused |= {"cross_terms"} if self.changes == "measured" else set()
+        unused |= set() if self.cross_terms and self.changes == "gradient" else {"maximum_nodes"}
         return unused | (set() if self.accept == "paired" else {"accept_factor"})
 
     def allocate(self, workbench: Workbench, budget: Budget) -> BitPlan:
@@ -228,7 +230,7 @@ class LampQContext(Allocator):
         alone = changes.mean(2) + (np.square(changes).mean(2) / 2 if self.changes == "gradient" else 0)
         costs = np.where(allowed, alone + surprise, np.inf)
         problem, near = space.problem(costs), Near([space.bits.index(b) for b in bits], trust)
-        if not self.cross_terms:
+        if not self.cross_terms or self.changes == "measured":
             choice = optimal_plan(problem, near)
             return problem.bits_of(choice), problem.objective(choice)
         rows = changes.reshape(-1, changes.shape[2])
