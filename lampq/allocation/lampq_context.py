@@ -66,9 +66,10 @@ class LampQContext(Allocator):
     It ends when nothing is expected to help, or after `rounds`.
 
     At few bits a gradient foretells too much. With `changes` ``measured`` every layer (or group) is scored on D with
-    one bit more and one bit less instead, once, at the first plan: 8N plans, from the changed block on. All later
-    rounds choose among these changes, which are taken to hold at later plans too, and to add up: products of changes by
-    image, as `cross_terms` has them, foretell less (on DeiT-T at 3 bits they promise 0.3 to 0.8 nats more than comes).
+    one bit more and one bit less instead, at the first plan: 8N plans, from the changed block on. Later rounds choose
+    among these changes, which are taken to hold at later plans too, and to add up: products of changes by image, as
+    `cross_terms` has them, foretell less (on DeiT-T at 3 bits they promise 0.3 to 0.8 nats more than comes). When that
+    leads no further, they are measured again at the last accepted plan, up to `measurements` times in all.
 
     Args:
         start: the first plan: ``uniform`` (equal bits: the most that keep the budget), or ``lampq_ilp`` (that of LampQ
@@ -76,6 +77,7 @@ class LampQContext(Allocator):
         rounds: plans that are tried after the first one, at most.
         trust: layers that one round may change, at most.
         changes: where predictions come from: ``gradient`` (one backward pass a round) or ``measured`` (see above).
+        measurements: how often they are measured at most.
         context_images: the first so many images of D, over which changes are predicted; all where D has fewer, or None.
         cross_terms: predict what several changes do together, by a quadratic program; else their effects add up.
         maximum_nodes: nodes of that program's branch and bound, at most; 0 leaves it at a local search, None goes on
@@ -93,6 +95,7 @@ class LampQContext(Allocator):
     rounds: int = setting(12, minimum=0)
     trust: int = setting(8, minimum=2)
     changes: Literal["gradient", "measured"] = setting("gradient", identity="changed")
+    measurements: int = setting(1, minimum=1, identity="changed")
     context_images: int | None = same(Context, "context_images")
     cross_terms: bool = True
     maximum_nodes: int | None = setting(0, minimum=0)
@@ -108,7 +111,7 @@ class LampQContext(Allocator):
 
     def unused(self) -> set[str]:
         unused = {"mu", "beta", "gamma"} if self.start == "uniform" else set()
-        unused |= {"cross_terms"} if self.changes == "measured" else set()
+        unused |= {"cross_terms"} if self.changes == "measured" else {"measurements"}
         unused |= set() if self.cross_terms and self.changes == "gradient" else {"maximum_nodes"}
         return unused | (set() if self.accept == "paired" else {"accept_factor"})
 
@@ -124,19 +127,26 @@ class LampQContext(Allocator):
         first = current = self._plan(workbench, budget, space, bits)
         evaluator.set_base(first)
         workbench.bank.calibrate(first)
-        best, trust, center, rounds = evaluator.score(first), self.trust, None, []
-        measured = None if self.changes == "gradient" else self._measured(workbench, budget, space, first, bits)
+        best, trust, center, rounds, refused = evaluator.score(first), self.trust, None, [], False
+        measurements: list[tuple[BitPlan, np.ndarray]] = []
         surprise = np.zeros((len(space.groups), len(space.bits)))
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
         while len(rounds) < limit:
             center = current
-            if measured is None:
+            if self.changes == "gradient":
                 changes = self._changes(workbench, budget, space, current, bits)
             else:
+                if not measurements or (refused and self._again(measurements, current)):
+                    measurements.append((current, self._measured(workbench, budget, space, current, bits)))
+                    trust, surprise = self.trust, np.zeros_like(surprise)
+                measured = measurements[-1][1]
                 changes = measured - measured[range(len(bits)), [space.bits.index(b) for b in bits], None]
             chosen, expected = self._least(space, bits, changes, surprise, trust)
-            if expected >= 0:
+            refused = expected >= 0
+            if refused and self._again(measurements, current):
+                continue
+            if refused:
                 break
             candidate = self._plan(workbench, budget, space, chosen)
             workbench.bank.calibrate(candidate)
@@ -148,6 +158,7 @@ class LampQContext(Allocator):
             found = paired_change(score, best)
             rounds.append(Round(trust, moved, alone, expected, *found, score.accuracy, score.mean_loss, better))
             _tell(len(rounds), rounds[-1])
+            refused = not better
             if better:
                 current, bits, best = candidate, chosen, score
                 trust, surprise = min(2 * trust, self.trust), np.zeros_like(surprise)
@@ -161,9 +172,9 @@ class LampQContext(Allocator):
         origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": first.layer_bits()}
         origin |= {"rounds": [asdict(each) for each in rounds]}
         plan = self._plan(workbench, budget, space, bits, origin)
-        if measured is not None:
-            plan.origin["measured"] = _means(space, measured)
-        if center is None or budget.beyond_layers or measured is not None:
+        if measurements:
+            plan.origin["measured"] = [_means(space, measured) for _, measured in measurements]
+        if center is None or budget.beyond_layers or measurements:
             return plan
         metric = Context(monotone=False, context_images=self.context_images)
         costs = metric.costs(metric.scores(workbench, budget, center))  # all of it is stored
@@ -200,6 +211,10 @@ class LampQContext(Allocator):
         }
         found = plan_changes(workbench, current, others, self.context_images)
         return _by_place(space, found, np.zeros)
+
+    def _again(self, measurements: list[tuple[BitPlan, np.ndarray]], current: BitPlan) -> bool:
+        """Whether changes are to be measured again: there are measurements left, and the plan is another one."""
+        return 0 < len(measurements) < self.measurements and measurements[-1][0].key() != current.key()
 
     def _measured(
         self, workbench: Workbench, budget: Budget, space: SearchSpace, first: BitPlan, bits: list[int]

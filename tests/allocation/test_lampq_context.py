@@ -22,6 +22,7 @@ OPTIONS = {
     "rounds": 1,
     "trust": 2,
     "changes": "measured",
+    "measurements": 2,
     "context_images": 16,
     "cross_terms": False,
     "maximum_nodes": None,
@@ -34,6 +35,7 @@ OPTIONS = {
 }
 USED_WITH = {
     "maximum_nodes": {"trust": 6},
+    "measurements": {"changes": "measured", "accept": "loss", "trust": 4},
     **{option: {"start": "lampq_ilp", "rounds": 0, "gamma": 2} for option in ("mu", "beta", "gamma")},
 }
 
@@ -123,8 +125,8 @@ def test_with_cross_terms_the_prediction_is_that_of_all_changes_together(found):
 
 def test_measured_changes_are_what_d_says_of_each_alone_and_serve_all_rounds(store):
     search, target = search_over(vit_adapter(), store), budget()
-    plan = LampQContext(changes="measured", accept="loss", trust=4, cross_terms=False).allocate(search, target)
-    rounds, measured = plan.origin["rounds"], plan.origin["measured"]
+    plan = LampQContext(changes="measured", accept="loss", trust=4).allocate(search, target)
+    rounds, (measured,) = plan.origin["rounds"], plan.origin["measured"]
     assert any(each["accepted"] for each in rounds) and len(rounds) > 1
     first = target.plan(search.adapter.sites, plan.origin["initial_bits"])
     for name, row in measured.items():
@@ -134,6 +136,22 @@ def test_measured_changes_are_what_d_says_of_each_alone_and_serve_all_rounds(sto
     for each in rounds:
         moves = [(measured[name][str(old)], measured[name][str(new)]) for name, (old, new) in each["changes"].items()]
         assert each["predicted"] == pytest.approx(sum(new - old for old, new in moves), rel=1e-9)
+
+
+def test_changes_are_measured_again_where_the_first_measurement_leads_no_further(store):
+    search, target = search_over(vit_adapter(), store), budget()
+    once, twice = (
+        LampQContext(changes="measured", measurements=n, accept="loss", trust=4).allocate(search, target)
+        for n in (1, 2)
+    )
+    first, second = twice.origin["measured"]
+    assert first == once.origin["measured"][0] and second != first
+    steps = len(list(itertools.takewhile(lambda each: each["accepted"], twice.origin["rounds"])))
+    assert twice.origin["rounds"][:steps] == once.origin["rounds"][:steps]
+    here = target.plan(search.adapter.sites, twice.origin["initial_bits"])
+    for each, (before, _) in zip(twice.origin["rounds"], plans_of(search, twice, target), strict=True):
+        here = before if each["trust"] == 4 else here
+    assert twice.origin["rounds"][-1]["loss"] <= once.origin["rounds"][0]["loss"]
 
 
 def test_room_that_is_left_is_used(store):
