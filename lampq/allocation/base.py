@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from lampq.allocation.last_plans import best_after_short_training
 from lampq.errors import LampQError
 from lampq.parts import Part
 from lampq.plan.bit_plan import BitPlan
@@ -88,6 +89,8 @@ class Allocator(Part, ABC):
                 workbench.bank.base_quantizer.name,
             )
         plan = self.allocate(workbench, budget)
+        if self.searches and workbench.realisation is not None and workbench.bank.base_quantizer.rank_last:
+            plan = best_after_short_training(plan, workbench, budget)
         if self.searches:
             plan.origin.update(workbench.looked_at)
         return plan

@@ -7,6 +7,7 @@ one an entry of the store, keyed by the bits so far. An interrupted run goes on 
 and a plan that differs from another one in a late block shares what lies before.
 """
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -55,6 +56,12 @@ class Realisation:
         self._images = images
         self._seed = seed
         self._modules: dict[str, dict[str, nn.Module]] = {}
+
+    def by(self, method: BaseQuantizer) -> "Realisation":
+        """The same with another method on the same independent states: one that trains less."""
+        bank = copy.copy(self.bank)
+        bank.base_quantizer = method
+        return Realisation(bank, self._images, self.identity["images"], self._seed)
 
     def states(self, plan: BitPlan) -> States:
         """States of all quantized sites of a plan, computed on a miss, with progress.

@@ -1,5 +1,6 @@
 """What all methods share that train block after block to keep its output."""
 
+import copy
 from abc import abstractmethod
 
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ class BlockReconstruction(BaseQuantizer):
         regularization: lambda, weight of the regularizer that drives soft weights to a code.
         warmup: fraction of the steps before it sets in.
         search: what plans are scored with: ``surrogate``, ``block_bank``, ``exact``.
+        rank_last: how many of a search's best plans are trained for a few steps each, and judged again on D, before one
+            of them is trained to the end; 0: none.
+        rank_steps: these steps a block.
 
     Raises:
         LampQError: a value out of its range.
@@ -46,6 +50,8 @@ class BlockReconstruction(BaseQuantizer):
     regularization: float = setting(0.01, at_least=0)
     warmup: float = setting(0.2, at_least=0, at_most=1)
     search: str = setting("surrogate", options=SEARCHES, identity="never")
+    rank_last: int = setting(0, minimum=0, identity="never")
+    rank_steps: int = setting(50, minimum=1, identity="never")
 
     sequential = True
     stores_weights = True
@@ -79,6 +85,11 @@ class BlockReconstruction(BaseQuantizer):
     @property
     def realisation_steps(self) -> int:
         return self.iterations
+
+    def shortened(self, steps: int) -> "BlockReconstruction":
+        other = copy.copy(self)
+        other.iterations = min(self.iterations, steps)
+        return other
 
     def calibrate(self, site: Site, layer: nn.Module, inputs: tuple[Tensor, ...], bits: Bits) -> dict[str, Tensor]:
         return self.calibration.calibrate(site, layer, inputs, bits)

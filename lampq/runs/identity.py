@@ -38,6 +38,8 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | Measureme
         if by_itself:
             budget.clear()  # its inputs have the component's bits, whatever the target
     search = {"search": quantizer.search} if quantizer.sequential and work.searches else {}
+    if search and quantizer.rank_last:
+        search["ranked"] = [quantizer.rank_last, quantizer.rank_steps]
     if search and quantizer.search != "surrogate":
         search["estimates_from"] = "scored"  # not from independent states, as once
     limited = settings.evaluation_images is not None and work.searches and not single

@@ -62,7 +62,8 @@ class SampleEvaluator:
         self.task = task
         self.store = store
         self.evaluations = 0
-        self._asked: set[str] = set()
+        self._losses: dict[str, float] = {}
+        self._asked: dict[str, BitPlan] = {}
         self._whole_identity = identity
         self._identity = {**identity, **({"first_images": images} if limited else {})}
         # Nothing is kept for all of D where searches look at a part of it: it is asked once or twice.
@@ -86,8 +87,9 @@ class SampleEvaluator:
         Args:
             keep: hold on to the plan's states, since it may become the base; takes the memory limit once more.
         """
-        self._asked.add(plan.key())
+        self._asked.setdefault(plan.key(), plan)
         stored = self.store.fetch("scores", self._key(plan), lambda: self._evaluate(plan, keep))
+        self._losses[plan.key()] = stored["loss"].mean().item()
         return Score(stored["loss"], stored.get("top1"))
 
     def score_unless_worse(self, plan: BitPlan, rival: BitPlan, errors: float, keep: bool = False) -> Score:
@@ -102,7 +104,7 @@ class SampleEvaluator:
             keep: see `score`; states of a plan that was given up are not kept.
         """
         best, whole = self.score(rival).loss, self._key(plan)
-        self._asked.add(plan.key())
+        self._asked.setdefault(plan.key(), plan)
 
         def compute() -> dict[str, Tensor]:
             outcome = self._evaluate(plan, keep, lambda loss: given_up_after(loss, best, errors) is not None)
@@ -128,8 +130,12 @@ class SampleEvaluator:
 
     def score_on_all(self, plan: BitPlan) -> Score:
         """The same on all images of D: what is reported of the plan that a search has chosen."""
-        self._asked.add(plan.key())
+        self._asked.setdefault(plan.key(), plan)
         return self._all_of_d.score(plan)
+
+    def best_first(self) -> list[BitPlan]:
+        """The plans that were scored whole, by their mean loss."""
+        return [self._asked[key] for key in sorted(self._losses, key=self._losses.__getitem__)]
 
     @property
     def scored(self) -> int:
