@@ -57,7 +57,7 @@ def changed(adapter, twin):
         ({"residual": False}, {"qkv", "proj"}),
         ({"heads": False}, {"patch_embed", "qkv", "proj", "fc1", "fc2", "head"}),
     ],
-    ids=str,
+    ids=["all", "heads", "residual stream"],
 )
 def test_which_layers_of_a_vit_are_rotated(settings, types):
     adapter = adapted("vit")
