@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import lampq.allocation.iterative_update
+import lampq.sensitivity.reconstruction_error
 import lampq.tasks.sample_evaluation
 import lampq.tasks.validation
 from lampq.allocation.from_plan import FromPlan
@@ -318,8 +318,8 @@ def test_an_interrupted_run_goes_on_where_it_was(settings, monkeypatch, tmp_path
             evaluate = lampq.tasks.sample_evaluation.SampleEvaluator._evaluate
             patch.setattr(lampq.tasks.sample_evaluation.SampleEvaluator, "_evaluate", after(4, evaluate))
         if place == "iterative update":
-            estimates = lampq.allocation.iterative_update.reconstruction_errors
-            patch.setattr(lampq.allocation.iterative_update, "reconstruction_errors", after(1, estimates))
+            estimates = lampq.sensitivity.reconstruction_error.reconstruction_errors
+            patch.setattr(lampq.sensitivity.reconstruction_error, "reconstruction_errors", after(1, estimates))
         if place == "evaluation":
             patch.setattr(ClassificationTask, "measure", after(5, ClassificationTask.measure))
         with pytest.raises(Interruption):
