@@ -33,7 +33,7 @@ NAMES = sorted(path.stem for path in (config_folder() / "allocator").glob("*.yam
 VALUES = {name: yaml.safe_load((config_folder() / "allocator" / f"{name}.yaml").read_text()) for name in NAMES}
 CLASSES = {name: get_class(values["_target_"]) for name, values in VALUES.items()}
 SEARCHING = [name for name, part in CLASSES.items() if part.searches]
-FEW = ("max_evaluations=6",)
+FEW = ("max_evaluations=4",)
 """What is tested here does not depend on how many plans a search scores."""
 CHEAP = {"clado": ("allocator.pairs=diagonal",)}
 """Nor on how many pairs of layers are measured; that takes minutes, and is tested with the allocator."""

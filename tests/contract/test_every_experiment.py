@@ -61,7 +61,7 @@ def test_it_composes_at_every_scale(name):
 
 
 LESS = {
-    "grid": (*FEW_IMAGES, "lampq.gamma=4,20", "lampq.mu=0.5", "lampq.beta=2,3"),
+    "grid": (*FEW_IMAGES, "lampq.gamma=4,20", "lampq.mu=0.5", "lampq.beta=2"),
     "allocators": (
         *FEW_IMAGES,
         "bits=3",
