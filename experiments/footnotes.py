@@ -8,8 +8,8 @@ ADALOG_SEARCH = {"candidates": 128, "rounds": 3, "steps": 6}
 PUBLISHED_SEARCH = {name: {"candidates": 100, "rounds": 3} for name in ("ptq4vit", "apq_like")}
 """Settings of searches as published, by base quantizer; those of AdaLog for all others that have such settings."""
 
-PUBLISHED_STEPS = 20_000
-"""Steps in which block reconstruction trains a block, as published."""
+PUBLISHED_STEPS, STEPS_OF = 20_000, {"glf_q": 3_000}
+"""Steps in which block reconstruction trains a block, as published, and where other ones are, by base quantizer."""
 
 
 def footnote(run: Run) -> str:
@@ -32,9 +32,10 @@ def footnote(run: Run) -> str:
     name, _, search = run.identity["base_quantizer"]
     if any(search.get(key, value) != value for key, value in PUBLISHED_SEARCH.get(name, ADALOG_SEARCH).items()):
         parts.append("shortened search of the base quantizer")
-    if search.get("iterations", PUBLISHED_STEPS) < PUBLISHED_STEPS:
+    published = STEPS_OF.get(name, PUBLISHED_STEPS)
+    if search.get("iterations", published) < published:
         parts.append(
-            f"blocks trained in {search['iterations']:,} steps (published: 20,000) on {search['images']:,} images"
+            f"blocks trained in {search['iterations']:,} steps (published: {published:,}) on {search['images']:,} images"
         )
     return "; ".join(parts)
 

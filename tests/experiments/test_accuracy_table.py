@@ -284,6 +284,8 @@ def test_what_was_shortened_is_measured_by_the_methods_own_publication(results):
     trained = notes("qdrop", iterations=250, images=512)
     assert "blocks trained in 250 steps (published: 20,000) on 512 images" in trained
     assert "blocks" not in notes("qdrop", iterations=20_000, images=1024)
+    assert "100 steps (published: 3,000) on" in notes("glf_q", iterations=100, images=512)
+    assert "blocks" not in notes("glf_q", iterations=3_000, images=1024)
 
 
 def test_a_control_has_no_number_of_the_paper_beside_it(results):
