@@ -34,9 +34,8 @@ def footnote(run: Run) -> str:
         parts.append("shortened search of the base quantizer")
     published = STEPS_OF.get(name, PUBLISHED_STEPS)
     if search.get("iterations", published) < published:
-        parts.append(
-            f"blocks trained in {search['iterations']:,} steps (published: {published:,}) on {search['images']:,} images"
-        )
+        steps = f"{search['iterations']:,} steps (published: {published:,})"
+        parts.append(f"blocks trained in {steps} on {search['images']:,} images")
     return "; ".join(parts)
 
 
