@@ -34,8 +34,8 @@ class BaseQuantizer(Part, ABC):
         search: for a sequential method, what plans are scored with: ``surrogate`` (independent states), ``block_bank``
             (blocks realised at equal bits, `lampq.bank.block_bank`) or ``exact`` (every scored plan is realised). Not
             among `settings`: it changes searches only.
-        rank_last: how many of a search's best plans are trained for a few steps each, and judged again; 0: none.
-        rank_steps: these steps. As `search`, neither is among `settings`.
+        rank_last: how many of a search's best plans are trained for a few steps each, and judged again; 0: none. As
+            `search`, not among `settings`.
         training_images: how many training images a sequential method realises plans on; None for the calibration
             images.
         starts_from_bank: whether realising a segment begins with its independent states.
@@ -68,7 +68,6 @@ class BaseQuantizer(Part, ABC):
     # Settings of some methods, which declare them; not annotated, so that each is in its own place there.
     search = "surrogate"
     rank_last = 0
-    rank_steps = 50
     image_bits = None
     precision = "float32"
 
@@ -80,10 +79,6 @@ class BaseQuantizer(Part, ABC):
     @property
     def independent(self) -> "BaseQuantizer":
         """The method that finds the independent states; methods that share one share its entries and scores."""
-        return self
-
-    def shortened(self, steps: int) -> "BaseQuantizer":
-        """The method with so many steps of training at most; itself where it trains nothing."""
         return self
 
     def check_model(self, adapter: ModelAdapter) -> None:

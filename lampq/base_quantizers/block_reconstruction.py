@@ -87,6 +87,7 @@ class BlockReconstruction(BaseQuantizer):
         return self.iterations
 
     def shortened(self, steps: int) -> "BlockReconstruction":
+        """The method with so many steps of training at most."""
         other = copy.copy(self)
         other.iterations = min(self.iterations, steps)
         return other

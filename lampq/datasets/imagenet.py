@@ -153,7 +153,11 @@ class ImageNet(ImageFiles[Path]):
         if self.calibration_root is None:
             return super()._notes_on_sets(images, seed, training)
         what = "calibration images are" if training is None else "calibration and training images are"
-        return [f"{what} drawn from the {len(self._others(seed))} images of {self.calibration_root}"]
+        there = len(self._others(seed))
+        notes = [f"{what} drawn from the {there} images of {self.calibration_root}"]
+        if there < self.calibration_images:
+            notes.append(f"the calibration set has {there} images, all there are, instead of {self.calibration_images}")
+        return notes
 
     def _chosen(self, which: str, seed: int, count: int | None = None) -> list[Path]:
         if which == "calibration" and self.calibration_list is not None:

@@ -5,13 +5,16 @@ from typing import Any
 
 from lampq.report.style import panels, points, save
 
-FIRST_OTHERS = 8
+MEASURED = (
+    *("unit", "name", "type", "block", "bits_before", "bits"),
+    *("loss_increase", "loss_increase_standard_error"),
+)
 """Columns of a row that are no prediction."""
 
 
 def predictions_in(rows: list[dict[str, Any]]) -> list[str]:
     """What foretold the changes, by the names of its columns (see `lampq.sensitivity.single_changes`)."""
-    return list(rows[0])[FIRST_OTHERS:]
+    return [name for name in rows[0] if name not in MEASURED]
 
 
 def draw_changes(rows: list[dict[str, Any]], path: Path) -> None:

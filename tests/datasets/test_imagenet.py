@@ -172,6 +172,8 @@ def test_other_images_serve_calibration_and_training_and_change_no_other_set(cop
     assert dataset.calibration(0).shape == (3, 3, VIT_SIDE, VIT_SIDE) and len(dataset.training(0, 4)) == 4
     assert dataset.notes(0, 4) == [f"calibration and training images are drawn from the 6 images of {others}"]
     assert dataset.sample_trained_on(0, 4) == 0
+    short = bound(copy, calibration_root=str(others), calibration_images=9)
+    assert short.notes()[-1] == "the calibration set has 6 images, all there are, instead of 9"
     same = bound(copy, calibration_root=str(copy / "train"), calibration_images=16)
     assert same.sample_trained_on(0, None) == 10, "whoever gives ImageNet's own training images is told so"
 
