@@ -16,15 +16,6 @@ from lampq.reconstruction.rounding import (
 BITS = 3
 
 
-@pytest.fixture
-def rows():
-    """Weights ``[5, 40]`` of which some lie outside the range of their row's format."""
-    weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
-    scale = torch.tensor([0.2, 0.3, 0.5, 0.7, 0.25])[:, None]
-    zero_point = torch.tensor([3.0, 4, 2, 0, 7])[:, None]
-    return weight, scale, zero_point
-
-
 def inside(weight, scale, zero_point):
     return (weight >= -zero_point * scale) & (weight <= (2**BITS - 1 - zero_point) * scale)
 

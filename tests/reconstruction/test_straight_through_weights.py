@@ -1,21 +1,11 @@
 """Weights trained straight through: run as their nearest values, moved from code to code."""
 
-import pytest
 import torch
 
 from lampq.number_formats.uniform import fake_quantize_affine
 from lampq.reconstruction.straight_through_weights import StraightThroughWeights
 
 BITS = 3
-
-
-@pytest.fixture
-def rows():
-    """Weights ``[5, 40]`` of which some lie outside the range of their row's format."""
-    weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
-    scale = torch.tensor([0.2, 0.3, 0.5, 0.7, 0.25])[:, None]
-    zero_point = torch.tensor([3.0, 4, 2, 0, 7])[:, None]
-    return weight, scale, zero_point
 
 
 def test_a_block_is_run_with_the_nearest_values(rows):
