@@ -39,31 +39,39 @@ def files(names: set[str]) -> set[str]:
     return {path.relative_to(PACKAGE).as_posix() for path in paths if path.is_file()}
 
 
-NAMES = {path.relative_to(PACKAGE).as_posix(): imported(path) for path in PACKAGE.rglob("*.py")}
-IMPORTS = {name: files(names) for name, names in NAMES.items()}
+@pytest.fixture(scope="module")
+def names() -> dict[str, set[str]]:
+    """What each file of the package imports, by the file's path in it."""
+    return {path.relative_to(PACKAGE).as_posix(): imported(path) for path in PACKAGE.rglob("*.py")}
+
+
+@pytest.fixture(scope="module")
+def imports(names) -> dict[str, set[str]]:
+    """Of these the package's own files."""
+    return {name: files(of) for name, of in names.items()}
 
 
 def room(name: str) -> str:
     return name.partition("/")[0].removesuffix(".py")
 
 
-def test_every_room_has_its_place():
-    assert {room(name) for name in NAMES} == set(ROOMS) and len(set(ROOMS)) == len(ROOMS)
+def test_every_room_has_its_place(names):
+    assert {room(name) for name in names} == set(ROOMS) and len(set(ROOMS)) == len(ROOMS)
 
 
-def test_imports_go_down_or_stay_in_their_room():
+def test_imports_go_down_or_stay_in_their_room(imports):
     floor = {name: place for place, name in enumerate(ROOMS)}
-    up = [(name, file) for name, files in IMPORTS.items() for file in files if floor[room(file)] < floor[room(name)]]
+    up = [(name, file) for name, files in imports.items() for file in files if floor[room(file)] < floor[room(name)]]
     assert not up
 
 
-def test_no_files_need_each_other():
+def test_no_files_need_each_other(imports):
     try:
-        TopologicalSorter(IMPORTS).prepare()
+        TopologicalSorter(imports).prepare()
     except CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
 
 
-def test_the_package_does_without_the_experiments():
+def test_the_package_does_without_the_experiments(names):
     """`config_folder.experiments_module` alone finds them, by name, when a command asks for them."""
-    assert not [name for name, names in NAMES.items() if any(each.startswith("experiments") for each in names)]
+    assert not [name for name, of in names.items() if any(each.startswith("experiments") for each in of)]

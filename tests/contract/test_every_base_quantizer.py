@@ -1,5 +1,6 @@
 """What every base quantizer of conf/base_quantizer keeps to, new ones included."""
 
+import copy
 import functools
 import json
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load, save
 
 from lampq.bank.quantized_model import QuantizedModel
@@ -34,9 +36,15 @@ QUICK = (*QUICK, "effort.straight_through_iterations=3")
 
 
 @functools.cache
-def quantizer(name, *effort):
+def composed(*effort):
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=[f"base_quantizer={name}", *(effort or SHORT)])
+        return hydra.compose("config", overrides=list(effort))
+
+
+@functools.cache
+def quantizer(name, *effort):
+    cfg = copy.deepcopy(composed(*(effort or SHORT)))
+    cfg.base_quantizer = OmegaConf.load(config_folder() / "base_quantizer" / f"{name}.yaml")
     if "candidates" in cfg.base_quantizer:  # some have a number of their own
         cfg.base_quantizer.candidates = min(cfg.base_quantizer.candidates, 32)
     return construct("base_quantizer", resolved(cfg)["base_quantizer"])

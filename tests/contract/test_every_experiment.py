@@ -65,7 +65,7 @@ LESS = {
     "allocators": (
         *FEW_IMAGES,
         "bits=3",
-        "method=adalog,random,mptq_greedy,lampq_module_wise,lampq_resolve,lampq_plus",
+        "method=adalog,lampq_module_wise,lampq_plus",
     ),
     "readings": (*FEW_IMAGES, "reading=as_default,line_5_as_printed"),
     "authors_code": (*FEW_IMAGES, "bits=4", "method=repq_vit,erq"),
