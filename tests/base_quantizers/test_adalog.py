@@ -33,12 +33,13 @@ def output_error(kind, state, weight_bits, activation_bits, images=3, double=Fal
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_output_error_falls_with_bits(kind):
+    """Also at bits that tests/contract/test_every_base_quantizer.py does not have."""
     # AdaLog's smallest base bounds the precision of post-GELU inputs from 6 bits on: what is left needs more samples
     # to be seen.
     images = 40 if kind == "fc2" else 3
     layer, inputs = example(kind, images)
     errors = []
-    for bits in (1, 2, 3, 4, 6, 8):
+    for bits in (1, 2, 6, 8):
         state = AdaLog().calibrate(site(kind), layer, inputs, Bits(bits, bits))
         errors.append(output_error(kind, state, bits, bits, images=images))
     assert errors == sorted(errors, reverse=True)
@@ -59,15 +60,15 @@ def test_fast_search_chooses_what_the_direct_one_chooses(kind):
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_fast_search_is_as_good_in_single_precision(kind):
-    for bits in [2, 4]:
-        layer, inputs = example(kind)
-        fast = AdaLog().calibrate(site(kind), layer, inputs, Bits(bits, bits))
-        oracle = direct(AdaLog()).calibrate(site(kind), layer, inputs, Bits(bits, bits))
-        errors = [
-            output_error(kind, {name: tensor.double() for name, tensor in state.items()}, bits, bits, double=True)
-            for state in (fast, oracle)
-        ]
-        assert errors[0] <= errors[1] * (1 + 1e-6), bits
+    bits = 3
+    layer, inputs = example(kind)
+    fast = AdaLog().calibrate(site(kind), layer, inputs, Bits(bits, bits))
+    oracle = direct(AdaLog()).calibrate(site(kind), layer, inputs, Bits(bits, bits))
+    errors = [
+        output_error(kind, {name: tensor.double() for name, tensor in state.items()}, bits, bits, double=True)
+        for state in (fast, oracle)
+    ]
+    assert errors[0] <= errors[1] * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -70,17 +70,17 @@ LESS = {
     "readings": (*FEW_IMAGES, "reading=as_default,line_5_as_printed"),
     "authors_code": (*FEW_IMAGES, "bits=4", "method=repq_vit,erq"),
     "glf_q": (*FEW_IMAGES, "bits=3", "model=deit_tiny", "method=glf_q"),
-    "metrics": (*FEW_IMAGES, "method=single_layers,single_changes,output_fisher,lampq"),
+    "metrics": (*FEW_IMAGES, "method=single_layers,single_changes,output_fisher"),
     "pareto": (*FEW_IMAGES, "bits=2.5,3", "method=adalog,output_fisher,lampq"),
     "table10": (*FEW_IMAGES, "model=deit_small", "method=adalog,lampq"),
-    "table3": (*FEW_IMAGES, "bits=4", "model=deit_tiny"),
-    "rotation": (*FEW_IMAGES, "bits=3", "method=rtn,adalog"),
+    "table3": (*FEW_IMAGES, "bits=4", "model=deit_tiny", "bit_set.bits=[3,4,5]"),
+    "rotation": (*FEW_IMAGES, "bits=3", "method=rtn"),
     # Detection, which takes longer an image; tests/tasks/test_detection.py has all its methods.
     "table4": (
         *("method=lampq", "bit_set.bits=[3,4,5]", "max_evaluations=1"),
         *("dataset.sample_images=4", "dataset.validation_images=8"),
     ),
-    "table5": (*FEW_IMAGES, "weight_bits=4", "model=deit_tiny"),
+    "table5": (*FEW_IMAGES, "weight_bits=4", "model=deit_tiny", "bit_set.bits=[3,4,5]"),
 }
 """Cells that are enough to see that every row works: others differ in bits or model, or other experiments have them."""
 
