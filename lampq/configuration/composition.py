@@ -5,6 +5,8 @@ from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lampq.configuration.accepted_targets import check_targets
@@ -15,13 +17,26 @@ from lampq.errors import LampQError
 class CheckedLoader(ConfigLoaderImpl):
     """All that Hydra constructs, here or in the process of a launcher, comes from what has been loaded here."""
 
-    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, **kwargs: Any
+    ) -> DictConfig:
         """Compose.
+
+        Of a grid, keys that only some options of a group have (``method=qdrop,aphq_vit base_quantizer.images=512``) may
+        be those of its jobs alone.
 
         Raises:
             LampQError: something is named that is not accepted, a group has no option, or another undoes it.
         """
-        cfg = super().load_configuration(*args, **kwargs)
+        try:
+            cfg = super().load_configuration(config_name, overrides, run_mode, **kwargs)
+        except ConfigCompositionException:
+            ours = [o for o in overrides if not _is_in_a_group(o)]
+            if run_mode is not RunMode.MULTIRUN or ours == overrides:
+                raise
+            cfg = super().load_configuration(config_name, ours, run_mode, **kwargs)
+            task = cfg.hydra.overrides.task
+            cfg.hydra.overrides.task = [o for o in overrides if o in task or o not in ours]
         check_targets(cfg)
         if not isinstance(cfg.hydra.verbose, bool | str | ListConfig):
             raise LampQError(f"hydra.verbose={cfg.hydra.verbose}: must be true, false, or names of loggers")
@@ -39,6 +54,12 @@ class CheckedLoader(ConfigLoaderImpl):
             if "://" in str(path) and not str(path).startswith("file://"):
                 raise LampQError(f"hydra.searchpath=[{path}]: must be folders; no package is imported for it")
         super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+
+def _is_in_a_group(override: str) -> bool:
+    """Whether it is a value of what an option of a group is made of: ``base_quantizer.images=512``."""
+    group, dot, _ = re.split("[=@]", override.lstrip("~+"))[0].partition(".")
+    return bool(dot) and group != "hydra" and (config_folder() / group).is_dir()
 
 
 def check_compositions() -> None:

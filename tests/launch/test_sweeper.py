@@ -66,6 +66,23 @@ def test_a_stand_in_may_bring_overrides_of_its_own(run, pipeline, tmp_path):
     assert settings.dataset.sample_images == 8
 
 
+def test_a_key_of_some_options_alone_is_checked_where_they_are(run, pipeline, tmp_path):
+    """The grid itself has the default base quantizer, which has no such key."""
+    grid = ("-m", "scale=smoke", "bits=4", "base_quantizer.images=8")
+    status, _, err = run(*grid, "method=qdrop,aphq_vit")
+    assert (status, err) == (0, [])
+    assert [(s.base_quantizer.name, s.base_quantizer.images) for s in pipeline.settings] == [
+        ("qdrop", 8),
+        ("aphq_vit", 8),
+    ]
+    status, _, err = run(*grid, "method=adalog,qdrop")
+    assert status == 1 and len(pipeline.settings) == 2
+    assert err[-1].startswith(
+        "error: base_quantizer.images=8: there is no such key or group; there are base_quantizer."
+    )
+    assert err[-1].endswith("(1 of 2 jobs; none was started)")
+
+
 def test_a_missing_value_is_named_once_before_any_job(run, pipeline, tmp_path):
     status, _, err = run("experiment=table3", "base_quantizer=rtn", "method=adalog,lampq", "model=deit_tiny")
     assert (status, pipeline.settings, cells(tmp_path)) == (1, [], [])
