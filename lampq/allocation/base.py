@@ -49,7 +49,7 @@ class Allocator(Part, ABC):
         """
 
     def check_chosen(self, budget: Budget) -> None:
-        """Refuse a budget that chooses for more than this allocator does.
+        """Refuse a budget that chooses more than this allocator does.
 
         Raises:
             LampQError: names who does.
@@ -59,9 +59,17 @@ class Allocator(Part, ABC):
                 f"allocate={budget.allocate}: allocator={self.name} {self.only_layers}; choose "
                 "allocator=output_fisher, lampq, lampq_context, greedy, clado or random, or allocate=layers"
             )
-        if budget.beyond_layers and budget.unit != "bops" and not self.several_limits:
+        if budget.independent and not self.scores_inputs:
             raise LampQError(
-                f"allocate={budget.allocate}: with budget={budget.unit} operands have a limit of their own, and "
+                f"activation_rule=independent: allocator={self.name} does not score weights and inputs by themselves; "
+                "choose allocator=output_fisher, lampq_context or random, or activation_rule=fixed or follow"
+            )
+        if (budget.beyond_layers or budget.independent) and budget.unit != "bops" and not self.several_limits:
+            key, others = f"allocate={budget.allocate}", "operands"
+            if not budget.beyond_layers:
+                key, others = "activation_rule=independent", "inputs"
+            raise LampQError(
+                f"{key}: with budget={budget.unit} {others} have a limit of their own, and "
                 f"allocator={self.name} keeps one limit only; choose budget=bops, or allocator=output_fisher"
             )
 

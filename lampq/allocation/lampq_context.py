@@ -10,13 +10,12 @@ from torch import Tensor
 
 from lampq.allocation.base import Allocator
 from lampq.allocation.lampq import LampQ
-from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.search_space import SearchSpace, equal_number, most_of
 from lampq.allocation.solvers.dynamic_program import Near, optimal_plan
 from lampq.allocation.solvers.quadratic_program import QuadraticProblem, solve_quadratic_program
 from lampq.parts import same, setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
-from lampq.plan.groups import Group
 from lampq.progress import progress
 from lampq.sensitivity.context import Context, plan_changes
 from lampq.sensitivity.measured_changes import measured_changes
@@ -33,7 +32,7 @@ class Round:
 
     Attributes:
         trust: how many layers (or groups where layers are tied) might change.
-        changes: which did, by name: bits before and after.
+        changes: which did, by name: bits before and after; pairs of weight bits and input bits as text, ``W3A4``.
         predicted: change of the mean loss on D by the metric in context, in nats.
         expected: the same with what plans that were refused before have taught.
         change, standard_error: what it was, paired by image.
@@ -42,7 +41,7 @@ class Round:
     """
 
     trust: int
-    changes: dict[str, list[int]]
+    changes: dict[str, list[int | str]]
     predicted: float
     expected: float
     change: float
@@ -66,7 +65,8 @@ class LampQContext(Allocator):
     It ends when nothing is expected to help, or after `rounds`.
 
     At few bits a gradient foretells too much. With `changes` ``measured`` every layer (or group) is scored on D with
-    one bit more and one bit less instead, at the first plan: 8N plans, from the changed block on. Later rounds choose
+    one bit more and one bit less instead, at the first plan: 8N plans, from the changed block on; where weight bits and
+    input bits are chosen in pairs, with every pair in which each is one more, one less or the same. Later rounds choose
     among these changes, which are taken to hold at later plans too, and to add up: products of changes by image, as
     `cross_terms` has them, foretell less (on DeiT-T at 3 bits they promise 0.3 to 0.8 nats more than comes). When that
     leads no further, they are measured again at the last accepted plan, up to `measurements` times in all.
@@ -89,7 +89,7 @@ class LampQContext(Allocator):
     """
 
     name = "lampq_context"
-    chooses_sites = True
+    chooses_sites = scores_inputs = True
 
     start: Literal["uniform", "lampq_ilp"] = "uniform"
     rounds: int = setting(12, minimum=0)
@@ -174,7 +174,7 @@ class LampQContext(Allocator):
         plan = self._plan(workbench, budget, space, bits, origin)
         if measurements:
             plan.origin["measured"] = [_means(space, measured) for _, measured in measurements]
-        if center is None or budget.beyond_layers or measurements:
+        if center is None or budget.beyond_layers or budget.in_pairs or measurements:
             return plan
         metric = Context(monotone=False, context_images=self.context_images)
         costs = metric.costs(metric.scores(workbench, budget, center))  # all of it is stored
@@ -186,11 +186,12 @@ class LampQContext(Allocator):
         if self.start == "lampq_ilp":
             labels = "sampled" if workbench.task.name == "classification" else "dataset"
             lampq = LampQ(mu=self.mu, beta=self.beta, gamma=self.gamma, labels=labels, iterative_update=False)
-            plan = lampq.allocate(workbench, replace(budget, allocate="layers"))
-            return [next(b for b, pair in g.pairs.items() if pair == plan[g.layers[0].name].bits) for g in space.groups]
+            rule = "fixed" if budget.independent else budget.activation_rule
+            plan = lampq.allocate(workbench, replace(budget, allocate="layers", activation_rule=rule))
+            return [most_of(group, plan[group.layers[0].name].bits) for group in space.groups]
         for target in sorted(budget.candidates, reverse=True):
             if target <= budget.weight_bits:
-                chosen = {group.name: _equal(group, target, budget) for group in space.groups}
+                chosen = {group.name: equal_number(group, target, budget) for group in space.groups}
                 if space.spent(chosen) <= space.room:  # pins may leave less
                     return list(chosen.values())
         return [group.bits[0] for group in space.groups]
@@ -219,12 +220,11 @@ class LampQContext(Allocator):
     def _measured(
         self, workbench: Workbench, budget: Budget, space: SearchSpace, first: BitPlan, bits: list[int]
     ) -> np.ndarray:
-        """As `_changes`, of one bit more and one bit less in the bit set; NaN at all others."""
+        """As `_changes`, of what is one step away in the bit set (see `Group.next_to`); NaN at all others."""
         others = {}
         for row, group in enumerate(space.groups):
-            for b in (bits[row], group.next_less(bits[row]), group.next_more(bits[row])):
-                if b is not None:
-                    others[row, b] = self._plan(workbench, budget, space, [*bits[:row], b, *bits[row + 1 :]])
+            for b in (bits[row], *group.next_to(bits[row])):
+                others[row, b] = self._plan(workbench, budget, space, [*bits[:row], b, *bits[row + 1 :]])
         found = measured_changes(workbench, first, others, self.context_images)
         return _by_place(space, found, lambda shape: np.full(shape, np.nan))
 
@@ -268,21 +268,13 @@ def _by_place(
 def _means(space: SearchSpace, measured: np.ndarray) -> dict[str, dict[str, float]]:
     """Mean change of the loss by each group's name and bits, where it was measured."""
     rows = zip(space.groups, measured.mean(2).tolist(), strict=True)
-    return {g.name: {str(b): v for b, v in zip(space.bits, row, strict=True) if v == v} for g, row in rows}
+    return {g.name: {str(g.told(b)): v for b, v in zip(space.bits, row, strict=True) if v == v} for g, row in rows}
 
 
-def _equal(group: Group, target: int, budget: Budget) -> int:
-    """The most bits that a group may have up to a target, operands as many more or fewer as inputs in the budget; what
-    is pinned keeps its own."""
-    operands = group.layers[0].is_matmul
-    most = target + int(budget.activation_bits - budget.weight_bits) if operands else target
-    return group.bits[0] if group.pinned else max((b for b in group.bits if b <= most), default=group.bits[0])
-
-
-def _moved(space: SearchSpace, before: list[int], after: list[int]) -> dict[str, list[int]]:
+def _moved(space: SearchSpace, before: list[int], after: list[int]) -> dict[str, list[int | str]]:
     """The groups whose bits differ, by name: bits before and after."""
     rows = zip(space.groups, before, after, strict=True)
-    return {group.name: [old, new] for group, old, new in rows if old != new}
+    return {group.name: [group.told(old), group.told(new)] for group, old, new in rows if old != new}
 
 
 def _tell(number: int, done: Round) -> None:

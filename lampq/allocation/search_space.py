@@ -351,6 +351,11 @@ def equal_number(group: Group, bits: int, budget: Budget) -> int:
         wanted = Bits(None, fixed_activation)
     else:
         wanted = Bits(fixed_weight, budget.image_bits if site.type == "patch_embed" else fixed_activation)
+    return most_of(group, wanted)
+
+
+def most_of(group: Group, wanted: Bits) -> int:
+    """What stands for the wanted bits in a group, or for the most that are no more."""
     return max((n for n, pair in group.pairs.items() if no_more(pair, wanted)), default=group.bits[0])
 
 

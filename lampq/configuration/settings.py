@@ -388,10 +388,11 @@ def _fits_together(budget: Budget, base_quantizer: Any, allocator: Any, baseline
             )
     if budget.activation_rule == "follow" and allocator.searches:
         _inputs_follow(budget)
-    if budget.independent and allocator.searches:
-        _fits_inputs(budget, allocator)
-    if budget.beyond_layers and allocator.searches:
+    if allocator.searches:
         allocator.check_chosen(budget)
+    if budget.independent and allocator.searches:
+        _fits_inputs(budget)
+    if budget.beyond_layers and allocator.searches:
         _fits_operands(budget)
     if allocator.name == "uniform" and weight_bits.denominator > 1:
         raise LampQError(f"weight_bits={named}: allocator=uniform needs an integer; choose another allocator")
@@ -447,14 +448,9 @@ def _labels(allocator: Any, task: str) -> None:
         )
 
 
-def _fits_inputs(budget: Budget, allocator: Any) -> None:
-    """What inputs with bits of their own need: an allocator that scores them, and bits that average to the target."""
+def _fits_inputs(budget: Budget) -> None:
+    """What inputs with bits of their own need: bits that average to the target."""
     activation_bits, bits = float(budget.activation_bits), budget.input_candidates or budget.candidates
-    if not allocator.scores_inputs:
-        raise LampQError(
-            f"activation_rule=independent: allocator={allocator.name} does not score weights and inputs by themselves; "
-            "choose allocator=output_fisher, or activation_rule=fixed or follow"
-        )
     if not bits[0] <= activation_bits <= bits[-1]:
         raise LampQError(
             f"activation_bits={activation_bits:g}: inputs of bit_set.bits={shown(bits)} cannot average it; add bits "

@@ -16,3 +16,8 @@ class Bits(NamedTuple):
     def quantized(self) -> bool:
         """Whether either has fewer bits than full precision."""
         return self != (None, None)
+
+    @property
+    def text(self) -> str:
+        """As files have it: ``W3A4``, ``A4``, ``W3``."""
+        return "".join(f"{kind}{bits}" for kind, bits in zip("WA", self, strict=True) if bits is not None)

@@ -56,6 +56,26 @@ class Group:
         """The next smaller bit-width, or None."""
         return max((b for b in self.spending if b < bits), default=None)
 
+    def next_to(self, bits: int) -> list[int]:
+        """What is one step away: the next bit-widths, smaller and larger; of pairs of weight bits and input bits all in
+        which each is the next one or stays."""
+        places = [{b: n for n, b in enumerate(sorted(set(each), key=lambda b: b or 0))} for each in self._both]
+
+        def steps(pair: Bits) -> int:
+            both = zip(places, pair, self.pairs[bits], strict=True)
+            return max(abs(place[new] - place[old]) for place, new, old in both)
+
+        return [number for number, pair in self.pairs.items() if steps(pair) == 1]
+
+    def told(self, bits: int) -> int | str:
+        """A bit-width as it is; of a number that stands for a pair, the pair: ``W3A4``."""
+        return bits if all(b in pair for b, pair in self.pairs.items()) else self.pairs[bits].text
+
+    @property
+    def _both(self) -> list[list[int | None]]:
+        """All weight bits, all input bits."""
+        return [list(each) for each in zip(*self.pairs.values(), strict=True)]
+
 
 def checked_ties(value: Any) -> Ties:
     """Ties as the configuration has them, for `tied`.

@@ -52,8 +52,4 @@ def by_text(scores: Scores) -> dict[str, dict[str, float]]:
 
 def pairs_by_text(row: Mapping[Bits, float]) -> dict[str, float]:
     """A site's scores with (weight bits, input bits) as text, as JSON has them: ``W3A4``, ``A4``."""
-
-    def text(bits: Bits) -> str:
-        return "".join(f"{kind}{b}" for kind, b in zip("WA", bits, strict=True) if b is not None)
-
-    return {text(bits): value for bits, value in row.items()}
+    return {bits.text: value for bits, value in row.items()}

@@ -178,6 +178,30 @@ def test_operands_and_everything_outside_the_blocks_are_changed_under_one_limit(
     assert all(bits in plan[name].bits for name, bits in after.items())
 
 
+@pytest.mark.parametrize("changes", ["gradient", "measured"])
+def test_weight_bits_and_input_bits_are_changed_in_pairs_under_one_limit(store, changes):
+    search = search_over(vit_adapter(), store)
+    target = replace(budget(), unit="bops", allocate="all", activation_rule="independent")
+    plan = LampQContext(changes=changes, accept="loss", rounds=3).allocate(search, target)
+    equal = target.plan(search.adapter.sites, {s.name: 3 for s in search.layers})
+    assert realised_costs(search.adapter.sites, plan)["bops"] <= realised_costs(search.adapter.sites, equal)["bops"]
+    after = {name: b for each in plan.origin["rounds"] if each["accepted"] for name, (_, b) in each["changes"].items()}
+    assert after and all(b in (plan[name].bits.text, *plan[name].bits) for name, b in after.items())
+    layers = [plan[s.name].bits for s in search.layers]
+    assert any(bits.weight != bits.activation for bits in layers)
+    for name, row in plan.origin.get("measured", [{}])[0].items():
+        if search.adapter.site(name).allocated:
+            assert set(row) == {f"W{w}A{a}" for w in (2, 3, 4) for a in (2, 3, 4)}, name
+
+
+def test_pairs_may_start_from_lampqs_plan(store):
+    search = search_over(vit_adapter(), store)
+    target = replace(budget(), unit="bops", activation_rule="independent")
+    plan = LampQContext(start="lampq_ilp", rounds=0, gamma=2).allocate(search, target)
+    expected = LampQ(gamma=2, iterative_update=False).allocate(search, replace(target, activation_rule="fixed"))
+    assert {s.name: s.bits for s in plan.sites} == {s.name: s.bits for s in expected.sites}
+
+
 def test_the_first_plan_may_be_lampqs(store):
     search = search_over(vit_adapter(), store)
     plan = LampQContext(start="lampq_ilp", rounds=0, gamma=2).allocate(search, budget())

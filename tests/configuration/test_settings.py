@@ -306,6 +306,11 @@ MISTAKES = [
         ["activation_rule=independent"],
         "activation_rule=independent: allocator=lampq does not score weights and inputs by themselves; choose",
     ),
+    (
+        ["activation_rule=independent", "allocator=lampq_context"],
+        "activation_rule=independent: with budget=average_bits inputs have a limit of their own, and "
+        "allocator=lampq_context keeps one limit only; choose budget=bops, or",
+    ),
     (["allocate=operands"], "allocate=operands: must be one of layers, layers_and_operands, all"),
     (
         ["allocator=hawq_v2", "allocate=all", "budget=bops"],

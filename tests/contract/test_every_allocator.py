@@ -40,9 +40,11 @@ CHEAP = {"clado": ("allocator.pairs=diagonal",)}
 MODELS = {"vit": vit_adapter, "swin": swin_adapter}
 
 
-def scores_inputs(name):
-    over_a_metric = CLASSES[name] is LeastScore
-    return metrics()[VALUES[name]["metric"]].scores_inputs if over_a_metric else CLASSES[name].scores_inputs
+def scores_inputs_by_themselves(name):
+    """Whether inputs may have a limit of their own."""
+    if CLASSES[name] is LeastScore:
+        return metrics()[VALUES[name]["metric"]].scores_inputs
+    return CLASSES[name].scores_inputs and CLASSES[name].several_limits
 
 
 def budget(weight=3, activation=None, rule="fixed", operands="target"):
@@ -217,7 +219,7 @@ def test_pins_above_the_budget_are_one_line(name, shared):
         assert "\n" not in str(caught.value), unit
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if scores_inputs(name)])
+@pytest.mark.parametrize("name", [name for name in NAMES if scores_inputs_by_themselves(name)])
 def test_inputs_of_their_own_keep_their_own_target(name, model, shared):
     target = replace(budget(3, "4.5"), activation_rule="independent", input_candidates=(3, 4, 6), pins=(("fc2", 3),))
     setup = Setup(name, model, shared, target)

@@ -3,7 +3,8 @@
 import pytest
 
 from lampq.errors import LampQError
-from lampq.plan.groups import check_bound, checked_pins, checked_ties, group_name, pinned, tied
+from lampq.plan.bits import Bits
+from lampq.plan.groups import Group, check_bound, checked_pins, checked_ties, group_name, pinned, tied
 from tests.small_models import swin_adapter, vit_adapter
 
 
@@ -14,6 +15,18 @@ def layers():
 
 def names(groups):
     return [[s.name for s in group] for group in groups]
+
+
+def test_what_is_one_step_away_is_the_next_bits_of_weights_of_inputs_or_of_both(layers):
+    pairs = dict(enumerate([Bits(2, 2), Bits(2, 4), Bits(4, 2), Bits(2, 8), Bits(4, 4), Bits(4, 8)], 1))
+    group = Group("fc1", tuple(layers[:1]), dict.fromkeys(pairs, 0), False, pairs)
+    assert {group.told(n) for n in group.next_to(1)} == {"W2A4", "W4A2", "W4A4"}
+    assert {group.told(n) for n in group.next_to(5)} == {group.told(n) for n in pairs} - {"W4A4"}
+    alike = {b: Bits(b, b) for b in (2, 3, 5)}
+    group = Group("fc1", tuple(layers[:1]), dict.fromkeys(alike, 0), False, alike)
+    assert group.next_to(3) == [2, 5] and group.next_to(2) == [3] and group.told(3) == 3
+    operands = {b: Bits(None, b) for b in (2, 3)}
+    assert Group("qk", tuple(layers[:1]), dict.fromkeys(operands, 0), False, operands).next_to(2) == [3]
 
 
 def test_words_are_names_with_wildcards_types_and_blocks(layers):
