@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from lampq.allocation.search_space import SearchSpace
-from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
@@ -88,21 +87,38 @@ def ranked_swaps(
     return sorted(pairs, key=lambda pair: -promise(pair))
 
 
+@dataclass(frozen=True)
+class UpdateRules:
+    """Which swaps are tried, and which plans are kept.
+
+    Attributes:
+        literal: see `ranked_swaps`.
+        try_next_pairs: how many further pairs are tried after one that failed (the paper: none).
+        maximum_swaps: swaps after which the update stops in any case.
+        max_evaluations: swapped plans that are scored on D at most, accepted or not; None is no limit.
+        accept, accept_factor: by which rule a plan is better (see `Score.improves_on`).
+        additions: see `ranked_swaps`.
+        stop_early: standard errors of the paired loss; a plan that is worse than the current one by more than these
+            after a part of D is given up, and refused. None: every plan is scored on all of D.
+    """
+
+    literal: bool
+    try_next_pairs: int
+    maximum_swaps: int
+    max_evaluations: int | None = None
+    accept: Accept = "accuracy"
+    accept_factor: float = 1.0
+    additions: bool = False
+    stop_early: float | None = None
+
+
+Estimates = Callable[[SearchSpace, BitPlan], tuple[dict[str, float], dict[str, float]]]
+"""What the next larger bit-width saves and what the next smaller one costs at a plan, by the names of the groups that
+can have it."""
+
+
 def iterative_update(
-    plan: BitPlan,
-    workbench: Workbench,
-    budget: Budget,
-    *,
-    ratios: dict[int, float] | None,
-    literal_swaps: bool,
-    try_next_pairs: int,
-    maximum_swaps: int,
-    max_evaluations: int | None = None,
-    scores: Scores | Callable[[BitPlan], Scores] | None = None,
-    accept: Accept = "accuracy",
-    accept_factor: float = 1.0,
-    additions: bool = False,
-    stop_early: float | None = None,
+    plan: BitPlan, workbench: Workbench, budget: Budget, estimates: Estimates, rules: UpdateRules
 ) -> tuple[BitPlan, list[dict]]:
     """Swap bits between two layers as long as the plan improves on D.
 
@@ -111,41 +127,26 @@ def iterative_update(
 
     Args:
         plan: the initial assignment.
-        ratios: expected ratios rho_B = E L^(B-1) / E L^(B) by B (Lemma 3), or None to measure L at one bit more and
-            one bit less with the layers' real quantizers.
-        literal_swaps: see `ranked_swaps`.
-        try_next_pairs: how many further pairs are tried after one that failed (the paper: none).
-        maximum_swaps: swaps after which the update stops in any case.
-        max_evaluations: swapped plans that are scored on D at most, accepted or not; None is no limit.
-        scores: what each layer costs at each bit-width, or gives that at the current plan; gains and costs are their
-            differences. None: from the reconstruction errors of the current plan, as Algorithm 1 has it.
-        accept, accept_factor: by which rule a plan is better (see `Score.improves_on`).
-        additions: see `ranked_swaps`.
-        stop_early: standard errors of the paired loss; a plan that is worse than the current one by more than these
-            after a part of D is given up, and refused. None: every plan is scored on all of D.
+        estimates: `by_reconstruction`, as Algorithm 1 has it, or `by_scores`.
 
     Returns:
         The last accepted plan, and the history of all swaps that were tried.
     """
     space, sites = SearchSpace.open(workbench, budget), workbench.adapter.sites
-    quantized = workbench.scored_model()
     current, bits = plan, space.numbers_in(plan)
     workbench.evaluator.set_base(current)
     best = workbench.evaluator.score(current)
     visited, history, accepted = {current.key()}, [], 0
-    bar = progress(description="iterative update", total=maximum_swaps, unit="swaps")
-    while accepted < maximum_swaps:  # line 13
+    bar = progress(description="iterative update", total=rules.maximum_swaps, unit="swaps")
+    while accepted < rules.maximum_swaps:  # line 13
         # Lines 14 to 18: what a bit more saves and a bit less costs, of every layer.
-        if scores is None:
-            gains, costs = _estimates(current, workbench, budget, space, quantized, ratios)
-        else:
-            gains, costs = score_differences(space, bits, scores(current) if callable(scores) else scores)
+        gains, costs = estimates(space, current)
         room = space.room - space.spent(bits)
         improved = False
         tried = 0
-        pairs = ranked_swaps(space.groups, bits, gains, costs, room, literal_swaps, additions)  # lines 19 to 21
+        pairs = ranked_swaps(space.groups, bits, gains, costs, room, rules.literal, rules.additions)  # lines 19 to 21
         for up, down in pairs:
-            if tried > try_next_pairs or len(history) == max_evaluations:
+            if tried > rules.try_next_pairs or len(history) == rules.max_evaluations:
                 break
             swapped = {**bits, up.name: up.next_more(bits[up.name])}
             if down is not None:
@@ -156,12 +157,12 @@ def iterative_update(
             visited.add(candidate.key())
             tried += 1
             workbench.bank.calibrate(candidate)
-            if stop_early is None:
+            if rules.stop_early is None:
                 score = workbench.evaluator.score(candidate, keep=True)
             else:
-                score = workbench.evaluator.score_unless_worse(candidate, current, stop_early, keep=True)
+                score = workbench.evaluator.score_unless_worse(candidate, current, rules.stop_early, keep=True)
             whole = len(score.loss) == len(best.loss)
-            improved = whole and score.improves_on(best, accept, accept_factor)
+            improved = whole and score.improves_on(best, rules.accept, rules.accept_factor)
             lost, cost = (None, 0.0) if down is None else (down.name, costs[down.name])
             after = score.accuracy, score.mean_loss
             swap = Swap(up.name, lost, gains[up.name], cost, *after, best.accuracy, improved, len(score.loss))
@@ -176,6 +177,19 @@ def iterative_update(
         bar.update()
     bar.close()
     return current, history
+
+
+def by_scores(scores: Callable[[BitPlan], Scores]) -> Estimates:
+    """Differences of what each layer costs at each bit-width.
+
+    Args:
+        scores: gives these, by layer and bits, at a plan.
+    """
+
+    def estimates(space: SearchSpace, plan: BitPlan) -> tuple[dict[str, float], dict[str, float]]:
+        return score_differences(space, space.numbers_in(plan), scores(plan))
+
+    return estimates
 
 
 def score_differences(
@@ -202,42 +216,42 @@ def score_differences(
     return gains, costs
 
 
-def _estimates(
-    plan: BitPlan,
-    workbench: Workbench,
-    budget: Budget,
-    space: SearchSpace,
-    quantized: QuantizedModel,
-    ratios: dict[int, float] | None,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Gain of the next larger and cost of the next smaller bit-width, for the groups that can have it.
+def by_reconstruction(workbench: Workbench, budget: Budget, ratios: dict[int, float] | None) -> Estimates:
+    """From the reconstruction errors at the plan (lines 14 to 18); those of a group are the sums of its layers'.
 
-    A group's are the sums of its layers'.
+    Args:
+        ratios: expected ratios rho_B = E L^(B-1) / E L^(B) by B (Lemma 3), or None to measure L at one bit more and
+            one bit less with the layers' real quantizers.
     """
-    bits = space.numbers_in(plan)
-    more = {g.name: g.next_more(bits[g.name]) for g in space.groups}
-    less = {g.name: g.next_less(bits[g.name]) for g in space.groups}
-    rising = [g for g in space.groups if more[g.name] is not None]
-    falling = [g for g in space.groups if less[g.name] is not None]
-    if ratios is not None:
-        errors = errors_at(plan, workbench, budget, quantized, {})
+    quantized = workbench.scored_model()
 
-        def gain(group: Group, name: str) -> float:
-            return gain_of_more_bits(errors[name][0], bits[group.name], more[group.name], ratios)
+    def estimates(space: SearchSpace, plan: BitPlan) -> tuple[dict[str, float], dict[str, float]]:
+        bits = space.numbers_in(plan)
+        more = {g.name: g.next_more(bits[g.name]) for g in space.groups}
+        less = {g.name: g.next_less(bits[g.name]) for g in space.groups}
+        rising = [g for g in space.groups if more[g.name] is not None]
+        falling = [g for g in space.groups if less[g.name] is not None]
+        if ratios is not None:
+            errors = errors_at(plan, workbench, budget, quantized, {})
 
-        def cost(group: Group, name: str) -> float:
-            return cost_of_less_bits(errors[name][0], bits[group.name], less[group.name], ratios)
-    else:
-        others = {g.name: [b for b in (more[g.name], less[g.name]) if b is not None] for g in space.groups}
-        wanted = {s: [g.pairs[b] for b in others[g.name]] for g in space.groups for s in g.layers}
-        errors = errors_at(plan, workbench, budget, quantized, wanted)
+            def gain(group: Group, name: str) -> float:
+                return gain_of_more_bits(errors[name][0], bits[group.name], more[group.name], ratios)
 
-        def gain(group: Group, name: str) -> float:
-            return errors[name][0] - errors[name][1]
+            def cost(group: Group, name: str) -> float:
+                return cost_of_less_bits(errors[name][0], bits[group.name], less[group.name], ratios)
+        else:
+            others = {g.name: [b for b in (more[g.name], less[g.name]) if b is not None] for g in space.groups}
+            wanted = {s: [g.pairs[b] for b in others[g.name]] for g in space.groups for s in g.layers}
+            errors = errors_at(plan, workbench, budget, quantized, wanted)
 
-        def cost(group: Group, name: str) -> float:
-            return errors[name][-1] - errors[name][0]
+            def gain(group: Group, name: str) -> float:
+                return errors[name][0] - errors[name][1]
 
-    gains = {g.name: math.fsum(gain(g, s.name) for s in g.layers) for g in rising}
-    costs = {g.name: math.fsum(cost(g, s.name) for s in g.layers) for g in falling}
-    return gains, costs
+            def cost(group: Group, name: str) -> float:
+                return errors[name][-1] - errors[name][0]
+
+        gains = {g.name: math.fsum(gain(g, s.name) for s in g.layers) for g in rising}
+        costs = {g.name: math.fsum(cost(g, s.name) for s in g.layers) for g in falling}
+        return gains, costs
+
+    return estimates

@@ -2,12 +2,17 @@
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from lampq.allocation.base import Allocator
-from lampq.allocation.iterative_update import iterative_update
+from lampq.allocation.iterative_update import (
+    Estimates,
+    UpdateRules,
+    by_reconstruction,
+    by_scores,
+    iterative_update,
+)
 from lampq.allocation.search_space import SearchSpace, equal_number
 from lampq.allocation.solvers.dynamic_program import solve_dynamic_program
 from lampq.allocation.solvers.greedy_ascent import solve_greedy
@@ -234,37 +239,37 @@ class LampQ(Allocator):
 
         # Step 2: error-based iterative updates.
         if self.iterative_update:
-            sites = len(budget.chosen(workbench.adapter.sites))
-            plan, swaps = iterative_update(  # lines 13 to 26
-                plan,
-                workbench,
-                budget,
-                ratios=RATIOS[self.gain_ratios](),
-                literal_swaps=self.swaps == "literal",
-                try_next_pairs=self.try_next_pairs,
-                maximum_swaps=sites if self.maximum_swaps is None else self.maximum_swaps,
-                max_evaluations=self.max_evaluations,
-                scores=self.estimates(workbench, budget, initial),
-                accept=self.accept,
-                accept_factor=self.accept_factor,
-                additions=self.additions,
-                stop_early=self.stop_early,
-            )
+            estimates, rules = self.estimates(workbench, budget, initial), self.rules(workbench, budget)
+            plan, swaps = iterative_update(plan, workbench, budget, estimates, rules)  # lines 13 to 26
             plan.origin["swaps"] = swaps
             log.info("iterative update: %d of %d swaps accepted", sum(s["accepted"] for s in swaps), len(swaps))
         return plan.with_scores(initial.omega)  # line 27
 
-    def estimates(
-        self, workbench: Workbench, budget: Budget, initial: Assignment
-    ) -> Scores | Callable[[BitPlan], Scores] | None:
-        """What orders the swaps, as `iterative_update` takes it."""
-        if self.swap_estimates == "context":
-            metric = Context(monotone=False)
-            if not budget.beyond_layers:
-                return lambda plan: metric.scores(workbench, budget, plan)
-            space = SearchSpace.open(workbench, budget)
-            return lambda plan: space.by_number(metric.site_scores(workbench, budget, space.options, plan))
-        return initial.costs if self.swap_estimates == "metric" else None
+    def estimates(self, workbench: Workbench, budget: Budget, initial: Assignment) -> Estimates:
+        """What orders the swaps."""
+        if self.swap_estimates == "reconstruction":
+            return by_reconstruction(workbench, budget, RATIOS[self.gain_ratios]())
+        if self.swap_estimates == "metric":
+            return by_scores(lambda plan: initial.costs)
+        metric = Context(monotone=False)
+        if not budget.beyond_layers:
+            return by_scores(lambda plan: metric.scores(workbench, budget, plan))
+        space = SearchSpace.open(workbench, budget)
+        return by_scores(lambda plan: space.by_number(metric.site_scores(workbench, budget, space.options, plan)))
+
+    def rules(self, workbench: Workbench, budget: Budget) -> UpdateRules:
+        """Which swaps are tried and which plans are kept."""
+        sites = len(budget.chosen(workbench.adapter.sites))
+        return UpdateRules(
+            literal=self.swaps == "literal",
+            try_next_pairs=self.try_next_pairs,
+            maximum_swaps=sites if self.maximum_swaps is None else self.maximum_swaps,
+            max_evaluations=self.max_evaluations,
+            accept=self.accept,
+            accept_factor=self.accept_factor,
+            additions=self.additions,
+            stop_early=self.stop_early,
+        )
 
     @property
     def measure(self) -> Metric:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lampq.allocation.iterative_update import iterative_update, ranked_swaps
+from lampq.allocation.iterative_update import UpdateRules, by_reconstruction, iterative_update, ranked_swaps
 from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
 from lampq.plan.groups import Group
@@ -110,9 +110,10 @@ class Verdicts:
 
 
 def updated(search, target, plan=None, **options):
-    options = {"ratios": expected_ratios(), "literal_swaps": False, "try_next_pairs": 0, "maximum_swaps": 50} | options
+    options = {"ratios": expected_ratios(), "literal": False, "try_next_pairs": 0, "maximum_swaps": 50} | options
+    order = by_reconstruction(search, target, options.pop("ratios"))
     plan = plan or target.plan(search.adapter.sites, {site.name: 3 for site in search.layers}, {"allocator": "test"})
-    return iterative_update(plan, search, target, **options)
+    return iterative_update(plan, search, target, order, UpdateRules(**options))
 
 
 def weight_bits(search, plan):
@@ -271,7 +272,7 @@ def test_literal_swaps_take_the_best_and_the_cheapest_and_may_leave_the_budget(t
     expected = estimates(search, ratios)
     verdicts = Verdicts(1, 2, 1)
     _, (swap, *_) = updated(
-        replace(search, evaluator=verdicts), budget(), literal_swaps=True, ratios=ratios, try_next_pairs=4
+        replace(search, evaluator=verdicts), budget(), literal=True, ratios=ratios, try_next_pairs=4
     )
     up = max(expected, key=lambda name: expected[name][0])
     down = min((name for name in expected if name != up), key=lambda name: expected[name][1])
