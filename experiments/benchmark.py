@@ -7,13 +7,16 @@ variable LAMPQ_DATA names a folder with the real DeiT-T.
 
 import csv
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -30,6 +33,9 @@ TURNS = 3
 
 IMAGES, TOKENS = 32, 197
 """What AdaLog calibrates DeiT on: 32 images of 197 tokens."""
+
+SIZES = ("deit_tiny_patch16_224", "deit_small_patch16_224", "swin_small_patch4_window7_224")
+"""What GLF-Q is trained on there."""
 
 CHECKPOINT = "weights/deit_tiny_patch16_224.fb_in1k.safetensors"
 
@@ -273,6 +279,47 @@ def reconstruction() -> Iterator[Timing]:
         yield replace(timings[1], seconds=seconds, note="a step")
 
 
+def glf_q() -> Iterator[Timing]:
+    """GLF-Q at W3A3 on 32 images, on models of several sizes with random weights: a step of an MLP and of a block in
+    the middle of the rotated network, and the memory of the whole process meanwhile."""
+    from lampq.base_quantizers.glf_q import GlfQ
+    from lampq.plan.bit_plan import BitPlan
+    from lampq.transform.hadamard import Hadamard
+
+    # Where training starts from does not matter to its time: a short search.
+    short = {"images": IMAGES, "batch_size": IMAGES, "candidates": 32, "rounds": 1}
+    for name in SIZES:
+        adapter = Hadamard(seed=0).apply(_random_model(name))
+        middle = [s for s in adapter.sites if s.block == adapter.blocks // 2]
+        bits = {s.name: (3 if s.parameters else None, 3) for s in middle}
+        plan = BitPlan.full_precision(adapter.sites).with_bits(bits)
+        found: dict[tuple[int, int], tuple[float, str]] = {}
+        for mlp, block in ((1, 1), (5, 1), (1, 5)):
+            quantizer = GlfQ(**short, mlp_iterations=mlp, iterations=block)
+            with tempfile.TemporaryDirectory() as folder:
+                workbench, _ = _workbench(adapter, quantizer, 3, folder, random=True, images=IMAGES)
+                workbench.bank.calibrate(plan)
+                with peak_memory() as memory:
+                    timing, _ = timed("glf_q", name, partial(workbench.build, plan))
+                found[mlp, block] = timing.seconds, memory.told
+        once, _ = found[1, 1]  # what is done once is left out
+        for part, steps in (("a step of an MLP", (5, 1)), ("a step of a block", (1, 5))):
+            seconds, memory = found[steps]
+            yield Timing("glf_q", f"{name}: {part}", (seconds - once) / 4, None, None, memory)
+
+
+@contextmanager
+def peak_memory() -> Iterator[SimpleNamespace]:
+    """The most memory that this process held meanwhile, in words; where the system does not tell it, none."""
+    peak, reset = SimpleNamespace(told=""), Path("/proc/self/clear_refs")
+    if reset.exists():
+        reset.write_text("5")
+    yield peak
+    if reset.exists():
+        held = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        peak.told = f"{int(held[1]) / 2**20:.2f} GiB at most"
+
+
 def scoring() -> Iterator[Timing]:
     """A plan of AdaLog W3A3 on images of D beside the full-precision model: few at once, which a CPU's cache holds, and
     many."""
@@ -376,6 +423,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Timing]]] = {
     "lampq_run": lampq_run,
     "synthesis": synthesis,
     "reconstruction": reconstruction,
+    "glf_q": glf_q,
     "scoring": scoring,
     "saved_model": saved_model,
 }
@@ -391,27 +439,30 @@ def _deit_tiny():
 
 
 def _random_deit_tiny():
+    return _random_model("deit_tiny_patch16_224")
+
+
+def _random_model(name: str):
     import timm
 
     from lampq.models.timm_adapters import adapt
 
     torch.manual_seed(0)
-    name = "deit_tiny_patch16_224"
     adapter = adapt(name, timm.create_model(name), input_size=(3, 224, 224))
     adapter.architecture = {"library": "timm", "name": name, "arguments": {}}
     return adapter
 
 
-def _workbench(adapter, base_quantizer, bits: int, folder: str, random: bool = False):
-    """A workbench on the calibration images (or on a few random ones), and a budget of equal bits."""
+def _workbench(adapter, base_quantizer, bits: int, folder: str, random: bool = False, images: int = 2):
+    """A workbench on the calibration images (or on so many random ones), and a budget of equal bits."""
     from lampq.datasets.given import GivenImages
     from lampq.plan.budget import Budget
     from lampq.storage.store import Store
     from lampq.tasks.classification import ClassificationTask
     from lampq.workbench import open_workbench
 
-    images = torch.randn(2, *adapter.input_size) if random else _calibration_images(adapter)
-    task = ClassificationTask(adapter, GivenImages(images), 0, torch.device("cpu"))
+    given = torch.randn(images, *adapter.input_size) if random else _calibration_images(adapter)
+    task = ClassificationTask(adapter, GivenImages(given), 0, torch.device("cpu"))
     budget = Budget(bits, bits, (bits,), "fixed", (bits, bits), "target")
     return open_workbench(adapter, task, base_quantizer, Store(Path(folder)), budget), budget
 

@@ -8,6 +8,7 @@ import torch
 from experiments import benchmark
 from lampq.errors import LampQError
 from lampq.models.embedded.embedded_classifier import EmbeddedClassifier
+from tests.small_models import vit_adapter
 
 
 def test_a_saved_model_is_timed_beside_full_precision_in_each_runtime(tmp_path, monkeypatch):
@@ -43,6 +44,16 @@ def test_a_plan_is_timed_beside_full_precision_in_the_same_chunks(tmp_path, monk
     ]
     for full, plan in (rows[:2], rows[2:]):
         assert float(full["ratio"]) == 1 and 0 < float(full["seconds"]) < float(plan["seconds"])
+
+
+def test_glf_q_is_timed_by_steps_with_the_memory_that_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "SIZES", ("one",))
+    monkeypatch.setattr(benchmark, "_random_model", lambda name: vit_adapter(1))
+    monkeypatch.setattr(benchmark, "IMAGES", 4)
+    with benchmark.benchmark(tmp_path, ["glf_q"]).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == ["one: a step of an MLP", "one: a step of a block"]
+    assert all(0 < float(row["note"].removesuffix(" GiB at most")) < 100 for row in rows)
 
 
 def test_another_name_is_refused(tmp_path):
