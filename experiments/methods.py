@@ -29,6 +29,7 @@ LABELS = {
     "lampq": "LampQ",
     "lampq_plus": "LampQ+",
     "lampq_context": "LampQ in context",
+    "lampq_measured": "LampQ, changes measured",
     "adalog_recon": "AdaLog, blocks trained",
     "lampq_adalog_recon": "LampQ, blocks trained",
     "aphq_vit": "APHQ-ViT",
