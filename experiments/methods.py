@@ -59,7 +59,14 @@ def in_order(found: set[str]) -> list[str]:
 
 VARIANTS = {
     "allocator=from_plan": "given plan",
+    "allocator=lampq_context": "bits in context",
+    "allocator.changes=measured": "changes measured",
+    "allocator.measurements": "{} times",
     "allocator.try_next_pairs=0": "literal update",
+    "allocate=all": "bits of everything",
+    "allocate=layers_and_operands": "bits of operands too",
+    "base_quantizer.start=searched": "searched start",
+    "budget=bops": "equal bit operations",
     "transform=none": "as it comes",
     "transform=hadamard": "rotated",
     "dataset.source=noise": "noise images",
@@ -82,8 +89,9 @@ VARIANTS = {
 """What an override, or one of this key whatever its value, is called in a table."""
 
 TOLD_BELOW = (
-    *("allocator.plan", "base_quantizer.images", "dataset.sample_images", "effort", "effort.synthetic_images"),
-    *("evaluation_images", "max_evaluations"),
+    *("allocator.plan", "allocator.trust", "base_quantizer.images", "base_quantizer.iterations"),
+    *("base_quantizer.scale_rate", "base_quantizer.weight_rate", "dataset.sample_images", "effort"),
+    *("effort.synthetic_images", "evaluation_images", "max_evaluations"),
 )
 """Overrides that a footnote tells; a variant is named by them where it has no others."""
 

@@ -84,7 +84,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     AccuracyLayout(
         "glf_q",
-        "GLF-Q, its parts and its losses, beside other methods: top-1 (%) with equal bits",
+        "GLF-Q, its parts and its losses, beside other methods: top-1 (%)",
         lambda: paper.accuracy_rows("glf_q", paper.GLF_Q),
         legend=GLF_Q,
         full_precision=lambda: paper.full_precision("glf_q"),
