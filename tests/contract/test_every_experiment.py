@@ -60,24 +60,24 @@ def test_it_composes_at_every_scale(name):
         assert cfg.baseline == "none" or cfg.sensitivity is not None or name in COMPUTED
 
 
+QUICK = (*FEW_IMAGES, "base_quantizer=rtn")
+"""Of experiments on how bits are chosen: what is chosen for matters little."""
+
 LESS = {
-    "grid": (*FEW_IMAGES, "lampq.gamma=4,20", "lampq.mu=0.5", "lampq.beta=2"),
-    "allocators": (
-        *FEW_IMAGES,
-        "bits=3",
-        "method=adalog,lampq_module_wise,lampq_plus",
-    ),
-    "readings": (*FEW_IMAGES, "reading=as_default,line_5_as_printed"),
+    **dict.fromkeys(("figure5", "figure6", "figure7", "figure8", "table6"), QUICK),
+    "grid": (*QUICK, "lampq.gamma=4,20", "lampq.mu=0.5", "lampq.beta=2"),
+    "allocators": (*QUICK, "bits=3", "method=adalog,lampq_module_wise,lampq_plus,lampq_measured"),
+    "readings": (*QUICK, "reading=as_default,line_5_as_printed"),
     "authors_code": (*FEW_IMAGES, "bits=4", "method=repq_vit,erq"),
     "glf_q": (*FEW_IMAGES, "bits=3", "model=deit_tiny", "method=glf_q"),
-    "metrics": (*FEW_IMAGES, "method=single_layers,single_changes,output_fisher"),
-    "pareto": (*FEW_IMAGES, "bits=2.5,3", "method=adalog,output_fisher,lampq"),
+    "metrics": (*QUICK, "method=single_layers,single_changes,output_fisher"),
+    "pareto": (*QUICK, "bits=2.5,3", "method=adalog,output_fisher,lampq"),
     "table10": (*FEW_IMAGES, "model=deit_small", "method=adalog,lampq"),
     "table3": (*FEW_IMAGES, "bits=4", "model=deit_tiny", "bit_set.bits=[3,4,5]"),
     "rotation": (*FEW_IMAGES, "bits=3", "method=rtn"),
     # Detection, which takes longer an image; tests/tasks/test_detection.py has all its methods.
     "table4": (
-        *("method=lampq", "bit_set.bits=[3,4,5]", "max_evaluations=1"),
+        *("method=lampq", "bit_set.bits=[3,4,5]", "max_evaluations=1", "base_quantizer=rtn"),
         *("dataset.sample_images=4", "dataset.validation_images=8"),
     ),
     "table5": (*FEW_IMAGES, "weight_bits=4", "model=deit_tiny", "bit_set.bits=[3,4,5]"),

@@ -110,6 +110,8 @@ def test_budgets_of_published_runs_are_named_as_ever(settings, prepared):
             tuple(told["fixed_site_bits"]),
             told["operand_bits"],
             image_bits=told.get("image_bits"),
+            unit=told.get("unit", "average_bits"),
+            allocate=told.get("allocate", "layers"),
         )
         work = Greedy() if "candidates" in told else Uniform()
         assert identity(replace(settings, budget=asked), prepared, work)["budget"] == told, path
