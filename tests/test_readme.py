@@ -155,6 +155,7 @@ def test_the_demo_ends_with_its_table_and_its_files(tmp_path, run):
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("LAMPQ_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # it saves a model
     shortened = functools.partial(lampq.quantize, overrides=["effort=smoke"])
     monkeypatch.setattr(lampq, "quantize", shortened)
     network, pictures = vision_transformer(1), images(vit_adapter(1), 24)
