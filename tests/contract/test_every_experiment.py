@@ -73,7 +73,10 @@ LESS = {
     "metrics": (*QUICK, "method=single_layers,single_changes,output_fisher"),
     "pareto": (*QUICK, "bits=2.5,3", "method=adalog,output_fisher,lampq"),
     "table10": (*FEW_IMAGES, "model=deit_small", "method=adalog,lampq"),
-    "table3": (*FEW_IMAGES, "bits=4", "model=deit_tiny", "bit_set.bits=[3,4,5]"),
+    "table3": (
+        *(*FEW_IMAGES, "bits=4", "model=deit_tiny", "bit_set.bits=[3,4,5]"),
+        "method=qdrop,ptq4vit,pd_quant,repq_vit,optq,erq,adalog,lampq",  # table5 has VT-PTQ
+    ),
     "rotation": (*FEW_IMAGES, "bits=3", "method=rtn"),
     # Detection, which takes longer an image; tests/tasks/test_detection.py has all its methods.
     "table4": (
