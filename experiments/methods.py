@@ -93,7 +93,7 @@ TOLD_BELOW = (
     *("base_quantizer.scale_rate", "base_quantizer.weight_rate", "dataset.sample_images", "effort"),
     *("effort.synthetic_images", "evaluation_images", "max_evaluations"),
 )
-"""Overrides that a footnote tells; a variant is named by them where it has no others."""
+"""Overrides that a footnote or the list of runs tells; a variant is named by them where it has no others."""
 
 
 def variation(asked: dict[str, str], common: tuple[str, ...] = ()) -> str:
