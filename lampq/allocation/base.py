@@ -24,7 +24,7 @@ class Allocator(Part, ABC):
         uses_budget: whether the target bits matter.
         scores_inputs: whether it can choose the bits of inputs by themselves (``activation_rule=independent``).
         chooses_sites: whether it can choose the bits of more than the 4N layers (``allocate``).
-        several_limits: whether it can do so where weights and operands are limited each by themselves.
+        several_limits: whether it can choose where weights, inputs and operands are limited each by themselves.
         ties: layers that always share their bits here, whatever else is tied.
         labels: of a loss whose gradients are taken; a setting of some allocators. None: by the task.
     """

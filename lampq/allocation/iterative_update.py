@@ -179,15 +179,15 @@ def iterative_update(
     return current, history
 
 
-def by_scores(scores: Callable[[BitPlan], Scores]) -> Estimates:
+def by_scores(scores: Callable[[SearchSpace, BitPlan], Scores]) -> Estimates:
     """Differences of what each layer costs at each bit-width.
 
     Args:
-        scores: gives these, by layer and bits, at a plan.
+        scores: gives these, by layer and by what may be chosen in the space, at a plan.
     """
 
     def estimates(space: SearchSpace, plan: BitPlan) -> tuple[dict[str, float], dict[str, float]]:
-        return score_differences(space, space.numbers_in(plan), scores(plan))
+        return score_differences(space, space.numbers_in(plan), scores(space, plan))
 
     return estimates
 

@@ -250,12 +250,13 @@ class LampQ(Allocator):
         if self.swap_estimates == "reconstruction":
             return by_reconstruction(workbench, budget, RATIOS[self.gain_ratios]())
         if self.swap_estimates == "metric":
-            return by_scores(lambda plan: initial.costs)
+            return by_scores(lambda space, plan: initial.costs)
         metric = Context(monotone=False)
         if not budget.beyond_layers:
-            return by_scores(lambda plan: metric.scores(workbench, budget, plan))
-        space = SearchSpace.open(workbench, budget)
-        return by_scores(lambda plan: space.by_number(metric.site_scores(workbench, budget, space.options, plan)))
+            return by_scores(lambda space, plan: metric.scores(workbench, budget, plan))
+        return by_scores(
+            lambda space, plan: space.by_number(metric.site_scores(workbench, budget, space.options, plan))
+        )
 
     def rules(self, workbench: Workbench, budget: Budget) -> UpdateRules:
         """Which swaps are tried and which plans are kept."""

@@ -35,6 +35,8 @@ class CheckedLoader(ConfigLoaderImpl):
             if run_mode is not RunMode.MULTIRUN or ours == overrides:
                 raise
             cfg = super().load_configuration(config_name, ours, run_mode, **kwargs)
+            if cfg.hydra.sweeper._target_ != "hydra_plugins.lampq.CellSweeper":  # others compose a job as it is started
+                raise
             task = cfg.hydra.overrides.task
             cfg.hydra.overrides.task = [o for o in overrides if o in task or o not in ours]
         check_targets(cfg)

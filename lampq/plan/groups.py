@@ -69,7 +69,8 @@ class Group:
 
     def told(self, bits: int) -> int | str:
         """A bit-width as it is; of a number that stands for a pair, the pair: ``W3A4``."""
-        return bits if all(b in pair for b, pair in self.pairs.items()) else self.pairs[bits].text
+        own = all(b == (pair.activation if pair.weight is None else pair.weight) for b, pair in self.pairs.items())
+        return bits if own else self.pairs[bits].text
 
     @property
     def _both(self) -> list[list[int | None]]:

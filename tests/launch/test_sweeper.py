@@ -83,6 +83,13 @@ def test_a_key_of_some_options_alone_is_checked_where_they_are(run, pipeline, tm
     assert err[-1].endswith("(1 of 2 jobs; none was started)")
 
 
+def test_a_search_refuses_a_key_before_its_first_trial(run, pipeline):
+    """Its trials are composed one by one."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    status, _, err = run("-m", "hydra/sweeper=optuna", "lampq.mu=choice(0.5,1)", "base_quantizer.imags=8")
+    assert (status, pipeline.settings) == (1, []) and err[-1].startswith("error: base_quantizer.imags=8: ")
+
+
 def test_a_missing_value_is_named_once_before_any_job(run, pipeline, tmp_path):
     status, _, err = run("experiment=table3", "base_quantizer=rtn", "method=adalog,lampq", "model=deit_tiny")
     assert (status, pipeline.settings, cells(tmp_path)) == (1, [], [])

@@ -25,6 +25,8 @@ def test_what_is_one_step_away_is_the_next_bits_of_weights_of_inputs_or_of_both(
     alike = {b: Bits(b, b) for b in (2, 3, 5)}
     group = Group("fc1", tuple(layers[:1]), dict.fromkeys(alike, 0), False, alike)
     assert group.next_to(3) == [2, 5] and group.next_to(2) == [3] and group.told(3) == 3
+    inputs = dict(enumerate([Bits(1, 1), Bits(1, 2)], 1))  # numbers that are input bits by chance
+    assert Group("fc1", tuple(layers[:1]), dict.fromkeys(inputs, 0), False, inputs).told(2) == "W1A2"
     operands = {b: Bits(None, b) for b in (2, 3)}
     assert Group("qk", tuple(layers[:1]), dict.fromkeys(operands, 0), False, operands).next_to(2) == [3]
 
