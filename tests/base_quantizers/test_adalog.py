@@ -48,7 +48,7 @@ def test_output_error_falls_with_bits(kind):
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_fast_search_chooses_what_the_direct_one_chooses(kind):
-    for bits in [1, 3, 8]:
+    for bits in (1, 4):
         layer, inputs = example(kind)
         layer, inputs = layer.double(), tuple(x.double() for x in inputs)
         fast = AdaLog().calibrate(site(kind), layer, inputs, Bits(bits, bits))

@@ -1,5 +1,9 @@
 """Methods that train blocks: whole plans get better, interruptions cost a block, mixed bits and odd plans work."""
 
+import functools
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -51,8 +55,9 @@ def loss(search, plan, realised=True):
 def test_the_whole_model_gets_better(tmp_path, cls):
     extra = {APHQViT: {"mlp_rate": 3e-3}, GlfQ: {"mlp_rate": 3e-3, "mlp_iterations": 60}}.get(cls, {})
     # AdaLog's, which starts from smaller errors, needs more steps to come out ahead of them.
-    iterations = 150 if cls is AdaLogReconstruction else 30
-    search = searched(tmp_path, method(cls, iterations=iterations, images=64, scale_rate=1e-3, **extra))
+    iterations = 100 if cls is AdaLogReconstruction else 30
+    its_method = method(cls, iterations=iterations, images=64, scale_rate=1e-3, **extra)
+    search = searched(tmp_path, its_method, lambda: vit_adapter(2))
     plan = uniform(search)
     assert loss(search, plan) < loss(search, plan, realised=False)
 
@@ -150,18 +155,23 @@ def test_independent_states_are_shared(tmp_path):
     ],
     ids=str,
 )
-def test_every_option_changes_the_result_and_the_fingerprint(tmp_path, cls, changes):
-    plain = {"elitist": {"steps": 2}, "one_bit": {"one_bit": "literal"}}.get(next(iter(changes)), {})
+def test_every_option_changes_the_result_and_the_fingerprint(tmp_path_factory, cls, changes):
+    plain = {"elitist": (("steps", 2),), "one_bit": (("one_bit", "literal"),)}.get(next(iter(changes)), ())
     bits = 1 if "one_bit" in changes else 3
-    found, settings = [], []
-    for options in (plain, changes):
-        its_method = method(cls, **options)
-        search = searched(tmp_path, its_method, lambda: vit_adapter(1))
-        states = search.realisation.states(uniform(search, bits))
-        found.append(torch.cat([value.flatten().double() for state in states.values() for value in state.values()]))
-        settings.append(its_method.settings())
-    assert settings[0] != settings[1]
-    assert found[0].shape != found[1].shape or not torch.equal(found[0], found[1])
+    folder = tmp_path_factory.getbasetemp()
+    settings, values = trained(folder, cls, plain, bits)
+    others, changed = trained(folder, cls, tuple(changes.items()), bits)
+    assert settings != others
+    assert values.shape != changed.shape or not torch.equal(values, changed)
+
+
+@functools.cache
+def trained(folder, cls, options, bits):
+    """Settings of a method, and all that it finds for a network of one block."""
+    its_method = method(cls, **dict(options))
+    search = searched(Path(tempfile.mkdtemp(dir=folder)), its_method, lambda: vit_adapter(1))
+    states = search.realisation.states(uniform(search, bits))
+    return its_method.settings(), torch.cat([v.flatten().double() for state in states.values() for v in state.values()])
 
 
 def test_search_is_not_among_the_settings():

@@ -111,8 +111,9 @@ def test_defaults_of_a_part_are_those_of_its_file():
     assert compared > 80
 
 
-@pytest.mark.parametrize("group", sorted({o.partition("=")[0] for o in OPTIONS}))
+@pytest.mark.parametrize("group", sorted({o.partition("=")[0] for o in OPTIONS} - {"experiment"}))
 def test_every_option_composes_and_passes_the_check(group, imagenet_folder, coco_folder):
+    """Those of experiments are run."""
     extra = {
         "dataset=coco": [f"dataset.root={coco_folder}"],
         "dataset=imagenet": [f"dataset.root={imagenet_folder}"],
@@ -123,14 +124,13 @@ def test_every_option_composes_and_passes_the_check(group, imagenet_folder, coco
     }
     for option in (o for o in OPTIONS if o.startswith(f"{group}=")):
         more = ["model.checkpoint=random"] if "mask_rcnn_swin" in option else extra.get(option, [])
-        more = ["scale=smoke"] if group == "experiment" else more
         try:
             cfg = compose(option, *more)
             if option != "allocator=from_plan":  # needs a plan
                 check(cfg)
         except LampQError as error:
             raise AssertionError(option) from error
-        if group not in ("method", "scale", "experiment", "hardware", "reading"):
+        if group not in ("method", "scale", "hardware", "reading"):
             file = yaml.safe_load((CONF / group / f"{option.partition('=')[2]}.yaml").read_text())
             assert set(file) == set(cfg[group]), option
 

@@ -33,6 +33,8 @@ SHORT = ("effort=smoke",)
 """What is tested here holds however long a search is."""
 QUICK = (*SHORT, "effort.block_iterations=3", "effort.block_images=6", "effort.rounding_rate=0.05")
 QUICK = (*QUICK, "effort.straight_through_iterations=3")
+FEWER_CANDIDATES = {"apq_like": 8}
+"""Of a search in which each one is a run of the whole block."""
 
 
 @functools.cache
@@ -45,8 +47,8 @@ def composed(*effort):
 def quantizer(name, *effort):
     cfg = copy.deepcopy(composed(*(effort or SHORT)))
     cfg.base_quantizer = OmegaConf.load(config_folder() / "base_quantizer" / f"{name}.yaml")
-    if "candidates" in cfg.base_quantizer:  # some have a number of their own
-        cfg.base_quantizer.candidates = min(cfg.base_quantizer.candidates, 32)
+    if isinstance(cfg.base_quantizer.get("candidates"), int):  # some have a number of their own
+        cfg.base_quantizer.candidates = FEWER_CANDIDATES.get(name, 32)
     return construct("base_quantizer", resolved(cfg)["base_quantizer"])
 
 

@@ -1,6 +1,6 @@
 """Jobs of a grid side by side on one machine, by hydra-joblib-launcher.
 
-It takes half a minute: six processes import PyTorch, and jobs must last long enough for theirs to be found and killed.
+It takes half a minute: five processes import PyTorch, and jobs must last long enough for theirs to be found and killed.
 """
 
 import os
@@ -42,9 +42,3 @@ def test_what_happens_to_one_job_stops_no_other(tmp_path):
     assert said.splitlines()[-1] == f"error: {cells['3'].reason}"
     assert grid.finished_runs() == 2
     assert "hydra/launcher=joblib" in cells["4"].command
-
-    before = grid.computed()
-    grid.command[-1] = "bits=3"
-    assert grid.run()[0] == 0
-    assert grid.cells()["3"].state == "done" and grid.finished_runs() == 3
-    assert grid.computed().items() >= before.items()  # what the killed job had computed was used

@@ -33,23 +33,17 @@ def _losses(grid):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["hydra/sweeper=optuna", "lampq.mu=choice(7,0.25,0.5,1)", "hydra.sweeper.n_trials=5"],
-        ["hydra/sweeper=optuna_lampq"],
-    ],
-    ids=["mu, a wrong one among them", "keys of LampQ"],
-)
-def test_the_lowest_loss_wins_and_a_failing_trial_ends_no_search(tmp_path, options):
-    grid = Grid(tmp_path, *SEARCH, *options, "hydra.sweeper.sampler.seed=0")  # without one, all trials may be equal
+def test_the_lowest_loss_wins_and_a_failing_trial_ends_no_search(tmp_path):
+    """Over keys of LampQ, with a wrong value of one of them; with another seed all trials may be equal."""
+    options = ["hydra/sweeper=optuna_lampq", "lampq.mu=choice(7,0.25,0.5)", "hydra.sweeper.n_trials=4"]
+    grid = Grid(tmp_path, *SEARCH, *options, "hydra.sweeper.sampler.seed=0")
     status, said = grid.run()
     assert status == 0, said
     losses = _losses(grid)
     assert _best(grid)["best_value"] == min(losses) and len(losses) >= 2
     cells = read_cells(grid.results, "unnamed")
     failed = [cell for cell in cells if cell.overrides.get("lampq.mu") == "7"]
-    assert bool(failed) is (options[0] == "hydra/sweeper=optuna") and "alembic" not in said
+    assert failed and "alembic" not in said
     assert all(cell.state == ("failed" if cell in failed else "done") for cell in cells)
 
 

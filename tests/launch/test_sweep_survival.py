@@ -1,6 +1,6 @@
 """Sweeps that are killed, doubled or run out of disk end with the table of one that was left alone.
 
-Each test takes 10 to 25 s: it starts two to four commands, each of which has a process that imports PyTorch.
+Each test takes 10 to 25 s: it starts two or three commands, each of which has a process that imports PyTorch.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import main
-from lampq.launch.cells import DONE, read_cells
+from lampq.launch.cells import read_cells
 from tests.launch.grids import FEW_IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,14 +71,29 @@ def undisturbed(tmp_path_factory):
     return table(folder), time.monotonic() - began
 
 
-def test_interrupted_then_killed_and_started_again_each_time(undisturbed, tmp_path):
+def runs(folder: Path, file: str) -> list[Path]:
+    """Runs that have this file."""
+    return list((folder / "results" / "runs").glob(f"*/{file}"))
+
+
+def test_a_killed_job_fails_alone_and_an_interrupted_and_a_killed_sweep_go_on(undisturbed, tmp_path, capsys):
     expected, seconds = undisturbed
     sweep = start(tmp_path)
-    while sweep.poll() is None and not list((tmp_path / "results" / "runs").glob("*/metrics.json")):
+    while sweep.poll() is None and not runs(tmp_path, "config.yaml"):
+        time.sleep(0.1)
+    listed = subprocess.run(["pgrep", "-P", str(sweep.pid), "-f", "spawn_main"], capture_output=True, text=True)
+    os.kill(int(listed.stdout), signal.SIGKILL)
+    while sweep.poll() is None and not runs(tmp_path, "metrics.json"):  # the next one's
         time.sleep(0.1)
     os.killpg(sweep.pid, signal.SIGINT)  # as Ctrl-C: to the job as well
     assert sweep.wait(20) == 130
-    assert "interrupted; run the same command again to resume" in (tmp_path / "output.txt").read_text()
+    output = (tmp_path / "output.txt").read_text()
+    assert "interrupted; run the same command again to resume" in output and output.count("failed: ") == 1
+    states = [cell.state for cell in read_cells(tmp_path / "results", "table6")]
+    assert states.count("failed") == 1
+    assert main(["status", "table6", "--results", str(tmp_path / "results")]) == 1
+    assert "SIGKILL" in capsys.readouterr().out
+
     sweep = start(tmp_path)
     with pytest.raises(subprocess.TimeoutExpired):
         sweep.wait(random.Random(int(time.time())).uniform(1.0, min(seconds * 0.4, 6.0)))
@@ -98,27 +113,6 @@ def test_two_sweeps_at_once_neither_lose_nor_double_a_row(undisturbed, tmp_path)
     assert sum(log.count("initial assignment by") for log in logs) == sum(
         "initial assignment by" in log for log in logs
     )
-
-
-def test_a_job_whose_process_is_killed_fails_alone(undisturbed, tmp_path, capsys):
-    expected, _ = undisturbed
-    sweep = start(tmp_path)
-    children = []
-    while not children and sweep.poll() is None:
-        time.sleep(0.2)
-        listed = subprocess.run(["pgrep", "-P", str(sweep.pid), "-f", "spawn_main"], capture_output=True, text=True)
-        started = list((tmp_path / "results" / "runs").glob("*/config.yaml"))
-        children = listed.stdout.split() if started else []
-    os.kill(int(children[0]), signal.SIGKILL)
-    assert sweep.wait() == 1
-    output = (tmp_path / "output.txt").read_text()
-    assert "SIGKILL" in output.splitlines()[-1] and output.count("failed: ") == 1
-    states = [cell.state for cell in read_cells(tmp_path / "results", "table6")]
-    assert states.count("failed") == 1 and states.count(DONE) == 2
-    assert main(["status", "table6", "--results", str(tmp_path / "results")]) == 1
-    assert "SIGKILL" in capsys.readouterr().out
-    assert start(tmp_path).wait() == 0
-    assert_complete(tmp_path, expected)
 
 
 @pytest.mark.skipif(

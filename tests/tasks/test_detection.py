@@ -104,7 +104,7 @@ def test_what_is_quantized_beside_the_backbone(tmp_path, quantize):
 
 QUANTIZERS = {
     "rtn": RoundToNearest(),
-    "adalog": AdaLog(candidates=64, rounds=1, steps=2),
+    "adalog": AdaLog(candidates=64, rounds=1, steps=1),
     "repq_vit": RepQViT(),
     "optq": OPTQ(),
     "erq": ERQ(),
@@ -115,7 +115,7 @@ QUANTIZERS = {
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_every_base_quantizer_of_table_4_is_close_at_8_bits_and_further_at_3(tmp_path, adapter, name):
-    search = detection_search(adapter, tmp_path, base_quantizer=QUANTIZERS[name], calibration_images=4)
+    search = detection_search(adapter, tmp_path, base_quantizer=QUANTIZERS[name], calibration_images=2)
     # The last stage has six tokens an image: on other images, channels leave ranges seen on these, at any bits.
     images = search.task.calibration_images
     errors = []

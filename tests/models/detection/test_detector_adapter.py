@@ -232,7 +232,7 @@ def test_sizes_are_those_of_a_run(adapter):
 
 
 def test_every_site_is_in_the_path_of_the_losses_and_a_clone_is_independent(adapter):
-    pictures = detector_images(2)
+    pictures = detector_images(1)
     targets = instances_in(pictures)
     twin, before = adapter.clone(), adapter.losses(pictures, targets, start=0)
     assert torch.equal(twin.losses(pictures, targets, start=0), before)
