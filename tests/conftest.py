@@ -1,5 +1,6 @@
 """What every test runs under: one thread, no network, and no writing into the user's cache or W&B account."""
 
+import gc
 import logging
 import os
 import sys
@@ -22,6 +23,15 @@ os.environ["LAMPQ_CACHE"] = os.path.join(_folder.name, "cache")
 for _name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
     os.environ[_name] = os.path.join(_folder.name, "wandb")
 os.makedirs(os.environ["WANDB_DIR"])
+
+
+# Imports of all that is tested make a million objects that stay: to look through them for garbage takes seconds.
+gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -22,6 +22,7 @@ from lampq.configuration.composition import CheckedLoader
 from lampq.configuration.composition_failures import explain_composition
 from lampq.errors import LampQError, line
 from lampq.launch import isolation
+from lampq.launch.imports import no_garbage_collected
 
 LISTED = 20
 """Jobs that are named one by one; of more, one for each mistake."""
@@ -84,16 +85,17 @@ def mistakes(configurations: Iterable[dict[str, Any]], elsewhere: bool) -> list[
     """
     from lampq.configuration.settings import check_values
 
-    found: list[str | None] = []
-    for values in configurations:
+    def mistake(values: dict[str, Any]) -> str | None:
         try:
             check_values({**values, "device": "cpu"} if elsewhere else values)
-            found.append(None)
         except LampQError as error:
-            found.append(None if elsewhere and str(error).startswith(ELSEWHERE) else line(error))
+            return None if elsewhere and str(error).startswith(ELSEWHERE) else line(error)
         except Exception as error:
-            found.append(f"{type(error).__name__}: {line(error)}")
-    return found
+            return f"{type(error).__name__}: {line(error)}"
+        return None
+
+    with no_garbage_collected():  # the parts that they name are imported
+        return [mistake(values) for values in configurations]
 
 
 def checked(loader: CheckedLoader, master: DictConfig, jobs: list[list[str]]) -> list[list[str]]:

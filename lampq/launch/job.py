@@ -7,6 +7,7 @@ from typing import Any
 
 from lampq.errors import LampQError
 from lampq.launch.failures import explain_failure
+from lampq.launch.imports import no_garbage_collected
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,17 @@ def perform(values: dict[str, Any], alone: bool) -> Outcome:
     Raises:
         LampQError: a user's mistake.
     """
-    from lampq.configuration.settings import check_values
+    with no_garbage_collected():
+        from lampq.configuration.settings import check_values
 
-    settings = check_values(values)
+        settings = check_values(values)  # imports the parts that it names
     if settings.save_model is None:
         settings = replace(settings, save_model=alone and settings.bank == "reuse")
-    from lampq.pipeline import run
-    from lampq.report.console import show, summary_line
+    with no_garbage_collected():
+        import timm  # noqa: F401 - every model needs it, and a mistake above was told without it
+
+        from lampq.pipeline import run
+        from lampq.report.console import show, summary_line
 
     records = run(settings)
     if alone:
