@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from lampq.errors import LampQError
+from lampq.launch.memory import keep_freed_memory
 from lampq.launch.streams import degrade
 
 
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in lampq.launch.command_line
+    keep_freed_memory()
     degrade(sys.stdout, sys.stderr)
     try:
         status = _run(options)

@@ -8,6 +8,7 @@ from typing import Any
 from lampq.errors import LampQError
 from lampq.launch.failures import explain_failure
 from lampq.launch.imports import no_garbage_collected
+from lampq.launch.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def perform(values: dict[str, Any], alone: bool) -> Outcome:
     Raises:
         LampQError: a user's mistake.
     """
+    keep_freed_memory()
     with no_garbage_collected():
         from lampq.configuration.settings import check_values
 

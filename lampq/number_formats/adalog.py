@@ -80,9 +80,9 @@ class AdaLogQuantizer(NumberFormat):
 
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of `x` (int32), same shape; ``2^bits`` stands for the exact zero."""
-        # In place: new memory costs more than the arithmetic.
-        ratio = (x + self.shift).div_(self.scale).clamp_(SMALLEST_RATIO, 1)
-        codes = ratio.log2_().mul_(-BASE_DENOMINATOR / self.log_base).round_()
+        # In place: new memory costs more than the arithmetic. Attention probabilities have no shift.
+        ratio = (x + self.shift).div_(self.scale) if self.shift else x / self.scale
+        codes = ratio.clamp_(SMALLEST_RATIO, 1).log2_().mul_(-BASE_DENOMINATOR / self.log_base).round_()
         return codes.clamp_(max=2**self.bits).to(torch.int32)
 
     def code_range(self) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class AdaLogQuantizer(NumberFormat):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
-        return of_table(self.levels, codes).mul_(self.scale).sub_(self.offset)
+        return of_table(self.levels * self.scale - self.offset, codes)
 
     def integers(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Entries of the table, shifted to the left by how much less than the largest shift theirs is."""

@@ -65,7 +65,7 @@ class LogSqrt2Quantizer(NumberFormat):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Values of integer codes, same shape."""
-        return of_table(self.levels, codes).mul_(self.scale)
+        return of_table(self.levels * self.scale, codes)
 
     def integers(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Powers of two of the even codes, and those of the odd ones, whose step is sqrt 2 times as large."""

@@ -43,7 +43,7 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in channels] -> [..., out channels]``"""
         if self.channel_scale is not None:
-            x = x / self.channel_scale - self.channel_shift
+            x = (x / self.channel_scale).sub_(self.channel_shift)
         if self.quantize_input is not None:
             x = self.quantize_input(x)
         return functional.linear(x, self.weight, self.bias)
