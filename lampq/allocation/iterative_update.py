@@ -105,11 +105,11 @@ class UpdateRules:
     literal: bool
     try_next_pairs: int
     maximum_swaps: int
-    max_evaluations: int | None = None
-    accept: Accept = "accuracy"
-    accept_factor: float = 1.0
-    additions: bool = False
-    stop_early: float | None = None
+    max_evaluations: int | None
+    accept: Accept
+    accept_factor: float
+    additions: bool
+    stop_early: float | None
 
 
 Estimates = Callable[[SearchSpace, BitPlan], tuple[dict[str, float], dict[str, float]]]

@@ -109,11 +109,25 @@ class Verdicts:
         return Score(torch.tensor([loss], dtype=torch.float64), torch.tensor([float(correct)], dtype=torch.float64))
 
 
-def updated(search, target, plan=None, **options):
-    options = {"ratios": expected_ratios(), "literal": False, "try_next_pairs": 0, "maximum_swaps": 50} | options
-    order = by_reconstruction(search, target, options.pop("ratios"))
+AS_PRINTED = UpdateRules(
+    literal=False,
+    try_next_pairs=0,
+    maximum_swaps=50,
+    max_evaluations=None,
+    accept="accuracy",
+    accept_factor=1.0,
+    additions=False,
+    stop_early=None,
+)
+
+
+EXPECTED = expected_ratios()
+
+
+def updated(search, target, plan=None, ratios=EXPECTED, **rules):
+    order = by_reconstruction(search, target, ratios)
     plan = plan or target.plan(search.adapter.sites, {site.name: 3 for site in search.layers}, {"allocator": "test"})
-    return iterative_update(plan, search, target, order, UpdateRules(**options))
+    return iterative_update(plan, search, target, order, replace(AS_PRINTED, **rules))
 
 
 def weight_bits(search, plan):
