@@ -62,7 +62,7 @@ class LampQContext(Allocator):
     two), and what it was worse than expected is laid, in equal parts, on its changes, so that others are tried next.
     After a plan that is better twice as many may change again, up to `trust`.
 
-    It ends when nothing is expected to help, or after `rounds`.
+    It ends when nothing is expected to help that was not tried, or after `rounds`.
 
     At few bits a gradient foretells too much. With `changes` ``measured`` every layer (or group) is scored on D with
     one bit more and one bit less instead, at the first plan: 8N plans, from the changed block on; where weight bits and
@@ -129,6 +129,7 @@ class LampQContext(Allocator):
         workbench.bank.calibrate(first)
         best, trust, center, rounds, refused = evaluator.score(first), self.trust, None, [], False
         measurements: list[tuple[BitPlan, np.ndarray]] = []
+        here: set[str] = set()
         surprise = np.zeros((len(space.groups), len(space.bits)))
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
@@ -139,7 +140,7 @@ class LampQContext(Allocator):
             else:
                 if not measurements or (refused and self._again(measurements, current)):
                     measurements.append((current, self._measured(workbench, budget, space, current, bits)))
-                    trust, surprise = self.trust, np.zeros_like(surprise)
+                    trust, surprise, here = self.trust, np.zeros_like(surprise), set()
                 measured = measurements[-1][1]
                 changes = measured - measured[range(len(bits)), [space.bits.index(b) for b in bits], None]
             chosen, expected = self._least(space, bits, changes, surprise, trust)
@@ -149,6 +150,8 @@ class LampQContext(Allocator):
             if refused:
                 break
             candidate = self._plan(workbench, budget, space, chosen)
+            if candidate.key() in here:  # refused before; no other is expected to help more
+                break
             workbench.bank.calibrate(candidate)
             score = evaluator.score(candidate, keep=True)
             better = score.improves_on(best, self.accept, self.accept_factor)
@@ -161,9 +164,10 @@ class LampQContext(Allocator):
             refused = not better
             if better:
                 current, bits, best = candidate, chosen, score
-                trust, surprise = min(2 * trust, self.trust), np.zeros_like(surprise)
+                trust, surprise, here = min(2 * trust, self.trust), np.zeros_like(surprise), set()
                 evaluator.set_base(current)
             else:
+                here.add(candidate.key())
                 trust = max(len(moved) // 2, 2)
                 for place in at:
                     surprise[place] += (found[0] - expected) / len(at)

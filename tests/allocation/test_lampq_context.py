@@ -154,6 +154,15 @@ def test_changes_are_measured_again_where_the_first_measurement_leads_no_further
     assert twice.origin["rounds"][-1]["loss"] <= once.origin["rounds"][0]["loss"]
 
 
+def test_a_plan_that_was_refused_is_not_tried_again(store):
+    """It helps a little, and less than is asked for."""
+    search = search_over(vit_adapter(), store)
+    plan = LampQContext(changes="measured", accept_factor=50, trust=4).allocate(search, budget())
+    tried = [each["changes"] for each in plan.origin["rounds"]]
+    assert plan.origin["rounds"][-1]["change"] < 0 and not any(each["accepted"] for each in plan.origin["rounds"])
+    assert 1 < len(tried) < 12 and all(one != other for one, other in itertools.combinations(tried, 2))
+
+
 def test_room_that_is_left_is_used(store):
     search = search_over(vit_adapter(), store)
     plan = LampQContext(accept="loss", trust=4).allocate(search, budget("3.5"))
