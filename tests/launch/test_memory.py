@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lampq.launch.memory import keep_freed_memory
+from lampq.launch.memory import LIMITS, keep_freed_memory
 
 PAGES = """
 import resource
@@ -30,11 +30,21 @@ print(handed_out, pages())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
 def test_the_system_hands_out_few_pages_again():
     """In a process whose memory is not in use yet."""
-    # 128 kB is what a process begins with; by itself the limit grows as blocks are freed.
-    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    output = subprocess.run([sys.executable, "-c", PAGES], env=environment, capture_output=True, text=True, check=True)
-    before, after = map(int, output.stdout.split())
+    before, after = pages_handed_out({})
     assert after < before / 10
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
+def test_limits_of_the_environment_stay():
+    before, after = pages_handed_out(dict.fromkeys(LIMITS, "131072"))
+    assert after > before / 2
+
+
+def pages_handed_out(limits):
+    """Before and after, in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name not in LIMITS} | limits
+    output = subprocess.run([sys.executable, "-c", PAGES], env=environment, capture_output=True, text=True, check=True)
+    return map(int, output.stdout.split())
 
 
 def test_a_c_library_without_it_is_left_as_it_is(monkeypatch):
