@@ -19,7 +19,7 @@ from lampq.storage.atomic_write import csv_text
 
 from . import methods, metrics, paper
 from .accuracy_table import AccuracyLayout
-from .footnotes import footnote, overlap
+from .footnotes import OVERLAP, footnote, overlaps
 from .frame import first, latest, plain, widest, with_gain
 from .method_table import COST, SECONDS, WHERE, state_of
 
@@ -298,8 +298,8 @@ def _drawing(
     figure.suptitle(", ".join(models), fontsize=10, x=0.01, ha="left", color=PALETTE[-1])
     remarks = list(told)
     for row in rows:
-        of_d = [f"D of {row.sample_images} training images", *overlap(row.run)] if pd.isna(row.images) else []
-        text = "; ".join(of_d) or footnote(row.run)
+        text = f"D of {row.sample_images} training images" if pd.isna(row.images) else footnote(row.run)
+        text = "; ".join(part for part in (text, OVERLAP if overlaps(row.run) else "") if part)
         remarks.append(
             f"`{row.fingerprint}`: {text + '; ' if text else ''}`{row.command}`; commit {row.commit}, {row.device}, "
             f"{row.started}"

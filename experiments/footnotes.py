@@ -20,7 +20,6 @@ def footnote(run: Run) -> str:
         parts.append(f"{metrics['images']} of {f'{full:,} ' if full else 'the '}validation images")
     if metrics.get("sample_images", 1024) < 1024:
         parts.append(f"D of {metrics['sample_images']} images")
-    parts += overlap(run)
     scored = metrics.get("evaluation_images")
     if scored is not None and scored < metrics.get("sample_images", scored):
         parts.append(f"plans scored on the first {scored} of them in the search")
@@ -39,11 +38,14 @@ def footnote(run: Run) -> str:
     return "; ".join(parts)
 
 
-def overlap(run: Run) -> list[str]:
-    """A word on a run whose D was drawn before D left the calibration images out: it is to be measured again."""
+OVERLAP = "D began with the calibration images"
+"""What is said of runs whose D was drawn before D left the calibration images out."""
+
+
+def overlaps(run: Run) -> bool:
+    """Whether D had the calibration images in it: the run is older than the rule that leaves them out."""
     sample = run.identity["images"].get("sample", {})
-    apart = "drawn" in sample or "dataset" in sample or "preprocessing" not in sample
-    return [] if apart else ["D began with the calibration images"]
+    return not ("drawn" in sample or "dataset" in sample or "preprocessing" not in sample)
 
 
 def other_kernels(rows: pd.DataFrame) -> list[str]:

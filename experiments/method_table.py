@@ -13,7 +13,7 @@ from lampq.report.summary import duration
 from lampq.report.table import NOTHING, Table, marked
 
 from . import methods, paper
-from .footnotes import footnote, other_kernels
+from .footnotes import OVERLAP, footnote, other_kernels, overlaps
 from .frame import DAMAGED, MISSING, tidy, widest, with_gain
 
 CONTROL = "dataset.source="
@@ -145,7 +145,8 @@ def method_table(rows: pd.DataFrame, layout: Layout) -> Table:
     """Put a table together from the frame's rows of its experiment."""
     rows = with_gain(rows[rows.method.notna() & rows.model.notna()])
     rows["variation"] = pd.array([methods.variation(asked, layout.common) for asked in rows.asked], dtype="string")
-    best = list(layout.rows(widest(rows, ["model", "bits", "method", "variation"])).itertuples(index=False))
+    rows["older"] = [run is not None and overlaps(run) for run in rows.run]
+    best = list(layout.rows(widest(rows, ["model", "bits", "method", "variation", "older"])).itertuples(index=False))
     printed_rows, known = layout.printed_rows(), set(rows.model)
     columns = layout.columns()
     body: list[list[str]] = []
@@ -157,9 +158,11 @@ def method_table(rows: pd.DataFrame, layout: Layout) -> Table:
         whole = layout.first_place(model, _measured(layout, mine))
         if whole is not None:
             body.append([f"{named}, full precision", *(show(whole) for show in columns.values())])
-        for bits in dict.fromkeys([*(p.bits for p in printed_rows), *sorted({row.bits for row in mine})]):
-            places = _places(layout, mine, model, bits, [p for p in printed_rows if p.bits == bits])
-            body += [[f"{named}, W{bits.replace('/', 'A')}"]] if places else []
+        for older, bits in _sections(printed_rows, mine):
+            group = [row for row in mine if row.older == older and row.bits == bits]
+            places = _places(layout, group, model, bits, [p for p in printed_rows if p.bits == bits], older)
+            heading = f"{named}, W{bits.replace('/', 'A')}"
+            body += [[f"{heading}, older: {OVERLAP}" if older else heading]] if places else []
             for place in places:
                 shown = [show(place) for show in columns.values()]
                 told = [text for text in dict.fromkeys(footnote(row.run) for row in place.measured) if text]
@@ -180,22 +183,30 @@ def method_table(rows: pd.DataFrame, layout: Layout) -> Table:
     return Table(layout.name, layout.title, header, body, numbers, notes, remarks, told)
 
 
-def _places(layout: Layout, rows: list[Any], model: str, bits: str, printed_rows: list[paper.PaperRow]) -> list[Place]:
-    """Rows at some bits of one model: the paper's methods first, each with its variants directly under it.
+def _sections(printed_rows: list[paper.PaperRow], rows: list[Any]) -> list[tuple[bool, str]]:
+    """Older or not, and bits, of each section of a model: what is older stands below everything that is not."""
+    named = dict.fromkeys([*(p.bits for p in printed_rows), *sorted({row.bits for row in rows})])
+    return [(older, bits) for older in (False, True) for bits in named]
+
+
+def _places(
+    layout: Layout, rows: list[Any], model: str, bits: str, printed_rows: list[paper.PaperRow], older: bool
+) -> list[Place]:
+    """Rows of one section: the paper's methods first, each with its variants directly under it.
 
     Where the paper has a number and there is no cell, the method has a row all the same, unless a variant of it is
-    measured, which stands in its place.
+    measured, which stands in its place; not so among older rows.
     """
     printed = {p.method: p for p in printed_rows}
     best: dict[str, dict[str, list[Any]]] = {}
-    for row in sorted((row for row in rows if row.bits == bits), key=lambda row: (len(row.variation), row.variation)):
+    for row in sorted(rows, key=lambda row: (len(row.variation), row.variation)):
         best.setdefault(row.method, {}).setdefault(row.variation, []).append(row)
     found = []
     for method in dict.fromkeys([*printed, *methods.in_order(set(best))]):
         row, variants = printed.get(method), best.get(method, {})
         value = None if row is None else layout.published(model, row)
         stands_in = any(CONTROL not in variation and _measured(layout, group) for variation, group in variants.items())
-        if value is not None and not stands_in:
+        if value is not None and not stands_in and not older:
             variants = {"": []} | variants
         words = methods.in_words({v: [row.run for row in group if row.run] for v, group in variants.items()})
         label = layout.label(method) if row is None else row.label
