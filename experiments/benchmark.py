@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,13 @@ SAVED_BITS, SAVED_IMAGES, SAVED_THREADS = (8, 4), (1, 32), (1, 2)
 """At which a saved model is run."""
 TURNS = 3
 """Of which the fastest counts there."""
+
+SEARCHES = ("adalog", "lampq_without_update", "lampq", "lampq_plus", "output_fisher", "mptq_greedy", "vt_ptq")
+SEARCHES += ("lampq_context", "lampq_measured")
+"""Methods whose searches are timed, equal bits first."""
+
+RUN = ("bits=3", "baseline=none", "force=true")
+"""Settings of whole runs on the embedded ViT."""
 
 IMAGES, TOKENS = 32, 197
 """What AdaLog calibrates DeiT on: 32 images of 197 tokens."""
@@ -209,26 +217,42 @@ def adalog() -> Iterator[Timing]:
 
 def lampq_run() -> Iterator[Timing]:
     """LampQ on the embedded ViT at 3 bits: with nothing on disk, with calibrated sites on disk, with everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in ("nothing on disk", "bank on disk", "bank, traces and scores on disk"):
+            if variant == "bank on disk":
+                for kind in ("fisher_traces", "scores", "validation"):
+                    shutil.rmtree(Path(folder) / "cache" / kind)
+            timing, metrics = timed("lampq_run", variant, lambda: _run("lampq", folder))
+            parts = ", ".join(
+                f"{part} {metrics[f'seconds_{part}']:.1f} s" for part in ("calibrate", "allocate", "evaluate")
+            )
+            yield replace(timing, note=parts)
+
+
+def searches() -> Iterator[Timing]:
+    """Calibration and search of each allocator on the embedded ViT at 3 bits, with nothing on disk, beside equal
+    bits; validation is left out. A ratio of 0.5 is a search that makes the run twice as long."""
+    for method in SEARCHES:
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = _run(method, folder)
+        seconds = metrics["seconds_calibrate"] + metrics["seconds_allocate"]
+        plans = metrics.get("evaluations")
+        told = "" if plans is None else f"{plans} plans scored on {metrics['sample_images']:,} images"
+        yield Timing("searches", method, seconds, None, None, told)
+
+
+def _run(method: str, folder: str) -> dict[str, Any]:
+    """The metrics of a method on the embedded ViT at 3 bits, which keeps what it finds in a folder."""
     from hydra import compose, initialize_config_dir
 
     from lampq.configuration.settings import check
     from lampq.launch.command_line import config_folder
     from lampq.pipeline import run
 
-    with tempfile.TemporaryDirectory() as folder:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            paths = [f"paths.results={folder}/results", f"paths.cache={folder}/cache"]
-            cfg = compose("config", overrides=[*paths, "baseline=none", "force=true"])
-        for variant in ("nothing on disk", "bank on disk", "bank, traces and scores on disk"):
-            if variant == "bank on disk":
-                for kind in ("fisher_traces", "scores", "validation"):
-                    shutil.rmtree(Path(folder) / "cache" / kind)
-            timing, records = timed("lampq_run", variant, lambda: run(check(cfg)))
-            metrics = records[-1].metrics
-            parts = ", ".join(
-                f"{part} {metrics[f'seconds_{part}']:.1f} s" for part in ("calibrate", "allocate", "evaluate")
-            )
-            yield replace(timing, note=parts)
+    paths = [f"paths.results={folder}/results", f"paths.cache={folder}/cache"]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        cfg = compose("config", overrides=[f"method={method}", *paths, *RUN])
+    return run(check(cfg))[-1].metrics
 
 
 def synthesis() -> Iterator[Timing]:
@@ -421,6 +445,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Timing]]] = {
     "fisher": fisher,
     "adalog": adalog,
     "lampq_run": lampq_run,
+    "searches": searches,
     "synthesis": synthesis,
     "reconstruction": reconstruction,
     "glf_q": glf_q,

@@ -367,7 +367,7 @@ def test_rows_whose_d_began_with_the_calibration_images_have_a_section_of_their_
     older = ["DeiT-T, W3A3, older: D began with the calibration images"]
     body = table_of(results).body
     assert [row[0] for row in body[body.index(older) :]] == [older[0], "LampQ"] and body[-1][1].startswith("44.00")
-    assert ["missing"] == list({row[1] for row in body[: body.index(older)] if row[0] == "LampQ"})
+    assert {row[1] for row in body[: body.index(older)] if row[0] == "LampQ"} == {"missing"}
     again = f"{LAMPQ} dataset.root=/data"
     results.measured("table3", again, allocator="lampq", image_sets={"sample": sample | {"drawn": "disjoint"}})
     found = table_of(results)

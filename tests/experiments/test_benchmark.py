@@ -1,6 +1,7 @@
 """Rows of the benchmark: a saved model in every way that it runs, and a plan that is scored."""
 
 import csv
+import re
 
 import pytest
 import torch
@@ -44,6 +45,17 @@ def test_a_plan_is_timed_beside_full_precision_in_the_same_chunks(tmp_path, monk
     ]
     for full, plan in (rows[:2], rows[2:]):
         assert float(full["ratio"]) == 1 and 0 < float(full["seconds"]) < float(plan["seconds"])
+
+
+def test_a_search_is_timed_beside_equal_bits_with_the_plans_that_it_scored(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "SEARCHES", ("adalog", "lampq_without_update"))
+    monkeypatch.setattr(benchmark, "RUN", (*benchmark.RUN, "scale=smoke"))
+    with benchmark.benchmark(tmp_path, ["searches"]).open() as file:
+        equal, search = csv.DictReader(file)
+    assert (equal["ratio"], equal["note"]) == ("1.00", "")
+    assert float(search["ratio"]) == pytest.approx(float(equal["seconds"]) / float(search["seconds"]), rel=0.05)
+    plans, images = re.fullmatch(r"(\d+) plans scored on (\d+) images", search["note"]).groups()
+    assert 1 <= int(plans) <= 20 and int(images) == 64
 
 
 def test_glf_q_is_timed_by_steps_with_the_memory_that_it_takes(tmp_path, monkeypatch):
