@@ -91,3 +91,13 @@ def test_it_is_written_with_its_numbers(results):
 def test_without_any_cell_there_is_a_header(results):
     table, rows = rows_of(results)
     assert rows == {} and table.header == ["method", "top-1"]
+
+
+def test_what_differs_in_a_row_is_told_in_words(results):
+    results.measured("allocators", f"{BASE} method=lampq_measured allocator.measurements=1")
+    results.measured("allocators", f"{BASE} method=lampq_measured allocator.measurements=3")
+    results.measured("allocators", f"{BASE} method=lampq base_quantizer=adalog_short")
+    told = {method for method, bits in rows_of(results)[1] if bits == "3/3"}
+    assert told == {f"LampQ, {words}" for words in ("changes measured, once", "changes measured, 3 times")} | {
+        "LampQ, AdaLog's short search"
+    }
