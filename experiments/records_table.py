@@ -8,8 +8,10 @@ import pandas as pd
 
 from lampq.report.summary import duration
 from lampq.report.table import NOTHING, Table
+from lampq.storage.fingerprint import fingerprint
 
 from . import methods, paper
+from .footnotes import OVERLAP, overlaps
 from .frame import tidy, with_gain
 from .method_table import source
 
@@ -69,24 +71,37 @@ def records_tables(rows: pd.DataFrame) -> list[Table]:
 
 
 def _entries(rows: pd.DataFrame) -> dict[tuple[str, str, str], list[Entry]]:
-    """Everything that was measured on ImageNet, by model, bits and budget."""
+    """Everything that was measured on ImageNet, by model, bits and budget; a run that several cells led to once."""
     known = rows.model.isin(list(paper.MODELS)) & (rows.dataset == "imagenet") & rows.top1.notna()
-    found: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    labels: dict[str, str] = {}
-    for row in rows[known].itertuples(index=False):
+    runs: dict[str, Any] = {}
+    # Of the cells of one run the one with the fewest words; where they are as many, one that equal bits stand beside.
+    cells = rows[known].itertuples(index=False)
+    for row in sorted(cells, key=lambda row: (len(row.variation), pd.isna(row.uniform_difference))):
+        runs.setdefault(row.fingerprint, row)
+    found: dict[tuple[str, str, str], dict[str, list[Any]]] = {}
+    for row in runs.values():
         # Runs of the time when there was no other unit do not name it.
         unit = "average_bits" if pd.isna(row.budget_unit) else row.budget_unit
         budget = EQUAL_BITS if row.allocator == "uniform" else BUDGETS[unit]
-        told = " ".join(f"{key}={value}" for key, value in row.asked.items() if key not in ("seed", "bits"))
-        place = found.setdefault((row.model, row.bits, budget), {}).setdefault(told, {})
-        best = place.get(row.fingerprint)
-        place[row.fingerprint] = row if best is None or pd.isna(best.uniform_difference) else best
-        words = methods.in_words({row.variation: [row.run]})[row.variation] if row.variation else ""
-        label = paper.METHODS.get(row.method, methods.label(row.method))
-        labels[told] = f"{label}, {words}" if words else label
-    return {
-        key: [Entry(labels[told], list(runs.values())) for told, runs in group.items()] for key, group in found.items()
-    }
+        found.setdefault((row.model, row.bits, budget), {}).setdefault(_setting(row), []).append(row)
+    return {key: [Entry(_label(seeds[0]), seeds) for seeds in group.values()] for key, group in found.items()}
+
+
+def _setting(row: Any) -> str:
+    """What seeds of one method share: all but the seed, and which images it drew."""
+    rest = {name: value for name, value in row.run.identity.items() if name not in ("seed", "images")}
+    images = [None if pd.isna(number) else int(number) for number in (row.images, row.sample_images)]
+    return fingerprint([row.method, row.variation, rest, images, overlaps(row.run)])
+
+
+def _label(row: Any) -> str:
+    """What a row is called, with what differs from the method of that name."""
+    words = [paper.METHODS.get(row.method, methods.label(row.method))]
+    words += [methods.in_words({row.variation: [row.run]})[row.variation]] if row.variation else []
+    fixed = row.run.identity.get("budget", {}).get("fixed_site_bits")
+    if fixed is not None and fixed != [row.weight_bits, row.activation_bits]:
+        words.append(f"all else at {fixed[0]:g} bits")
+    return ", ".join(words + ([OVERLAP] if overlaps(row.run) else []))
 
 
 def _best(entries: dict[tuple[str, str, str], list[Entry]]) -> Table:

@@ -72,6 +72,7 @@ class ResultsFolder:
         validation: str = "all",
         sample_outcomes: tuple[int, ...] | None = None,
         image_sets: dict | None = None,
+        budget: dict | None = None,
         **metrics,
     ) -> Path:
         """The folder of a finished run.
@@ -85,13 +86,15 @@ class ResultsFolder:
             validation: identity of the validation images.
             sample_outcomes: which images of D are right, where it is kept.
             image_sets: further identities of images.
+            budget: entries of the budget's identity.
             metrics: entries of metrics.json in place of usual ones.
         """
         self._runs += 1
         identity = {
             "base_quantizer": ["adalog", 2, search or PUBLISHED_SEARCH],
-            "images": {"validation": validation, **(image_sets or {})},
-            "number": self._runs,
+            "budget": budget or {},
+            # Every run drew its own.
+            "images": {"validation": validation, "training": self._runs, **(image_sets or {})},
         }
         name = fingerprint(identity)
         folder = self.path / "runs" / name

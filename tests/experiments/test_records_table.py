@@ -41,6 +41,31 @@ def test_seeds_of_one_method_are_one_entry_with_their_deviation(results):
     assert plain(best.records)[0]["seeds"] == 2
 
 
+def test_runs_of_other_settings_are_no_seeds_of_each_other(results):
+    for experiment, bits in (("table3", 3), ("pareto", 4)):
+        results.measured(experiment, ADALOG)
+        results.measured(experiment, LAMPQ, outcomes=(39, 41, 4, 16), budget={"fixed_site_bits": [bits, bits]})
+    _, vain = tables_of(results)
+    assert sorted(row[3] for row in vain.body) == ["LampQ", "LampQ, all else at 4 bits"]
+    assert [found["seeds"] for found in plain(vain.records)] == [1, 1]
+
+
+def test_a_run_that_several_cells_led_to_is_one_entry(results):
+    results.measured("table3", ADALOG)
+    folder = results.measured("table3", LAMPQ, outcomes=(39, 41, 4, 16))
+    results.cell("readings", f"{LAMPQ} reading=as_default", run=folder.name)
+    _, vain = tables_of(results)
+    assert [row[3] for row in vain.body] == ["LampQ"]
+
+
+def test_a_d_that_began_with_the_calibration_images_is_told(results):
+    results.measured("table3", ADALOG)
+    sample = {"sample": {"images": 500, "content": "d", "preprocessing": {}}}
+    results.measured("table3", LAMPQ, outcomes=(39, 41, 4, 16), image_sets=sample)
+    _, vain = tables_of(results)
+    assert [row[3] for row in vain.body] == ["LampQ, D began with the calibration images"]
+
+
 def test_what_gains_less_than_its_error_over_equal_bits_was_tried_in_vain(results):
     results.measured("table3", ADALOG)
     results.measured("table3", LAMPQ, outcomes=(60, 20, 10, 10))
