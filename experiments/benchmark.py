@@ -218,11 +218,12 @@ def adalog() -> Iterator[Timing]:
 def lampq_run() -> Iterator[Timing]:
     """LampQ on the embedded ViT at 3 bits: with nothing on disk, with calibrated sites on disk, with everything."""
     with tempfile.TemporaryDirectory() as folder:
+        run = _prepared("lampq", folder)
         for variant in ("nothing on disk", "bank on disk", "bank, traces and scores on disk"):
             if variant == "bank on disk":
                 for kind in ("fisher_traces", "scores", "validation"):
                     shutil.rmtree(Path(folder) / "cache" / kind)
-            timing, metrics = timed("lampq_run", variant, lambda: _run("lampq", folder))
+            timing, metrics = timed("lampq_run", variant, run)
             parts = ", ".join(
                 f"{part} {metrics[f'seconds_{part}']:.1f} s" for part in ("calibrate", "allocate", "evaluate")
             )
@@ -234,15 +235,16 @@ def searches() -> Iterator[Timing]:
     bits; validation is left out. A ratio of 0.5 is a search that makes the run twice as long."""
     for method in SEARCHES:
         with tempfile.TemporaryDirectory() as folder:
-            metrics = _run(method, folder)
+            metrics = _prepared(method, folder)()
         seconds = metrics["seconds_calibrate"] + metrics["seconds_allocate"]
         plans = metrics.get("evaluations")
         told = "" if plans is None else f"{plans} plans scored on {metrics['sample_images']:,} images"
         yield Timing("searches", method, seconds, None, None, told)
 
 
-def _run(method: str, folder: str) -> dict[str, Any]:
-    """The metrics of a method on the embedded ViT at 3 bits, which keeps what it finds in a folder."""
+def _prepared(method: str, folder: str) -> Callable[[], dict[str, Any]]:
+    """A run of a method on the embedded ViT at 3 bits, to be timed: it keeps what it finds in a folder and gives its
+    metrics."""
     from hydra import compose, initialize_config_dir
 
     from lampq.configuration.settings import check
@@ -252,7 +254,8 @@ def _run(method: str, folder: str) -> dict[str, Any]:
     paths = [f"paths.results={folder}/results", f"paths.cache={folder}/cache"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         cfg = compose("config", overrides=[f"method={method}", *paths, *RUN])
-    return run(check(cfg))[-1].metrics
+    settings = check(cfg)
+    return lambda: run(settings)[-1].metrics
 
 
 def synthesis() -> Iterator[Timing]:
