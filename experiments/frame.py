@@ -174,7 +174,9 @@ def widest(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     size = rows.images.fillna(0).astype(float) * 1e9 + rows.sample_images.fillna(0).astype(float) + rows.run.notna()
     most = size.groupby([rows[name] for name in by], dropna=False).transform("max") if by else size.max()
     best = rows[size == most]
-    best = best[best.run.isna() | ~best.duplicated([*by, "fingerprint"])]
+    # Two runs of one seed are no two seeds: the later one counts.
+    best = best.sort_values("started", kind="stable")
+    best = best[best.run.isna() | ~best.duplicated([*by, "seed"], keep="last")]
     return best.sort_values("seed", kind="stable")
 
 

@@ -129,7 +129,7 @@ class LampQContext(Allocator):
         workbench.bank.calibrate(first)
         best, trust, center, rounds, refused = evaluator.score(first), self.trust, None, [], False
         measurements: list[tuple[BitPlan, np.ndarray]] = []
-        here: set[str] = set()
+        refused_here: set[str] = set()
         surprise = np.zeros((len(space.groups), len(space.bits)))
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
@@ -140,7 +140,7 @@ class LampQContext(Allocator):
             else:
                 if not measurements or (refused and self._again(measurements, current)):
                     measurements.append((current, self._measured(workbench, budget, space, current, bits)))
-                    trust, surprise, here = self.trust, np.zeros_like(surprise), set()
+                    trust, surprise, refused_here = self.trust, np.zeros_like(surprise), set()
                 measured = measurements[-1][1]
                 changes = measured - measured[range(len(bits)), [space.bits.index(b) for b in bits], None]
             chosen, expected = self._least(space, bits, changes, surprise, trust)
@@ -150,7 +150,7 @@ class LampQContext(Allocator):
             if refused:
                 break
             candidate = self._plan(workbench, budget, space, chosen)
-            if candidate.key() in here:  # refused before; no other is expected to help more
+            if candidate.key() in refused_here:  # no other is expected to help more
                 break
             workbench.bank.calibrate(candidate)
             score = evaluator.score(candidate, keep=True)
@@ -164,10 +164,10 @@ class LampQContext(Allocator):
             refused = not better
             if better:
                 current, bits, best = candidate, chosen, score
-                trust, surprise, here = min(2 * trust, self.trust), np.zeros_like(surprise), set()
+                trust, surprise, refused_here = min(2 * trust, self.trust), np.zeros_like(surprise), set()
                 evaluator.set_base(current)
             else:
-                here.add(candidate.key())
+                refused_here.add(candidate.key())
                 trust = max(len(moved) // 2, 2)
                 for place in at:
                     surprise[place] += (found[0] - expected) / len(at)

@@ -101,3 +101,11 @@ def test_what_differs_in_a_row_is_told_in_words(results):
     assert told == {f"LampQ, {words}" for words in ("changes measured, once", "changes measured, 3 times")} | {
         "LampQ, AdaLog's short search"
     }
+
+
+def test_two_runs_of_one_seed_are_no_two_seeds_and_the_later_one_stands(results):
+    for day, root, outcomes in ((2, "b", (60, 20, 4, 16)), (1, "a", (40, 40, 4, 16))):
+        where = {"started": f"2026-01-0{day}T00:00:00+00:00"}
+        results.measured("allocators", f"{BASE} method=lampq dataset.root={root}", outcomes=outcomes, where=where)
+    table, rows = rows_of(results)
+    assert rows["LampQ", "3/3"]["top-1"].startswith("64.00 ± 4.82") and not any("seeds" in note for note in table.notes)
