@@ -235,7 +235,7 @@ def lampq_run() -> Iterator[Timing]:
 def searches() -> Iterator[Timing]:
     """Calibration and search of each allocator on the embedded ViT at 3 bits, with nothing on disk, beside equal
     bits; validation is left out. A ratio of 0.5 is a search that makes the run twice as long."""
-    for method in SEARCHES:
+    for method in progress(SEARCHES, description="searches", unit="searches"):
         with tempfile.TemporaryDirectory() as folder:
             metrics = _prepared(method, folder)()
         seconds = metrics["seconds_calibrate"] + metrics["seconds_allocate"]
