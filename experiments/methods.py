@@ -74,6 +74,7 @@ VARIANTS = {
     "dataset.source=noise": "noise images",
     "dataset.source=real": "real images",
     "dataset.calibration_images": "{} images",
+    "dataset.calibration_root=null": "own images",
     "dataset.calibration_root": "other images",
     "dataset.sample_images": "D of {}",
     "evaluation_images": "{} images",

@@ -30,10 +30,9 @@ from .method_table import Layout, method_table
 from .methods import NOT_A_VARIATION
 from .records_table import NAME as RECORDS
 from .records_table import records_tables
-from .rotation_table import LEGEND as ROTATION
-from .rotation_table import RotationLayout
 from .runtime_table import LEGEND as TIMES
 from .runtime_table import RuntimeLayout
+from .setting_table import OUT_OF_DOMAIN, ROTATION, SettingLayout
 from .verify_table import FILE as VERIFIED
 from .verify_table import NAME as VERIFY
 from .verify_table import verify_table
@@ -91,7 +90,22 @@ LAYOUTS: tuple[Layout, ...] = (
         source="published",
     ),
     AllocatorsLayout("allocators", "Allocators beside each other: top-1 (%)", legend=ALLOCATORS),
-    RotationLayout("rotation", "Rotation under other base quantizers: top-1 (%)", legend=ROTATION),
+    SettingLayout(
+        "rotation",
+        "Rotation under other base quantizers: top-1 (%)",
+        legend=ROTATION,
+        setting="transform",
+        without="none",
+        difference="rotated − as it comes",
+    ),
+    SettingLayout(
+        "out_of_domain",
+        "Calibrated on images of another data set: top-1 (%)",
+        legend=OUT_OF_DOMAIN,
+        setting="dataset.calibration_root",
+        without="null",
+        difference="other − own images",
+    ),
     AllocatorsLayout("readings", "What the paper leaves open, one reading at a time: top-1 (%)", legend=ALLOCATORS),
 )
 

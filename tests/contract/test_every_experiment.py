@@ -68,6 +68,7 @@ LESS = {
     "grid": (*QUICK, "lampq.gamma=4,20", "lampq.mu=0.5", "lampq.beta=2"),
     "allocators": (*QUICK, "bits=3", "method=adalog,lampq_module_wise,lampq_plus,lampq_measured"),
     "readings": (*QUICK, "reading=as_default,line_5_as_printed"),
+    "out_of_domain": (*QUICK, "bits=3", "method=adalog,lampq"),
     "authors_code": (*FEW_IMAGES, "bits=4", "method=repq_vit,erq"),
     "glf_q": (*FEW_IMAGES, "bits=3", "model=deit_tiny", "method=glf_q"),
     "metrics": (*QUICK, "method=single_layers,single_changes,output_fisher"),
