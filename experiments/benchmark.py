@@ -86,8 +86,10 @@ def benchmark(results: Path, only: list[str] | None = None, threads: int | None 
             raise LampQError(f"--only {name}: no such measurement; there are {', '.join(MEASUREMENTS)}")
     path = results / "benchmark.csv"
     for name in progress(names, description="benchmark", unit="measurements"):
-        timings = list(_with_ratios(MEASUREMENTS[name]()))
-        for timing in timings:
+        timings = []
+        for timing in _with_ratios(MEASUREMENTS[name]()):
+            timings.append(timing)
+            # At once, for one who stops it: the file has only what was measured to its end.
             print(
                 f"{name:16} {timing.variant:44} {timing.seconds:9.4f} s  x{timing.ratio:.2f}  {timing.note}", flush=True
             )
