@@ -8,6 +8,7 @@ change; only what several changes do together is still a guess.
 from collections.abc import Mapping
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from lampq.plan.bit_plan import BitPlan
@@ -36,5 +37,7 @@ def measured_changes(
     workbench.prepare(list(dict.fromkeys((workbench.adapter.site(site.name), site.bits) for site in every)))
     evaluator.set_base(plan)
     before = evaluator.score(plan).loss
-    bar = progress(others.items(), description="changed plans on D", total=len(others), unit="plans")
-    return {key: evaluator.score(other).loss - before for key, other in bar}
+    changed = {key: other for key, other in others.items() if other.key() != plan.key()}
+    bar = progress(changed.items(), description="changed plans on D", total=len(changed), unit="plans")
+    found = {key: evaluator.score(other).loss - before for key, other in bar}
+    return {key: found.get(key, torch.zeros_like(before)) for key in others}
