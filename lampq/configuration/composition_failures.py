@@ -55,8 +55,7 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return _no_such_option(group or "config", option, sorted(error.options or ()))
     if match := re.match(r"Ambiguous value for argument '(.+)'$", first):
-        named = [argument for argument in arguments if not argument.endswith("=null")]  # none of an optional group
-        if unknown := _unknown_option(named):  # of an experiment, for one, which would have made it a grid
+        if unknown := _unknown_experiment(arguments):  # a known one would have made it a grid
             return unknown
         return f"{match[1]}: several values are a grid; add --multirun, or write a list as [A,B]"
     if match := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", first):
@@ -69,7 +68,7 @@ def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
     if match := re.match(r"Could not delete '(.+?)'", first):
         return f"~{match[1]}: is part of every run; leave it out"
     if str(error).startswith(("Config group override must be", "Could not override ''")):
-        return _unknown_option(arguments) or "an override without a key or a group; write KEY=VALUE or GROUP=OPTION"
+        return _number_for_group(arguments)
     if first.startswith(("Cannot find primary config", "Primary config directory")):
         return f"{first.rstrip('.')}; leave out --config-path and --config-name, own groups are added by --config-dir"
     if first.startswith(("Only one of --run", "The --resolve flag")):
@@ -98,17 +97,28 @@ def lacking_extra(target: str | None, option: str | None = None) -> str | None:
     return None
 
 
-def _unknown_option(arguments: Sequence[str]) -> str | None:
-    """The first option that a group does not have, where Hydra fails without saying which; None where folders of the
-    user's own may have it."""
-    if any(argument.startswith(("--config-dir", "-cd", "hydra.searchpath")) for argument in arguments):
-        return None
+def _number_for_group(arguments: Sequence[str]) -> str:
+    """Hydra refuses a number as a group's option without saying which."""
     for argument in arguments:
         group, _, option = argument.partition("=")
-        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml")) if group else []
-        if options and "," not in option and option not in options:
+        options = _options(group)
+        if options and option not in options:
             return _no_such_option(group, option, options)
-    return None
+    return "an override without a key or a group; write KEY=VALUE or GROUP=OPTION"
+
+
+def _unknown_experiment(arguments: Sequence[str]) -> str | None:
+    """An experiment that is not there, before Hydra has looked for it; None where folders of the user's own may have
+    it."""
+    own = any(argument.startswith(("--config-dir", "-cd", "hydra.searchpath")) for argument in arguments)
+    asked = next((a.partition("=")[2] for a in arguments if a.startswith("experiment=")), "null")
+    options = _options("experiment")
+    return None if own or asked in ("null", *options) or "," in asked else _no_such_option("experiment", asked, options)
+
+
+def _options(group: str) -> list[str]:
+    """Options of a group of ours."""
+    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml")) if group else []
 
 
 def _no_such_option(group: str, option: str, options: list[str]) -> str:

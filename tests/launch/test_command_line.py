@@ -83,6 +83,8 @@ def test_a_mistake_is_one_line(run, pipeline):
         (["+bits=3"], "+bits: is there already; leave out the +"),
         (["+model=deit_tiny"], "+model: the group has its option already; leave out the +"),
         (["experiment=tabel3", "bits=3,4"], "experiment=tabel3: no such option; did you mean table3?"),
+        (["experiment=own", "bits=3,4", "--config-dir", "."], "bits=3,4: several values are a grid; add --multirun"),
+        (["bits=3,4", "hydra/launcher=joblib"], "bits=3,4: several values are a grid; add --multirun"),
         (["bits=3,4"], "bits=3,4: several values are a grid; add --multirun, or write a list as [A,B]"),
         (["bits=[3,"], "bits=[3,: cannot be read; write KEY=VALUE or GROUP=OPTION"),
         (["-m", "bits=3,4,"], "bits=3,4,: cannot be read; write KEY=VALUE or GROUP=OPTION"),
