@@ -43,6 +43,7 @@ LABELS = {
     "glf_q_logits_local": "GLF-Q, logits and local loss",
     "glf_q_fima": "GLF-Q, FIMA-Q's loss",
     "apq_like": "APQ-like",
+    "rtn": "round to nearest",
 }
 """``method=NAME`` -> what it is called beside the others."""
 

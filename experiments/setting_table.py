@@ -51,9 +51,6 @@ class SettingLayout(AccuracyLayout):
             "cost (s)": cost,
         }
 
-    def label(self, method: str) -> str:
-        return "round to nearest" if method == "rtn" else super().label(method)
-
     def rows(self, rows: pd.DataFrame) -> pd.DataFrame:
         measured = [row for row in rows.itertuples() if not pd.isna(row.top1)]
         plain = {self._same(row): row.run for row in measured if not self._with(row)}
