@@ -29,8 +29,8 @@ from .verify_table import NAME as VERIFY
 
 log = logging.getLogger(__name__)
 
-DRAWN = ("bit_allocation.png", "sensitivity.png", "synthesis.png")
-"""Figures of a run."""
+DRAWN = ("sensitivity.png", "synthesis.png")
+"""Figures of a run; its bits are shown by the page, from its plan."""
 WITH_IMAGES = ("detections.png",)
 """Figures that show images: of the embedded data sets only; others are not ours to hand on."""
 
@@ -51,7 +51,7 @@ def publish(chosen: list[str], results: Path, left_out: list[str] | None = None)
         LampQError: there is no such experiment, or it has no cells, or a link would lead out of the target.
     """
     target, lines = results / "published", []
-    for folder in ("runs", "experiments", "tables", "figures", "presets/lampq", "synthetic_images", ".pictures"):
+    for folder in ("runs", "experiments", "tables", "figures", "presets/lampq", "synthetic_images"):
         _inside(target, *folder.split("/"))
     for name in map(check_name, chosen):
         if name == VERIFY:

@@ -11,7 +11,8 @@ from lampq.errors import LampQError, line
 from lampq.launch.cells import experiments_with_cells
 from lampq.limits import did_you_mean
 from lampq.report import page
-from lampq.report.pictures import Pictures
+from lampq.report.bit_allocation import bits_html
+from lampq.report.pictures import in_few_colours
 from lampq.report.table import Table
 from lampq.storage.atomic_write import write_text
 
@@ -208,14 +209,12 @@ def report(results: Path, only: list[str] | None = None, left_out: list[str] | N
                 lines.append(f"{name}: cannot be put together ({type(error).__name__}: {line(error)})")
     written = [path for name in wanted if name in built for path in built[name].files]
     path = results / "report.html"
-    pictures = Pictures(results / ".pictures")
-    sections = {name: _section(name, built[name], of.get(name, rows[:0]), pictures, lines) for name in built}
+    sections = {name: _section(name, built[name], of.get(name, rows[:0]), lines) for name in built}
     introduction = (
         "Measured by this repository, simulated quantization. The paper's numbers stand beside ours and are never "
         "filled in for them. What is not measured is named."
     )
     write_text(path, page.page("LampQ: tables and figures", introduction, sections))
-    pictures.forget_others()
     for each in lines if left_out is None else ():
         log.warning("left out: %s", each)
     if left_out is not None:
@@ -223,7 +222,7 @@ def report(results: Path, only: list[str] | None = None, left_out: list[str] | N
     return [*written, path]
 
 
-def _section(name: str, artefact: Artefact, rows: pd.DataFrame, pictures: Pictures, lines: list[str]) -> str:
+def _section(name: str, artefact: Artefact, rows: pd.DataFrame, lines: list[str]) -> str:
     parts = []
     for number, table in enumerate(artefact.tables):
         parts += [page.paragraph(table.title)] * (number > 0) + [table.html()]
@@ -231,15 +230,14 @@ def _section(name: str, artefact: Artefact, rows: pd.DataFrame, pictures: Pictur
     if drawing is not None:
         if artefact.picture is not None:
             try:
-                parts.append(pictures.shown(artefact.picture, drawing.title))
+                parts.append(page.picture(in_few_colours(artefact.picture), drawing.title))
             except LampQError as error:
                 lines.append(f"{error}; `python -m experiments report {name}` draws it again")
         parts += [page.paragraph(remark) for remark in drawing.remarks]
     title = artefact.tables[0].title if artefact.tables else drawing.title if drawing is not None else name
     parts += [page.paragraph("Run again what is missing:"), page.command(_again(name, rows))]
-    return page.section(
-        name, title, *parts, *(_plans(rows, pictures, lines) if name not in ("grid", VERIFY, RECORDS) else [])
-    )
+    plans = _plans(rows) if name not in ("grid", VERIFY, RECORDS) else []
+    return page.section(name, title, *parts, *plans)
 
 
 def _again(name: str, rows: pd.DataFrame) -> str:
@@ -252,22 +250,18 @@ def _again(name: str, rows: pd.DataFrame) -> str:
     return f"python {commands[-1]}" if commands else f"python run.py experiment={name}"
 
 
-def _plans(rows: pd.DataFrame, pictures: Pictures, lines: list[str]) -> list[str]:
+def _plans(rows: pd.DataFrame) -> list[str]:
     """The bit plan of every run with one, folded, with the command that applies it again."""
     parts = []
     for row in rows[rows.run.notna()].itertuples():
-        figure = row.run.folder / "bit_allocation.png"
-        if figure.is_file():
-            place = [f"{k}={v}" for k, v in row.asked.items() if k in NOT_A_VARIATION and k != "method"]
-            path = row.run.results / "runs" / row.fingerprint / "plan.json"
-            transform = row.run.metrics.get("transform")
-            place += [] if transform is None else [f"transform={transform}"]
-            place += [f"base_quantizer={row.base_quantizer}", "allocator=from_plan", f"allocator.plan={path}"]
-            label = ", ".join(f"{key}={value}" for key, value in row.asked.items())
-            try:
-                shown = [pictures.shown(figure, label)]
-            except LampQError as error:
-                shown = []
-                lines.append(f"{error}; remove it, and run the run's command again: it is drawn again")
-            parts.append(page.folded(f"Plan: {label}", *shown, page.command(f"python run.py {' '.join(place)}")))
+        if not (row.run.folder / "plan.json").is_file():
+            continue
+        place = [f"{k}={v}" for k, v in row.asked.items() if k in NOT_A_VARIATION and k != "method"]
+        path = row.run.results / "runs" / row.fingerprint / "plan.json"
+        transform = row.run.metrics.get("transform")
+        place += [] if transform is None else [f"transform={transform}"]
+        place += [f"base_quantizer={row.base_quantizer}", "allocator=from_plan", f"allocator.plan={path}"]
+        label = ", ".join(f"{key}={value}" for key, value in row.asked.items())
+        bits = bits_html(row.run.plan, row.run.metrics)
+        parts.append(page.folded(f"Plan: {label}", bits, page.command(f"python run.py {' '.join(place)}")))
     return parts

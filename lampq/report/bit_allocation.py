@@ -1,7 +1,9 @@
-"""The bits of the 4N layers, and of attention operands where they are chosen too, drawn: types by blocks, as a figure
-and for the terminal."""
+"""The bits of the 4N layers, and of attention operands where they are chosen too, drawn: types by blocks, as a figure,
+for the terminal and for the page."""
 
+import html
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +112,10 @@ def bits_grid(plan: BitPlan) -> Table:
     """
     (cells, blocks), types = _cells(plan), row_types(plan)
     colours = bit_colours(plan)
-    texts = {key: _cell_text(site, colours) for key, site in cells.items()}
+    texts = {key: Text(f" {_words(site)} ", _look(site, colours)) for key, site in cells.items()}
     width = max([3, *map(len, texts.values())])
     downwards = len(blocks) > min(BLOCKS_ACROSS_TERMINAL, (TERMINAL_COLUMNS - 7) // (width + 1))
-    caption = "weight bits / activation bits" if _activations_differ(cells) else None
-    caption = "\n".join([*([caption] if caption else []), *outside_lines(plan)]) or None
+    caption = "\n".join(_captions(plan)) or None
     table = Table(title=_title(plan), caption=caption, title_justify="left", caption_justify="left", padding=0)
     table.min_width = max(map(len, [_title(plan), *(caption or "").splitlines()])) + 1
     table.add_column("block", justify="right" if downwards else "left", no_wrap=True)
@@ -124,6 +125,30 @@ def bits_grid(plan: BitPlan) -> Table:
         keys = [(t, name) for t in types] if downwards else [(name, b) for b in blocks]
         table.add_row(str(name), *(texts.get(key, "") for key in keys))
     return table
+
+
+def bits_html(plan: BitPlan, costs: dict | None = None) -> str:
+    """The same grid for the page, blocks across.
+
+    Args:
+        costs: what the plan costs (see `cost_lines`), to be told below; None where it is not known.
+    """
+    (cells, blocks), colours = _cells(plan), bit_colours(plan)
+
+    def cell(site: SitePlan | None) -> str:
+        if site is None:
+            return "<td></td>"
+        look = _look(site, colours)
+        return f"<td style='background:{look.bgcolor.name};color:{look.color.name}'>{_words(site)}</td>"
+
+    def row(header: str, shown: Iterable[str]) -> str:
+        return f"<tr><th>{header}</th>{''.join(shown)}</tr>"
+
+    rows = [row("block", (f"<th>{block}</th>" for block in blocks))]
+    rows += [row(type, (cell(cells.get((type, block))) for block in blocks)) for type in row_types(plan)]
+    notes = "".join(f"<p class=note>{html.escape(line)}</p>" for line in [*_captions(plan), *cost_lines(costs)])
+    title = f"<caption>{html.escape(_title(plan))}</caption>"
+    return f"<div class=wide><table class=bits>{title}{''.join(rows)}</table></div>{notes}"
 
 
 def bit_colours(plan: BitPlan) -> dict[int | None, tuple[float, float, float]]:
@@ -176,6 +201,12 @@ def _title(plan: BitPlan) -> str:
     return f"{origin}: {average:.2f} weight bits on average"
 
 
+def _captions(plan: BitPlan) -> list[str]:
+    """What a reader of the grid is told below it."""
+    differ = _activations_differ(_cells(plan)[0])
+    return [*["weight bits / activation bits"] * differ, *outside_lines(plan)]
+
+
 def _activations_differ(cells: dict[tuple[str, int], SitePlan]) -> bool:
     return any(_differs(site) for site in cells.values())
 
@@ -192,13 +223,16 @@ def _print_bits(axes, x: float, y: float, site: SitePlan, ink: str) -> None:
         axes.text(x, y + 0.28, f"A{_number(site.activation_bits)}", fontsize=6, **centred)
 
 
-def _cell_text(site: SitePlan, colours: dict) -> Text:
+def _words(site: SitePlan) -> str:
+    """A cell of a grid: bits, or weight bits / activation bits where they differ."""
     words = str(_number(main_bits(site)))
-    if _differs(site):
-        words += f"/{_number(site.activation_bits)}"
+    return f"{words}/{_number(site.activation_bits)}" if _differs(site) else words
+
+
+def _look(site: SitePlan, colours: dict) -> Style:
     colour = colours[main_bits(site)]
     background = "#" + "".join(f"{round(255 * part):02x}" for part in colour)
-    return Text(f" {words} ", style=Style(color=_ink(colour), bgcolor=background))
+    return Style(color=_ink(colour), bgcolor=background)
 
 
 def _number(bits: int | None) -> int:

@@ -35,7 +35,7 @@ def test_cells_and_runs_are_copied_and_tables_rebuilt_there(results):
     assert copied.name == run.name
     for file in ("metrics.json", "identity.json", "images.json", "outcomes.csv", "plan.json"):
         assert (copied / file).read_text() == (run / file).read_text(), file
-    assert (copied / "bit_allocation.png").read_bytes() == PIXEL
+    assert not (copied / "bit_allocation.png").exists(), "the page shows the bits, from the plan"
     assert {p.name for p in written} >= {"table3.csv", "table3.md", "table3.tex", "report.html"}
     assert all(p.is_file() and p.is_relative_to(target) for p in written)
     assert "44.00 ± 4.99" in (target / "tables" / "table3.md").read_text()
@@ -174,8 +174,7 @@ def test_nothing_damaged_is_published_and_no_link_is_followed(results, tmp_path,
     good, linked, picture = (results.measured("table3", f"{ADALOG} seed={seed}") for seed in range(3))
     (linked / "plan.json").unlink()
     (linked / "plan.json").symlink_to(secret)
-    (picture / "bit_allocation.png").unlink()
-    (picture / "bit_allocation.png").symlink_to(secret)
+    (picture / "sensitivity.png").symlink_to(secret)
     (good / "holiday.png").write_bytes(PIXEL)
     assert main(["publish", "table3", "--results", str(results.path)]) == 1
     target = results.path / "published"
@@ -183,7 +182,7 @@ def test_nothing_damaged_is_published_and_no_link_is_followed(results, tmp_path,
     assert not any(b"secret" in path.read_bytes() for path in target.rglob("*") if path.is_file())
     assert not (target / "runs" / good.name / "holiday.png").exists()
     err = capsys.readouterr().err
-    assert f"{linked}: plan.json is a link" in err and f"{picture}: bit_allocation.png is a link" in err
+    assert f"{linked}: plan.json is a link" in err and f"{picture}: sensitivity.png is a link" in err
 
 
 def test_a_published_copy_is_sealed_anew(results, monkeypatch):

@@ -1,5 +1,6 @@
 """The bit-allocation figure and its grid for the terminal."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from lampq.plan.bit_plan import BitPlan
-from lampq.report.bit_allocation import GREY, bit_colours, bits_grid, draw_bit_allocation
+from lampq.report.bit_allocation import GREY, bit_colours, bits_grid, bits_html, draw_bit_allocation
 from tests.report.plans import example_plan
 
 
@@ -89,10 +90,26 @@ def test_grid_of_full_precision_shows_32_and_has_no_colour_outside_a_terminal():
     assert "\x1b[" in capture.get() and "\x1b[" not in text
 
 
+def test_the_page_has_the_bits_and_colours_of_every_layer_and_what_they_cost():
+    plan = example_plan(3).with_bits({"blocks.0.qkv": (None, None), "blocks.1.qkv": (4, 8)})
+    html = bits_html(plan, COSTS)
+    rows = {header: cells for header, cells in re.findall(r"<tr><th>(\w+)</th>(.*?)</tr>", html)}
+    for kind in ("qkv", "proj", "fc1", "fc2"):
+        sites = [plan[f"blocks.{block}.{kind}"] for block in range(3)]
+        shown = re.findall(r"<td style='background:#(\w{6});color:#\w{6}'>([\d/]+)</td>", rows[kind])
+        expected = {(None, None): "32", (4, 8): "4/8"}
+        assert [words for _, words in shown] == [expected.get(site.bits, str(site.weight_bits)) for site in sites]
+        for (colour, _), site in zip(shown, sites, strict=True):
+            red, green, blue = bit_colours(plan)[site.weight_bits]
+            assert bytes.fromhex(colour) == bytes(round(255 * part) for part in (red, green, blue))
+    assert "weight bits / activation bits" in html and "packed size 464.2 kB" in html
+    assert "weight bits / activation bits" not in bits_html(example_plan(3)) and "packed" not in bits_html(plan)
+
+
 def test_a_plan_without_origin_or_layers_is_drawn_as_well(tmp_path):
     empty = BitPlan(())
     draw_bit_allocation(empty, tmp_path / "bits.png")
-    assert "unknown origin" in text_of(bits_grid(empty))
+    assert "unknown origin" in text_of(bits_grid(empty)) and "unknown origin" in bits_html(empty)
 
 
 COSTS = {
@@ -114,6 +131,7 @@ def test_operands_that_were_chosen_have_a_row_and_what_lies_outside_a_line(tmp_p
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["qk", "4", "4", "7", "4"]
     assert "patch_embed 4/32" in text and "│qk " not in before and "patch_embed" not in before
     assert 7 in bit_colours(chosen) and 7 not in bit_colours(plan)
+    assert "<th>qk</th>" in bits_html(chosen) and "patch_embed 4/32" in bits_html(chosen)
     sizes = []
     for name, drawn, costs in (("layers", plan, None), ("costs", plan, COSTS), ("all", chosen, COSTS)):
         draw_bit_allocation(drawn, tmp_path / f"{name}.png", costs)
