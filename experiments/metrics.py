@@ -1,7 +1,7 @@
 """The metrics of allocators beside each other, and beside what each layer really costs alone."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -128,11 +128,13 @@ def _cost(run: Run, layers: list[SitePlan]) -> Metric:
 def tables(rows: pd.DataFrame) -> list[Table]:
     """Rank correlations: of each metric with what layers cost alone, of the metrics with each other, and of predictions
     with what single changes did in the quantized model."""
-    found = gathered(rows) or Gathered([], [], [], [])
     missing = sorted({f"`{reason}`" for reason in rows.reason[rows.state == NOT_AVAILABLE]})
-    model = paper.MODELS.get(found.rows[0].model, found.rows[0].model) if found.rows else "nothing is measured"
     remarks = [f"Not available: {', '.join(missing)}."] if missing else []
-    return [_with_costs(found, model, remarks), _with_each_other(found, model, remarks), _with_changes(rows)]
+    found, changes = gathered(rows), _with_changes(rows)
+    if found is None:
+        return [replace(changes, remarks=changes.remarks + remarks)]
+    model = paper.MODELS.get(found.rows[0].model, found.rows[0].model)
+    return [_with_costs(found, model, remarks), _with_each_other(found, model, remarks), changes]
 
 
 def _with_costs(found: Gathered, model: str, remarks: list[str]) -> Table:
@@ -169,7 +171,7 @@ def _with_costs(found: Gathered, model: str, remarks: list[str]) -> Table:
 def _with_each_other(found: Gathered, model: str, remarks: list[str]) -> Table:
     """Rank correlations of all pairs, over all layers."""
     names = list(_kinds(found).values())
-    every = names[0] if names else []
+    every = names[0]
     header = ["metric", *(metric.name for metric in found.metrics)]
     body = [[one.name, *(_text(_rho(one, other, every)) for other in found.metrics)] for one in found.metrics]
     pairs = [(a, b) for i, a in enumerate(found.metrics) for b in found.metrics[i + 1 :]]
