@@ -2,9 +2,10 @@
 makes of it."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
-from lampq.allocation.search_space import SearchSpace
+from lampq.allocation.search_space import SearchSpace, together
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
@@ -54,19 +55,23 @@ def best_after_short_training(plan: BitPlan, workbench: Workbench, budget: Budge
 def _candidates(plan: BitPlan, workbench: Workbench, budget: Budget) -> list[BitPlan]:
     """Different plans of the budget, the chosen one and equal bits first."""
     found = {plan.key(): plan}
-    others, space = workbench.evaluator.best_first(), SearchSpace.open(workbench, budget)
+    others, spaces = workbench.evaluator.best_first(), SearchSpace.each(workbench, budget)
     if budget.weight_bits in budget.candidates and not budget.beyond_layers:
         others = [equal_bits(workbench, budget), *others]
     for other in others:
         # Sensitivities are scores of plans too, of which most are in full precision.
-        if other.budget == budget.to_json() and other.key() not in found and _keeps(space, other):
+        if other.budget == budget.to_json() and other.key() not in found and _keeps(other, workbench, budget, spaces):
             found[other.key()] = other
     return list(found.values())
 
 
-def _keeps(space: SearchSpace, plan: BitPlan) -> bool:
-    """Whether a plan is one of those that the budget allows."""
+def _keeps(plan: BitPlan, workbench: Workbench, budget: Budget, spaces: Sequence[SearchSpace]) -> bool:
+    """Whether a plan is one of those that the budget allows: every site, tied ones too, has what it may have."""
     try:
-        return space.spent(space.numbers_in(plan)) <= space.room
+        numbers = [space.numbers_in(plan) for space in spaces]
     except StopIteration:  # bits that a group may not have
         return False
+    if any(space.spent(chosen) > space.room for space, chosen in zip(spaces, numbers, strict=True)):
+        return False
+    pairs = together(space.pairs(list(chosen.values())) for space, chosen in zip(spaces, numbers, strict=True))
+    return budget.plan_of(workbench.adapter.sites, pairs).key() == plan.key()

@@ -290,11 +290,15 @@ class SearchSpace:
         return {group.name: layer_bits[group.layers[0].name] for group in self.groups}
 
     def numbers_in(self, plan: BitPlan) -> dict[str, int]:
-        """What a plan has of each group, by its name: bits, or what stands for a pair of them."""
+        """What a plan has of each group, by its name: bits, or what stands for a pair of them.
+
+        Raises:
+            StopIteration: it has what a group may not have.
+        """
         found = {}
         for group in self.groups:
             here = plan[group.layers[0].name].bits
-            found[group.name] = next(number for number, pair in group.pairs.items() if pair == here)
+            found[group.name] = next(n for n, pair in group.pairs.items() if _says(pair, here))
         return found
 
     def pairs(self, bits: Sequence[int]) -> dict[str, Bits]:
@@ -357,6 +361,11 @@ def equal_number(group: Group, bits: int, budget: Budget) -> int:
 def most_of(group: Group, wanted: Bits) -> int:
     """What stands for the wanted bits in a group, or for the most that are no more."""
     return max((n for n, pair in group.pairs.items() if no_more(pair, wanted)), default=group.bits[0])
+
+
+def _says(pair: Bits, bits: Bits) -> bool:
+    """Whether bits are those of a pair, which says nothing of what is None in it."""
+    return all(said is None or said == has for said, has in zip(pair, bits, strict=True))
 
 
 def together(parts: Iterable[Mapping[str, Bits]]) -> dict[str, Bits]:

@@ -116,6 +116,8 @@ class SampleEvaluator:
             part = {**whole, "unless_worse_than": rival.key(), "standard_errors": errors}
             stored = self.store.fetch("scores", part, compute)
         images = given_up_after(stored["loss"], best, errors) or len(stored["loss"])
+        if images == self.images:
+            self._losses[plan.key()] = stored["loss"].mean().item()
         correct = stored.get("top1")
         return Score(stored["loss"][:images], None if correct is None else correct[:images])
 

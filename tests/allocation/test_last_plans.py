@@ -1,8 +1,11 @@
 """A search's last plans, trained for a few steps each: the best of them on D is the one that is trained to the end."""
 
+from dataclasses import replace
+
 import pytest
 
 from lampq.allocation.lampq import LampQ
+from lampq.allocation.last_plans import _candidates
 from lampq.allocation.uniform import Uniform
 from lampq.base_quantizers.glf_q import GlfQ
 from lampq.base_quantizers.qdrop import QDrop
@@ -37,6 +40,27 @@ def test_the_chosen_plan_equal_bits_and_the_best_others_are_trained_and_scored(r
     short = search.realisation.by(method(iterations=STEPS))
     assert short.missing(search_plan(search, told[1]["bits"])) == 0, "trained for so many steps"
     assert search.realisation.missing(plan) > 0, "nothing was trained to the end for it"
+
+
+@pytest.mark.parametrize("rule", ["fixed", "independent"])
+def test_plans_that_the_budget_does_not_allow_are_not_trained(rule, tmp_path):
+    search, asked = search_over(vit_adapter(), tmp_path), replace(budget(), ties="modules", activation_rule=rule)
+    sites, layers = search.adapter.sites, search.layers
+    msa = [s.name for s in layers if s.block == 0 and s.type in ("qkv", "proj")]
+    chosen = asked.plan(sites, {s.name: 3 for s in layers})
+    less, more = ((b, 3 if asked.independent else b) for b in (2, 4))
+    fewer = chosen.with_bits(dict.fromkeys(msa, less))
+    refused = {
+        "one of two tied layers in full precision": chosen.with_bits({msa[1]: (None, None)}),
+        "tied layers with different bits": chosen.with_bits({msa[1]: less}),
+        "over the budget": chosen.with_bits(dict.fromkeys(msa, more)),
+        "the head in full precision": chosen.with_bits({"head": (None, None)}),
+    }
+    for plan in (fewer, *refused.values()):
+        search.evaluator.score(plan)
+    found = [plan.key() for plan in _candidates(chosen, search, asked)]
+    assert found[0] == chosen.key() and fewer.key() in found
+    assert [name for name, plan in refused.items() if plan.key() in found] == []
 
 
 def search_plan(search, bits):

@@ -206,6 +206,7 @@ def test_a_plan_that_is_clearly_worse_is_given_up_after_a_part_of_d(tmp_path):
     again = evaluator_of(search, tmp_path / "scores", 0)
     better = base.with_bits({search.layers[0].name: (3, 3)})
     assert len(again.score_unless_worse(better, worse, 3.0).loss) == 230 and again.evaluations == 1
+    assert again.best_first()[0].key() == better.key(), "it counts among the plans that were scored whole"
     assert torch.equal(again.score(better).loss, directly(search, better)["loss"]) and again.evaluations == 1
 
 
