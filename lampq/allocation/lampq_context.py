@@ -16,6 +16,7 @@ from lampq.allocation.solvers.quadratic_program import QuadraticProblem, solve_q
 from lampq.parts import same, setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.plan.groups import names
 from lampq.progress import progress
 from lampq.sensitivity.context import Context, plan_changes
 from lampq.sensitivity.measured_changes import measured_changes
@@ -191,13 +192,20 @@ class LampQContext(Allocator):
             labels = "sampled" if workbench.task.name == "classification" else "dataset"
             lampq = LampQ(mu=self.mu, beta=self.beta, gamma=self.gamma, labels=labels, iterative_update=False)
             rule = "fixed" if budget.independent else budget.activation_rule
-            plan = lampq.allocate(workbench, replace(budget, allocate="layers", activation_rule=rule))
-            return [most_of(group, plan[group.layers[0].name].bits) for group in space.groups]
+            pins = tuple((word, bits) for word, bits in budget.pins if any(names(word, s) for s in workbench.layers))
+            plan = lampq.allocate(workbench, replace(budget, allocate="layers", activation_rule=rule, pins=pins))
+            bits = [most_of(group, plan[group.layers[0].name].bits) for group in space.groups]
+            if space.fits(bits):
+                return bits
+            log.warning(
+                "start=lampq_ilp: LampQ's plan spends more than this budget, whose inputs or pins count otherwise; "
+                "the start is equal bits"
+            )
         for target in sorted(budget.candidates, reverse=True):
             if target <= budget.weight_bits:
-                chosen = {group.name: equal_number(group, target, budget) for group in space.groups}
-                if space.spent(chosen) <= space.room:  # pins may leave less
-                    return list(chosen.values())
+                bits = [equal_number(group, target, budget) for group in space.groups]
+                if space.fits(bits):  # pins may leave less
+                    return bits
         return [group.bits[0] for group in space.groups]
 
     def _plan(

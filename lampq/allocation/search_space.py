@@ -114,7 +114,19 @@ class SearchSpace:
         def spent_at(bits: Mapping[str, int]) -> int:
             return spent({s.name: budget.bits_of(s, bits[s.name]) for s in layers})
 
-        limit = equal_bits_spend(layers, budget.weight_bits, spent_at) if budget.limit is None else budget.limit
+        def spent_with_inputs(input_bits: Mapping[str, int]) -> int:
+            """Weights at the target, inputs at these."""
+            return equal_bits_spend(
+                layers,
+                budget.weight_bits,
+                lambda bits: spent({name: Bits(own, input_bits[name]) for name, own in bits.items()}),
+            )
+
+        limit = budget.limit
+        if limit is None and budget.in_pairs:  # two targets: both may lie between integers
+            limit = equal_bits_spend(layers, budget.activation_bits, spent_with_inputs)
+        elif limit is None:
+            limit = equal_bits_spend(layers, budget.weight_bits, spent_at)
         chosen = budget.chosen(sites)
         limited = [s for s in chosen if s.parameters or budget.unit == "bops"]
         pins = pinned(chosen, budget.pins)
@@ -327,6 +339,10 @@ class SearchSpace:
     def spent(self, group_bits: Mapping[str, int]) -> int:
         """What a plan spends above the smallest plan."""
         return sum(group.spending[group_bits[group.name]] for group in self.groups)
+
+    def fits(self, bits: Sequence[int]) -> bool:
+        """Whether the limit allows these bits of each group."""
+        return sum(group.spending[b] for group, b in zip(self.groups, bits, strict=True)) <= self.room
 
     def equal_bits(self, bits: int, budget: Budget) -> dict[str, int]:
         """Bits of each layer where all have `bits`, but those that are pinned; of what else bits are chosen for, those

@@ -456,6 +456,11 @@ def _fits_inputs(budget: Budget) -> None:
             f"activation_bits={activation_bits:g}: inputs of bit_set.bits={shown(bits)} cannot average it; add bits "
             "below or above it"
         )
+    if budget.in_pairs and budget.operand_bits == "follow_qkv":
+        raise LampQError(
+            "operand_bits=follow_qkv: with activation_rule=independent and budget=bops a pair of qkv's bits would "
+            "spend its operands' bit operations too; choose target, or another budget"
+        )
 
 
 def _fits_operands(budget: Budget) -> None:

@@ -195,8 +195,13 @@ def _groups(layers: Sequence[Site], ties: Ties) -> Iterable[list[Site]]:
     return groups.values()
 
 
+def names(word: str, site: Site) -> bool:
+    """Whether a word of ties or pins names a layer."""
+    return fnmatchcase(site.name, word) or word in (site.type, f"block {site.block}")
+
+
 def _named(key: str, word: str, layers: Sequence[Site]) -> list[Site]:
-    found = [s for s in layers if fnmatchcase(s.name, word) or word in (s.type, f"block {s.block}")]
+    found = [site for site in layers if names(word, site)]
     if not found:
         kind = "layers" if all(s.allocated for s in layers) else "sites"
         raise LampQError(

@@ -211,6 +211,20 @@ def test_pairs_may_start_from_lampqs_plan(store):
     assert {s.name: s.bits for s in plan.sites} == {s.name: s.bits for s in expected.sites}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation_rule": "independent", "activation_bits": 4, "pins": (("blocks.0.attn.qkv", 9),)},
+        {"activation_rule": "independent", "allocate": "layers_and_operands", "pins": (("qk", 4),)},
+    ],
+)
+def test_a_start_that_pins_put_above_the_budget_is_equal_bits(changes, store):
+    search, target = search_over(vit_adapter(), store), replace(budget(), unit="bops", **changes)
+    plan = LampQContext(start="lampq_ilp", rounds=0, gamma=2).allocate(search, target)
+    (space,) = SearchSpace.each(search, target)
+    assert space.spent(space.numbers_in(plan)) <= space.room
+
+
 def test_the_first_plan_may_be_lampqs(store):
     search = search_over(vit_adapter(), store)
     plan = LampQContext(start="lampq_ilp", rounds=0, gamma=2).allocate(search, budget())

@@ -223,6 +223,20 @@ def test_under_bit_operations_one_limit_is_on_everything_that_is_chosen(allocate
     assert set(space.options["layers.0.blocks.0.attn.pv"]) == {(None, b) for b in (2, 3, 5)}
 
 
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(3, 3), (3, "3.5"), ("3.5", 3), ("3.5", "3.5"), (3, 4)])
+def test_under_bit_operations_both_targets_of_pairs_may_lie_between_integers(weight_bits, activation_bits, tmp_path):
+    search = search_over(vit_adapter(1), tmp_path)
+    weights, inputs = Fraction(weight_bits), Fraction(activation_bits)
+    rules = {"unit": "bops", "activation_rule": "independent"}
+    asked = replace(budget(3), weight_bits=weights, activation_bits=inputs, **rules)
+    (space,) = SearchSpace.each(search, asked)
+    sites, low = search.adapter.sites, {g.name: g.bits[0] for g in space.groups}
+    floor = realised_costs(sites, asked.plan_of(sites, space.pairs(list(low.values()))))["bops"]
+    macs = sum(s.macs for s in search.layers)
+    rest = floor - sum(s.macs * 2 * 2 for s in search.layers)
+    assert floor + space.room == pytest.approx(rest + macs * float(weights * inputs), abs=2)
+
+
 @pytest.mark.parametrize("unit", ["average_bits", "packed_bytes"])
 @pytest.mark.parametrize("rule", ["fixed", "independent"])
 def test_under_bits_and_bytes_operands_have_an_average_of_their_own(unit, rule, tmp_path):

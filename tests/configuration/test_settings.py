@@ -341,6 +341,10 @@ MISTAKES = [
         [*INDEPENDENT, "sensitivity=components"],
         "activation_rule=independent: sensitivity has one number for a layer's bits; choose fixed",
     ),
+    (
+        [*INDEPENDENT, "budget=bops", "operand_bits=follow_qkv"],
+        "operand_bits=follow_qkv: with activation_rule=independent and budget=bops a pair of qkv's bits would",
+    ),
     (["operand_bits=qkv"], "operand_bits=qkv: must be one of target, follow_qkv"),
     (["fixed_site_bits=targt"], "fixed_site_bits=targt: must be target, or an integer"),
     (["fixed_site_bits=0"], "fixed_site_bits=0: must be an integer between 1 and 16"),
