@@ -190,7 +190,7 @@ class LampQ(Allocator):
                 )
 
     def needed_bits(self) -> list[tuple[str, int]]:
-        return [("lampq.beta", self.beta)]
+        return [] if "beta" in self.unused() else [("lampq.beta", self.beta)]
 
     def unused(self) -> set[str]:
         """Options of an idea that is switched off, or that the metric does not have."""
@@ -302,6 +302,12 @@ class LampQ(Allocator):
             measured = {name: row[self.beta] for name, row in measured.items()}
         workbench.bank.check_bits("lampq.beta", self.beta)
         blocks = sample_blocks(workbench.adapter.blocks, self.mu, workbench.seed)  # line 2
+        for type in () if isinstance(self.measure, Trace) else LAYER_TYPES:
+            if sum(measured[s.name] for s in workbench.layers if s.type == type and s.block in blocks) <= 0:
+                raise LampQError(
+                    f"allocator.metric={self.metric}: its mean over the {type} layers at lampq.beta={self.beta} bits "
+                    "is 0 or less, and alpha_t is a ratio to it; choose allocator.type_scaling=false, or another beta"
+                )
         if self.type_traces == "at_beta":
             measured = self.traces_at_beta(workbench, budget, blocks)
         return type_scaling(workbench, budget, measured, blocks, self.beta, self.drop, self.drop_error)
@@ -327,7 +333,7 @@ class LampQ(Allocator):
             omega = {name: alpha[name] * trace for name, trace in measured.items()}
             costs, told = self.measure.penalized(omega, budget), {f"{self.metric}_traces": measured}
         else:
-            may = dict.fromkeys(alpha, budget.candidates) | {name: measured[name] for name in measured.keys() - alpha}
+            may = measured if self.scores_all(budget) else dict.fromkeys(measured, budget.candidates)
             rows = {name: {b: alpha.get(name, 1.0) * row[b] for b in may[name]} for name, row in measured.items()}
             costs = {name: falling(row) for name, row in rows.items()}
             omega, told = space.comparable(costs, budget), {"scores": by_text(costs)}

@@ -16,7 +16,7 @@ from lampq.models.adapter import ModelAdapter
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
 from lampq.plan.budget import UNITS, Budget, packed_bytes
-from lampq.plan.groups import Group, Ties, check_bound, group_name, pinned, tied
+from lampq.plan.groups import Group, Ties, check_bound, group_names, pinned, tied
 from lampq.plan.sites import OUTSIDE_TYPES, Site
 from lampq.sensitivity.metric import Metric
 from lampq.sensitivity.scores import Scores, SiteScores, at_the_target, no_more
@@ -222,8 +222,8 @@ class SearchSpace:
         ties: Ties,
     ) -> "SearchSpace":
         place = {s.name: index for index, s in enumerate(sites)}
-        alone = [[s] for s in sites if not s.allocated]
-        together = [*tied([s for s in sites if s.allocated], budget.ties, ties), *alone]
+        layers, alone = [s for s in sites if s.allocated], [[s] for s in sites if not s.allocated]
+        together = [*(tied(layers, budget.ties, ties) if layers else ()), *alone]
         together.sort(key=lambda members: place[members[0].name])
         for members in together:
             check_bound(members, pins)
@@ -234,13 +234,13 @@ class SearchSpace:
             candidates = budget.of_inputs if unit in (INPUT_BITS, OPERAND_BITS) else budget.candidates
             raise LampQError(_infeasible(budget, candidates, floor, limit, unit, sum(s.parameters for s in sites)))
         groups = []
-        for members in together:
+        for name, members in zip(group_names(together), together, strict=True):
             pairs = may[members[0].name]
             # What a group spends adds to what the others do, so it can be told with the others at their smallest.
             spending = {b: spent({**smallest, **{s.name: pairs[b] for s in members}}) - floor for b in pairs}
             if sorted(spending.values()) != list(spending.values()):
-                raise RuntimeError(f"{group_name(members)} spends fewer {unit} with more bits: {spending}")
-            groups.append(Group(group_name(members), tuple(members), spending, members[0].name in pins, pairs))
+                raise RuntimeError(f"{name} spends fewer {unit} with more bits: {spending}")
+            groups.append(Group(name, tuple(members), spending, members[0].name in pins, pairs))
         return cls(tuple(groups), limit - floor, unit)
 
     @cached_property
@@ -270,11 +270,12 @@ class SearchSpace:
         """Each site's score at one and the same bits: they compare."""
         if not budget.beyond_layers and not budget.in_pairs:
             return at_the_target(scores, budget)
-        return {
-            s.name: scores[s.name][equal_number(group, int(budget.weight_bits), budget)]
+        at = {group.name: equal_number(group, int(budget.weight_bits), budget) for group in self.groups}
+        return {  # of what is pinned outside the bit set there may be none
+            s.name: scores[s.name][at[group.name]]
             for group in self.groups
             for s in group.layers
-            if s.name in scores
+            if at[group.name] in scores.get(s.name, {})
         }
 
     def solved(self, scores: Scores, solver: Callable[[AllocationProblem], Allocation]) -> Allocation:

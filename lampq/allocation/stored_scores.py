@@ -145,7 +145,10 @@ def stored_scores(plan: BitPlan) -> StoredScores:
 
 
 def at_target(budget: Budget, weight_bits: Fraction, candidates: tuple[int, ...] | None = None) -> Budget:
-    """The budget at another target of the weights; inputs stay as far from it as they were, or where they are fixed."""
+    """The budget at another target of the weights; inputs stay as far from it as they were, or where they are fixed.
+
+    What lies outside the layers goes with the targets, where it was at theirs.
+    """
     if budget.weight_bits == budget.activation_bits:
         activation_bits = weight_bits
     elif budget.activation_rule == "follow":
@@ -158,7 +161,11 @@ def at_target(budget: Budget, weight_bits: Fraction, candidates: tuple[int, ...]
             f"bits={float(weight_bits):g}: cannot be spent on bit_set={list(candidates)}; add "
             f"{math.ceil(weight_bits)} or lower the target"
         )
-    return replace(budget, weight_bits=weight_bits, activation_bits=activation_bits, candidates=candidates)
+    targets = (budget.weight_bits, budget.activation_bits), (weight_bits, activation_bits)
+    old, new = (tuple(map(math.floor, both)) for both in targets)
+    fixed = new if budget.fixed_site_bits == old else budget.fixed_site_bits
+    changes = {"weight_bits": weight_bits, "activation_bits": activation_bits, "fixed_site_bits": fixed}
+    return replace(budget, candidates=candidates, **changes)
 
 
 def budget_of(plan: BitPlan) -> Budget:

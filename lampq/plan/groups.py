@@ -165,18 +165,26 @@ def check_bound(group: Sequence[Site], pins: dict[str, int]) -> None:
             )
 
 
-def group_name(group: Sequence[Site]) -> str:
-    """How a group is called: its layer, ``block 0 MSA``, ``block 0``, its type, or its first layer and how many more.
+def group_names(groups: Sequence[Sequence[Site]]) -> list[str]:
+    """How groups are called, each by a name of its own: its layer, ``block 0 MSA``, ``block 0``, its type, or its first
+    layer and how many more."""
+    called = [_group_name(group) for group in groups]
+    return [name if called.count(name) == 1 else _by_first(group) for name, group in zip(called, groups, strict=True)]
 
-    No two groups of layers that are tied one way have the same name.
-    """
+
+def _group_name(group: Sequence[Site]) -> str:
+    """What the layers of a group have in common."""
     blocks, types = {site.block for site in group}, {site.type for site in group}
     if len(group) == 1:
         return group[0].name
     if len(blocks) == 1:
         module = next((name for name, of in MODULES.items() if types <= set(of)), None)
         return f"block {group[0].block}" + (f" {module}" if module else "")
-    return group[0].type if len(types) == 1 else f"{group[0].name} and {len(group) - 1} more"
+    return group[0].type if len(types) == 1 else _by_first(group)
+
+
+def _by_first(group: Sequence[Site]) -> str:
+    return f"{group[0].name} and {len(group) - 1} more"
 
 
 def _groups(layers: Sequence[Site], ties: Ties) -> Iterable[list[Site]]:

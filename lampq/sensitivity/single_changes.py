@@ -14,6 +14,7 @@ from lampq.parts import Part, setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits
 from lampq.plan.budget import Budget
+from lampq.plan.groups import pinned
 from lampq.plan.sites import Site
 from lampq.sensitivity.context import Context, equal_bits
 from lampq.sensitivity.expected_error import cost_of_less_bits, expected_ratios, gain_of_more_bits
@@ -73,17 +74,28 @@ class SingleChanges(Part, Measurement):
         Returns:
             A row a change: `unit` (``changes``), `name`, `type`, `block`, `bits_before`, `bits`; `loss_increase` (nats,
             below 0 where the loss falls) with its paired standard error; then each prediction, in its own unit.
+
+        Raises:
+            LampQError: equal bits are not in the bit set, or every layer is pinned.
         """
         plan, sites = equal_bits(workbench, budget), workbench.adapter.sites
+        target, pins = int(budget.weight_bits), pinned(budget.chosen(sites), budget.pins)
+        if target not in budget.candidates:
+            raise LampQError(
+                f"bit_set.bits={list(budget.candidates)}: sensitivity=changes starts from equal bits, and {target} are "
+                "not among these; add them, or choose another target"
+            )
         bits, others = plan.layer_bits(), {}
         for site in workbench.layers:
-            if bits[site.name] not in budget.candidates:
-                continue  # pinned
+            if site.name in pins:
+                continue
             place = budget.candidates.index(bits[site.name])
             for near in (place - 1, place + 1):
                 if 0 <= near < len(budget.candidates):
                     b = budget.candidates[near]
                     others[site, b] = budget.plan(sites, {**bits, site.name: b})
+        if not others:
+            raise LampQError("pins: keep every layer, and sensitivity=changes has nothing to change; pin fewer")
         measured = measured_changes(workbench, plan, others, self.change_images)
         predictions: dict[str, Mapping[tuple[Site, int], float]] = {}
         for name in self.predicted_by:

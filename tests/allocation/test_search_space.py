@@ -261,6 +261,15 @@ def test_under_bits_and_bytes_operands_have_an_average_of_their_own(unit, rule, 
         assert inputs.room == sum(s.input_elements for s in weights[1:])
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_ties_by_words_bind_layers_whatever_is_chosen(unit, tmp_path):
+    search = search_over(vit_adapter(2), tmp_path)
+    asked = replace(budget(3), unit=unit, allocate="all", ties=(("block 0", "block 1"),))
+    weights, *others = SearchSpace.each(search, asked)
+    assert [len(g.layers) for g in weights.groups if g.layers[0].allocated] == [8]
+    assert all(len(g.layers) == 1 for space in others for g in space.groups)
+
+
 def test_ties_bind_layers_and_pins_whatever_is_chosen(tmp_path):
     search = search_over(vit_adapter(2), tmp_path)
     asked = replace(

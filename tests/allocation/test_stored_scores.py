@@ -31,7 +31,7 @@ def allocator(request):
 
 def made(allocator, search, target=3, **changes):
     """An allocator's plan, as it comes back from a file."""
-    plan = allocator.allocate(search, replace(budget(target), fixed_site_bits=(3, 3), **changes))
+    plan = allocator.allocate(search, replace(budget(target), **changes))
     return BitPlan.from_json(plan.to_json())
 
 
@@ -99,6 +99,14 @@ def test_inputs_follow_the_weights_as_the_budget_says():
     w4a8 = replace(base, weight_bits=Fraction(4), activation_bits=Fraction(8))
     assert at_target(w4a8, Fraction(3)).activation_bits == 8
     assert at_target(replace(w4a8, activation_rule="follow"), Fraction(3)).activation_bits == 7
+
+
+def test_what_lies_outside_the_layers_goes_with_the_target_where_it_was_at_it():
+    base = replace(budget(3), fixed_site_bits=(3, 3))
+    assert at_target(base, Fraction("4.5")).fixed_site_bits == (4, 4)
+    assert at_target(replace(base, fixed_site_bits=(8, 8)), Fraction(4)).fixed_site_bits == (8, 8)
+    w4a8 = replace(base, weight_bits=Fraction(4), activation_bits=Fraction(8), fixed_site_bits=(4, 8))
+    assert at_target(w4a8, Fraction(3)).fixed_site_bits == (3, 8)
 
 
 def test_sites_and_budget_come_back_from_a_plan(search):

@@ -4,7 +4,7 @@ import pytest
 
 from lampq.errors import LampQError
 from lampq.plan.bits import Bits
-from lampq.plan.groups import Group, check_bound, checked_pins, checked_ties, group_name, pinned, tied
+from lampq.plan.groups import Group, check_bound, checked_pins, checked_ties, group_names, pinned, tied
 from tests.small_models import swin_adapter, vit_adapter
 
 
@@ -69,17 +69,29 @@ def test_ties_by_words_and_of_several_kinds_are_merged(layers):
     ]
 
 
-@pytest.mark.parametrize("ties", ["none", "modules", "blocks", "types", (("block 0", "fc2"), ("blocks.1.attn.*",))])
+LIKE = (("blocks.0.attn.qkv", "blocks.0.mlp.fc1"), ("blocks.0.attn.proj", "blocks.0.mlp.fc2"))
+"""Two groups of layers that have the same in common: their block."""
+
+
+BY_WORDS = (("block 0", "fc2"), ("blocks.1.attn.*",))
+
+
+@pytest.mark.parametrize("ties", ["none", "modules", "blocks", "types", BY_WORDS, LIKE])
 def test_groups_have_names_of_their_own(layers, ties):
     groups = tied(layers, ties)
-    called = [group_name(group) for group in groups]
+    called = group_names(groups)
     assert len(set(called)) == len(groups)
-    assert called[0] == {
-        "none": "blocks.0.attn.qkv",
-        "modules": "block 0 MSA",
-        "blocks": "block 0",
-        "types": "qkv",
-    }.get(ties if isinstance(ties, str) else "", "blocks.0.attn.qkv and 4 more")
+    assert (
+        called[0]
+        == {
+            "none": "blocks.0.attn.qkv",
+            "modules": "block 0 MSA",
+            "blocks": "block 0",
+            "types": "qkv",
+            BY_WORDS: "blocks.0.attn.qkv and 4 more",
+            LIKE: "blocks.0.attn.qkv and 1 more",
+        }[ties]
+    )
 
 
 def test_a_pin_that_contradicts_a_tie(layers):

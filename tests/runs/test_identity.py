@@ -16,6 +16,7 @@ from lampq.pipeline import run
 from lampq.plan.budget import Budget
 from lampq.runs.identity import identity
 from lampq.runs.preparation import Prepared
+from lampq.sensitivity.single_component import SingleComponents
 from lampq.tasks.classification import ClassificationTask
 from lampq.transform.hadamard import Hadamard
 from lampq.transform.none import NoTransform
@@ -55,6 +56,15 @@ def test_a_search_over_realised_networks_says_that_estimates_come_from_them(sett
     assert of("surrogate", Greedy())["search"] == "surrogate" and "estimates_from" not in of("surrogate", Greedy())
     assert of("exact", Greedy())["estimates_from"] == of("block_bank", Greedy())["estimates_from"] == "scored"
     assert of("exact", Uniform()) == of("surrogate", Uniform())
+
+
+@pytest.mark.parametrize("searched", ["surrogate", "block_bank"])
+def test_components_in_blocks_behind_equal_bits_depend_on_the_target(searched, settings, prepared):
+    def of(target):
+        asked = replace(settings, sensitivity=SingleComponents(["blocks"], 4), base_quantizer=OneAfterAnother(searched))
+        return identity(replace(asked, budget=budget(target)), prepared, asked.sensitivity)
+
+    assert (of(3) != of(4)) is (searched == "block_bank")
 
 
 def test_a_transform_is_part_of_a_run_and_of_its_words_only_where_there_is_one(settings, prepared):

@@ -74,6 +74,16 @@ def test_nothing_is_measured_twice_and_pinned_layers_stay(measured):
     assert SingleChanges().measure(search, budget()) == rows and search.evaluator.evaluations == before
     pinned = replace(budget(), pins=(("block 0", 6),))
     assert {r["block"] for r in SingleChanges(["fisher"]).measure(search, pinned)} == {1, 2}
+    inside = replace(budget(), pins=(("block 0", 3),))
+    assert {r["block"] for r in SingleChanges(["fisher"]).measure(search, inside)} == {1, 2}
+
+
+def test_where_nothing_can_be_changed_it_is_one_line(measured):
+    search, _ = measured
+    with pytest.raises(LampQError, match=r"bit_set.bits=\[2, 4\]: sensitivity=changes starts from equal bits"):
+        SingleChanges().measure(search, budget(3, (2, 4)))
+    with pytest.raises(LampQError, match="pins: keep every layer"):
+        SingleChanges().measure(search, replace(budget(), pins=(("blocks.*", 3),)))
 
 
 @pytest.mark.parametrize(
