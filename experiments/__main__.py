@@ -8,6 +8,7 @@ from pathlib import Path
 from lampq.errors import LampQError
 from lampq.launch.memory import keep_freed_memory
 from lampq.launch.streams import degrade
+from lampq.limits import folder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,12 +102,16 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         from lampq.launch.failures import explain_failure
 
-        print(f"error: {explain_failure(error, [str(options.results)], str(options.results))}", file=sys.stderr)
+        results, typed = str(options.results), "--results, --out or --csv"
+        print(f"error: {explain_failure(error, [results], results, typed)}", file=sys.stderr)
         return 1
 
 
 def _run(options: argparse.Namespace) -> int:
     left_out: list[str] = []
+    for key in ("out", "csv"):  # before any work: they are written at the end of it
+        if (path := getattr(options, key, None)) is not None:
+            folder(f"--{key}", str(Path(path).parent))
     complete = _command(options, left_out)
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)

@@ -15,7 +15,7 @@ from PIL import Image
 from lampq.errors import LampQError
 from lampq.launch.cells import NOT_AVAILABLE
 from lampq.limits import word
-from lampq.runs.finished_run import DIGESTS, FILES, DamagedRun, present, read_plain, read_run, seal
+from lampq.runs.finished_run import DIGESTS, FILES, VERIFIED, DamagedRun, present, read_plain, read_run, seal
 from lampq.storage.atomic_write import write_bytes, write_text
 
 from . import grid
@@ -24,7 +24,6 @@ from .frame import left_out as damage
 from .measured import Run
 from .records_table import NAME as RECORDS
 from .report import COMPUTED, check_name, report
-from .verify_table import FILE as VERIFIED
 from .verify_table import NAME as VERIFY
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from lampq.report import page
 from lampq.report.bit_allocation import bits_html
 from lampq.report.pictures import in_few_colours
 from lampq.report.table import Table
+from lampq.runs.finished_run import VERIFIED
 from lampq.storage.atomic_write import write_text
 
 from . import metrics, paper
@@ -34,7 +35,6 @@ from .records_table import records_tables
 from .runtime_table import LEGEND as TIMES
 from .runtime_table import RuntimeLayout
 from .setting_table import OUT_OF_DOMAIN, ROTATION, SettingLayout
-from .verify_table import FILE as VERIFIED
 from .verify_table import NAME as VERIFY
 from .verify_table import verify_table
 

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from lampq import __version__
+from lampq.artefact.files import TENSORS
 from lampq.artefact.loading import load_adapter
 from lampq.artefact.onnx import need
-from lampq.artefact.saving import TENSORS, is_saved
+from lampq.artefact.saving import is_saved
 from lampq.configuration.settings import Settings
 from lampq.errors import LampQError
 from lampq.models.detection.backbone import DetectorBackbone
@@ -72,6 +73,7 @@ def export(text: str, results: Path, to: str, out: Path, opset: int, force: bool
         raise LampQError(f"--out {out}: the name of an ONNX file ends in .onnx")
 
     folder, _, prepared = model_of(text, results)
+    out.parent.mkdir(parents=True, exist_ok=True)
     quantized, description = load_adapter(folder)
     about = {"data_config": description["data_config"], "class_names": description["about"].get("class_names")}
     about |= {"plan": description["plan"]["sites"], "made": description["about"].get("made")}
@@ -88,8 +90,13 @@ def export(text: str, results: Path, to: str, out: Path, opset: int, force: bool
 
 def model_of(text: str, results: Path) -> tuple[Path, Settings, Prepared]:
     """The saved model of a run, saved first where it is not; the run's settings, and what it works with on the CPU,
-    where other runtimes compute."""
+    where other runtimes compute.
+
+    Raises:
+        LampQError: no such plan, or the run is not what it was.
+    """
     plan = find_plan(text, results)
+    run_of(plan)  # a run whose files were changed is refused
     folder = plan.parent / "model"
     if not is_saved(folder):
         save(text, results, None, None)

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lampq.artefact.files import TENSORS
 from lampq.artefact.integer import to_integers
 from lampq.artefact.loading import load_adapter
 from lampq.artefact.onnx import PACKAGES, need
 from lampq.artefact.onnx.checking import size_on_disk
 from lampq.artefact.onnx.codes import Codes, code_flips, simulated_codes
 from lampq.artefact.onnx.runtimes import graph_codes, network
-from lampq.artefact.saving import TENSORS
 from lampq.configuration.settings import Settings
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
+from lampq.runs.finished_run import VERIFIED
 from lampq.runs.preparation import Prepared, store_of, workbench_of
 from lampq.runs.record import environment
 from lampq.storage.atomic_write import write_rows
@@ -27,7 +28,7 @@ from lampq.tasks.classification import ClassificationTask, accuracy_metrics
 
 from .plan_files import find_plan
 from .saved import model_of
-from .verify_table import FILE, FULL_PRECISION
+from .verify_table import FULL_PRECISION
 
 SIMULATION = "simulation"
 
@@ -78,8 +79,8 @@ def verify(text: str, results: Path, count: int | None) -> str:
         labels = _answer(runtimes, task, total)
         flips = _flips(runtimes, task, min(total, CODE_IMAGES))
     rows, here = _rows(runtimes, task, labels, flips), _circumstances()
-    write_rows(path.parent / FILE, [row | here for row in rows])
-    return "\n".join([*_lines(rows), str(path.parent / FILE)])
+    write_rows(path.parent / VERIFIED, [row | here for row in rows])
+    return "\n".join([*_lines(rows), str(path.parent / VERIFIED)])
 
 
 def _runtimes(folder: Path, prepared: Prepared, settings: Settings, plan: BitPlan, scratch: Path) -> dict[str, Runtime]:

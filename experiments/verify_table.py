@@ -7,14 +7,12 @@ import pandas as pd
 
 from lampq.report.summary import size
 from lampq.report.table import NOTHING, Table
+from lampq.runs.finished_run import VERIFIED
 
 from . import paper
 from .measured import Run
 
 NAME = "verify"
-FILE = "verify.csv"
-"""Of a run's folder; it comes after the run, and is none of the files that the run is sealed with."""
-
 FULL_PRECISION = "full precision, PyTorch"
 
 REMARKS = [
@@ -40,7 +38,7 @@ FIGURES = {
 
 def checks(run: Run) -> list[dict[str, Any]]:
     """Rows of a run's verify.csv, a row a runtime: numbers as numbers, None where there is none."""
-    with (run.folder / FILE).open(newline="", encoding="utf-8") as file:
+    with (run.folder / VERIFIED).open(newline="", encoding="utf-8") as file:
         return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 

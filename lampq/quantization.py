@@ -14,9 +14,11 @@ from lampq.allocation.base import Allocator
 from lampq.allocation.search_space import SearchSpace
 from lampq.artefact.saving import save
 from lampq.base_quantizers.base import BaseQuantizer
+from lampq.configuration.settings import device_name
 from lampq.configuration.typed_settings import typed_settings
 from lampq.datasets.given import BATCH, GivenImages, check_images, check_labels, pairs_in
 from lampq.errors import LampQError
+from lampq.limits import shown
 from lampq.models.adapter import InSegments, ModelAdapter
 from lampq.models.architectures import architecture_of, network_name
 from lampq.models.timm_adapters import adapt
@@ -96,6 +98,11 @@ def quantize(
     Raises:
         LampQError: a mistake, in one line, as on the command line.
     """
+    listed = isinstance(overrides, Sequence) and not isinstance(overrides, str)
+    if not listed or not all(isinstance(each, str) for each in overrides):
+        raise LampQError(
+            f'overrides={shown(overrides)}: must be a list of texts as typed on the command line, as ["lampq.gamma=6"]'
+        )
     given = {
         name: part
         for name, part, kind in (
@@ -246,7 +253,7 @@ def adapter_of(network: nn.Module, images: Tensor, device: str | torch.device | 
     if not isinstance(network, nn.Module) or next(network.parameters(), None) is None:
         raise LampQError(f"network={type(network).__name__}: must be a network with weights, for example of timm")
     own = copy.deepcopy(network).eval()
-    place = next(own.parameters()).device if device is None else torch.device(device)
+    place = next(own.parameters()).device if device is None else torch.device(device_name(str(device)))
     own = own.to(place, torch.float32)
     image, name, plain = images[:1].to(place), network_name(own), copy.deepcopy(own)
     try:
@@ -290,6 +297,9 @@ def _check_effect(overrides: Sequence[str], given: dict[str, Any]) -> None:
 def _batches(data: Any) -> Iterable[Any]:
     """A pair of tensors in pieces; batches as they are."""
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        images, labels = data
+        if labels.ndim == 0 or len(labels) != len(images):
+            raise LampQError(f"evaluate: {len(images)} images and {labels.numel()} classes; give one class an image")
         return list(zip(data[0].split(BATCH), data[1].split(BATCH), strict=True))
     if isinstance(data, Iterable) and not isinstance(data, Tensor | str | bytes | dict):
         return data

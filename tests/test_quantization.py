@@ -195,6 +195,10 @@ WRONG = {
     "classes too few": ({"sample": (torch.zeros(4, 3, 16, 16), torch.zeros(3).long())}, "one whole number for each"),
     "an unknown name": ({"base_quantizer": "adalg"}, "did you mean adalog"),
     "an unknown key": ({"overrides": ["gamma=3"]}, "did you mean lampq.gamma"),
+    "overrides that are no list": ({"overrides": "lampq.gamma=6"}, "must be a list of texts"),
+    "overrides that are no texts": ({"overrides": [3]}, "must be a list of texts"),
+    "no overrides": ({"overrides": None}, "must be a list of texts"),
+    "no device": ({"device": "cdua"}, "device=cdua: must be auto, cpu, cuda or cuda:N; did you mean cuda?"),
     "impossible bits": ({"bits": 0}, "bits=0"),
     "what a run alone has": ({"overrides": ["dataset.calibration_images=8"]}, "has no effect here"),
     "a key of an object": (
@@ -222,6 +226,22 @@ def test_a_mistake_is_one_line(case, network, pictures):
     with pytest.raises(lampq.LampQError) as caught:
         uniform(**{"network": network, "calibration": pictures[:8], **changes})
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_mistakes_with_what_came_out_are_one_line(quantized, network, pictures, classes, tmp_path):
+    for data in ((pictures, classes[:5]), (pictures[:1], classes[0])):
+        with pytest.raises(lampq.LampQError, match=r"^evaluate: \d+ images and \d classes; give one class an image"):
+            quantized.evaluate(data)
+    (tmp_path / "file").touch()
+    with pytest.raises(lampq.LampQError, match=r"cannot be written \(Not a directory\); give another folder"):
+        quantized.save(tmp_path / "file" / "model")
+    with pytest.raises(lampq.LampQError, match=r"^folder=null: must be the path"):
+        quantized.save(None)
+    with pytest.raises(lampq.LampQError, match=r"^folder=null: must be the path"):
+        lampq.load(None)
+    quantized.save(tmp_path / "model")
+    with pytest.raises(lampq.LampQError, match="must be a network, for example MyViT"):
+        lampq.load(tmp_path / "model", network=type(network))
 
 
 def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):

@@ -9,15 +9,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
+from lampq.artefact.files import DESCRIPTION, TENSORS, model_folder
 from lampq.artefact.integer import to_integers
 from lampq.artefact.modules import rebuild
-from lampq.artefact.saving import DESCRIPTION, TENSORS, VERSION
+from lampq.artefact.saving import VERSION
 from lampq.errors import LampQError
 from lampq.limits import choice
 from lampq.models.adapter import InSegments, ModelAdapter
 from lampq.models.architectures import bare_adapter
 from lampq.plan.bit_plan import BitPlan
 from lampq.transform.rebuilding import transformed_again
+
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError)
+"""What values of another kind than were written end in, somewhere where they are used. LampQError is none of these."""
 
 KEYS = ("format", "version", "architecture", "input_size", "data_config", "modules", "plan", "about", "sha256")
 
@@ -52,22 +56,32 @@ def load_adapter(folder: str | Path, network: nn.Module | None = None) -> tuple[
     Raises:
         LampQError: see `load`.
     """
-    folder = Path(folder).expanduser()
+    folder = model_folder(folder)
     description = read_description(folder)
     tensors = _tensors(folder, description["sha256"])
-    plan = BitPlan.from_json(description["plan"])
+    try:
+        plan = BitPlan.from_json(description["plan"])
+        adapter = _unfilled(description, network)
+    except MALFORMED as error:
+        raise LampQError(f"{folder / DESCRIPTION}: is damaged ({_first(error)}); save the model again") from error
+    except LampQError as error:
+        raise LampQError(f"{folder / DESCRIPTION}: {error}") from error
+    try:
+        plan.check_fits(adapter.sites)
+        _fill(adapter, description["modules"], tensors)
+    except (LampQError, *MALFORMED) as error:
+        raise LampQError(f"{folder}: does not fit its architecture ({_first(error)}); save the model again") from error
+    return adapter, description
+
+
+def _unfilled(description: dict[str, Any], network: nn.Module | None) -> ModelAdapter:
+    """The adapter that a description tells of, with whatever weights its classes start from."""
     architecture = description["architecture"]
     adapter = bare_adapter(architecture, tuple(description["input_size"]), network)
     adapter = transformed_again(adapter, architecture.get("transform"))
     adapter.data_config = description["data_config"]
-    if any(module.get("kind") == "tensor" for module in description["modules"].values()):
-        adapter = adapter.with_tensors()
-    try:
-        plan.check_fits(adapter.sites)
-        _fill(adapter, description["modules"], tensors)
-    except (LampQError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise LampQError(f"{folder}: does not fit its architecture ({_first(error)}); save the model again") from error
-    return adapter, description
+    tensors = any(module.get("kind") == "tensor" for module in description["modules"].values())
+    return adapter.with_tensors() if tensors else adapter
 
 
 def read_description(folder: Path) -> dict[str, Any]:

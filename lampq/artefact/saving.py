@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lampq.artefact.card import card
+from lampq.artefact.files import CARD, DESCRIPTION, SAVED, TENSORS, model_folder
 from lampq.artefact.modules import Description, describe
 from lampq.errors import LampQError
 from lampq.models.adapter import ModelAdapter
@@ -20,9 +21,6 @@ from lampq.storage.atomic_write import write_whole
 
 VERSION = 1
 """Of the files; raised when a reader of the version before could not read them."""
-
-TENSORS, DESCRIPTION, CARD = "model.safetensors", "config.json", "README.md"
-"""Files of the folder."""
 
 
 def save(
@@ -40,11 +38,14 @@ def save(
     Raises:
         LampQError: the folder holds something else, or a module that the file has no name for.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and not (
-        folder.is_dir() and all(p.name in (TENSORS, DESCRIPTION, CARD) for p in folder.iterdir())
-    ):
-        raise LampQError(f"{folder}: holds something else than a saved model; give a folder of its own")
+    folder = model_folder(folder).resolve()  # a link stays one, and leads to what is written
+    if folder.exists() and not folder.is_dir():
+        raise LampQError(f"{folder}: is no folder; give one of its own")
+    if foreign := [path.name for path in folder.glob("*") if path.name not in SAVED]:
+        raise LampQError(
+            f"{folder}: holds {sorted(foreign)[0]}, which is no part of a saved model; move it away, or give a folder "
+            "of its own"
+        )
     modules, tensors = _described(original, quantized)
     for site in plan.sites:
         if site.weight_bits is not None and modules[site.name].get("weight") is None:
@@ -54,7 +55,10 @@ def save(
             )
     written = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        written.mkdir(parents=True)
+        try:
+            written.mkdir(parents=True)
+        except OSError as error:
+            raise LampQError(f"{folder}: cannot be written ({error.strerror}); give another folder") from error
         path = written / TENSORS
         own = {name: _own(tensor) for name, tensor in sorted(tensors.items())}
         write_whole(path, lambda temporary: save_file(own, temporary, metadata={"format": "pt"}))
@@ -81,7 +85,7 @@ def save(
 
 def is_saved(folder: Path) -> bool:
     """Whether a model lies in a folder, whole."""
-    return all((folder / name).is_file() for name in (TENSORS, DESCRIPTION, CARD))
+    return all((folder / name).is_file() for name in SAVED)
 
 
 def _described(original: ModelAdapter, quantized: ModelAdapter) -> tuple[dict[str, Description], dict[str, Tensor]]:

@@ -34,6 +34,7 @@ from lampq.limits import (
 from lampq.parts import build
 from lampq.plan.budget import UNITS, Budget, default_bit_set
 from lampq.plan.groups import checked_pins, checked_ties
+from lampq.plan.plan_format import MOST_SPENT
 from lampq.plan.sites import ALLOCATE
 
 PARTS = ("model", "dataset", "transform", "base_quantizer", "allocator")
@@ -211,7 +212,7 @@ def check_values(values: dict[str, Any], **given: Any) -> Settings:
         "results": folder("paths.results", values["paths"]["results"]),
         "cache": folder("paths.cache", values["paths"]["cache"], readable=True),
         "logger": _logger(values["logger"]),
-        "device": _device(values["device"]),
+        "device": device_name(values["device"]),
     }
     parts = {name: given.get(name) or construct(name, _mapping(name, values)) for name in PARTS}
     parts["model"].check()
@@ -364,7 +365,7 @@ def _limit(value: Any, unit: str) -> int | None:
             f"budget_limit={shown(value)}: budget=average_bits is limited by weight_bits; leave it null, or choose "
             "budget=packed_bytes or bops"
         )
-    return math.floor(number("budget_limit", value, at_least=1, at_most=1e18))
+    return math.floor(number("budget_limit", value, at_least=1, at_most=float(MOST_SPENT)))
 
 
 def _fixed_site_bits(value: Any, weight_bits: Fraction, activation_bits: Fraction) -> tuple[int, int]:
@@ -487,9 +488,14 @@ def _logger(values: dict[str, Any]) -> dict[str, Any]:
     return dict(values)
 
 
-def _device(value: Any) -> str:
+def device_name(value: Any) -> str:
+    """PyTorch's name of a device that is there; of ``auto`` the GPU, or the CPU where there is none.
+
+    Raises:
+        LampQError: no name of a device that is supported, or none that is there.
+    """
     if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        near = did_you_mean(value, ("auto", "cpu", "cuda"))
+        near = "; did you mean cuda?" if value == "gpu" else did_you_mean(value, ("auto", "cpu", "cuda"))
         raise LampQError(f"device={shown(value)}: must be auto, cpu, cuda or cuda:N{near}")
     if value == "cpu":
         return value

@@ -86,6 +86,7 @@ class ImageNet(ImageFiles[Path]):
         self._transform = None
         self._listed_files: dict[str, list[Path]] = {}
         self._permutations: dict[int, list[Path]] = {}
+        self._used_elsewhere: set[str] = set()
 
     def bind(self, adapter: ModelAdapter) -> None:
         """Take the preprocessing from the model's data configuration, where it is not overridden.
@@ -196,6 +197,21 @@ class ImageNet(ImageFiles[Path]):
             return super().names(which, seed, count)
         root = self.calibration_root
         return [path.relative_to(root).as_posix() for path in self._chosen(which, seed, count)]
+
+    def identity(self, which: str, seed: int, count: int | None = None) -> dict:
+        if self._elsewhere(which):
+            self._used_elsewhere.update(self.names(which, seed, count))
+        return super().identity(which, seed, count)
+
+    def repeated(self) -> list[str]:
+        others = self.digests.known(self.calibration_root, self._used_elsewhere) if self._used_elsewhere else set()
+        validated = self.digests.known(self.root, self._paths(self._validated(), "val")) if others else set()
+        if not (both := len(others & validated)):
+            return super().repeated()
+        return [
+            *super().repeated(),
+            f"{both} of the validation images hold the same as images of {self.calibration_root} that are used",
+        ]
 
     def _root_of(self, which: str) -> Path:
         return self.calibration_root if self._elsewhere(which) else self.root

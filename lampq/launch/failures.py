@@ -14,19 +14,26 @@ MEMORY = "dataset.batch_size, prefix_memory_gib or observation_memory_gib"
 """Keys with which a run takes less memory."""
 
 
-def explain_failure(error: BaseException, paths: Sequence[str], folder: str) -> str:
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+"""What a path that a user has typed may be wrong by; of a run's own paths these are unexpected."""
+
+
+def explain_failure(error: BaseException, paths: Sequence[str], folder: str, typed: str | None = None) -> str:
     """One line on what went wrong in a job; the traceback of an unexpected error goes to a file that it names.
 
     Args:
         paths: the folders that a run writes to.
         folder: where the traceback goes.
+        typed: options by which a command's own files are named, in words; None for a run, which has none.
     """
     if isinstance(error, LampQError):
         return line(error)
     if disk_is_full(error):
         return f"{_full_folder(error, paths)}: {FULL}"
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.filename}: {error.strerror}; choose other folders by paths.results and paths.cache"
+    if isinstance(error, OSError) and error.errno in (NO_ACCESS if typed is None else (*NO_ACCESS, *NO_PLACE)):
+        other = "choose other folders by paths.results and paths.cache" if typed is None else f"give another {typed}"
+        return f"{error.filename}: {error.strerror}; {other}"
     if type(error).__name__ == "OutOfMemoryError":
         return f"out of GPU memory: lower {MEMORY}, or use device=cpu"
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):

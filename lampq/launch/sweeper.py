@@ -142,11 +142,12 @@ class CellSweeper(Sweeper):
                 yield job
 
     def _lacking(self, job: list[str]) -> str | None:
-        """An option of the job that an experiment plans with and that does not exist."""
+        """An option of the job that an experiment plans with and that does not exist; what was typed is refused."""
         loader = self.hydra_context.config_loader
         for override in job:
             key, _, value = override.partition("=")
-            if key in self.params and "/" not in key and loader.list_groups(key) is not None:
+            planned = [each.strip() for each in str(self.params.get(key, "")).split(",")]
+            if value in planned and "/" not in key and loader.list_groups(key) is not None:
                 options = loader.get_group_options(key)
                 if options and value not in options:
                     return f"{key}={value}"

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from lampq.errors import LampQError
+from lampq.limits import shown
 from lampq.models.adapter import ModelAdapter
 from lampq.storage.fingerprint import fingerprint
 
@@ -30,9 +31,11 @@ def bare_adapter(
     if library == "own":
         if network is None:
             raise LampQError(
-                f"network=None: the model was made from a network of one's own ({name}); give one of its class and "
-                "sizes by network="
+                f"network=None: the model was made from a network of one's own ({name}); load it in Python by "
+                "lampq.load(FOLDER, network=...), with one of its class and sizes"
             )
+        if not isinstance(network, nn.Module):
+            raise LampQError(f"network={shown(network)}: must be a network, for example MyViT(), not its class or name")
         network = copy.deepcopy(network).eval().cpu().float()
         if network_name(network) != name:
             raise LampQError(f"network={network_name(network)}: the model was made from {name}; give one of the same")

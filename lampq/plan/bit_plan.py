@@ -112,8 +112,14 @@ class BitPlan:
         return cls(tuple(SitePlan(**site) for site in data["sites"]), dict(data["budget"]), dict(data["origin"]))
 
     def write(self, path: str | Path) -> None:
-        """Write the plan as JSON, atomically."""
-        write_text(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
+        """Write the plan as JSON, atomically.
+
+        Raises:
+            LampQError: `read` would refuse it.
+        """
+        content = self.to_json()
+        check_plan(content)
+        write_text(Path(path), json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> "BitPlan":
@@ -123,12 +129,14 @@ class BitPlan:
             LampQError: no such file, or not a plan.
         """
         path = Path(path)
-        if path.exists() and not path.is_file():
-            raise LampQError(f"plan file {path}: is no file; give the path of a plan.json of a run")
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            if path.exists() and not path.is_file():
+                raise LampQError(f"plan file {path}: is no file; give the path of a plan.json of a run")
+            content = path.read_bytes()
         except OSError as error:
             raise LampQError(f"plan file {path}: {error.strerror}; give the path of a plan.json of a run") from error
+        try:
+            return cls.from_json(json.loads(content))
         except RecursionError as error:
             raise LampQError(f"plan file {path} is not a bit plan (nested too deeply); give one of a run") from error
         except (ValueError, LampQError) as error:

@@ -12,6 +12,9 @@ from lampq.limits import boolean, choice, did_you_mean, integer, number, optiona
 from lampq.plan.groups import checked_ties
 from lampq.plan.sites import ALLOCATE, LAYER_TYPES
 
+MOST_SPENT = 10**18
+"""Bytes or bit operations that a budget may name."""
+
 Check = Callable[[str, Any], Any]
 
 MOST_BITS = 16
@@ -150,7 +153,7 @@ def _pin(key: str, value: Any) -> None:
 def _settings(key: str, value: Any) -> None:
     _mapping(key, value)
     if "gamma" in value:
-        number(f"{key}.gamma", value["gamma"], above=0, at_most=1e6)
+        number(f"{key}.gamma", value["gamma"], above=0)
     if "max_evaluations" in value:
         optional(integer, f"{key}.max_evaluations", value["max_evaluations"], 0)
 
@@ -192,7 +195,7 @@ BUDGET: dict[str, Check] = {
     "fixed_site_bits": _list_of(_bits, 2),
     "operand_bits": _one_of("target", "follow_qkv"),
     "unit": _one_of("average_bits", "packed_bytes", "bops"),
-    "limit": _or_null(integer, 1),
+    "limit": _or_null(integer, 1, MOST_SPENT),
     "ties": lambda _, value: checked_ties(value),
     "pins": _list_of(_pin, least=0),
     "input_candidates": _list_of(_bits, least=0),

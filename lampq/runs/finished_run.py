@@ -22,6 +22,9 @@ SOMETIMES = ("outcomes.csv", "plan.json", "precision_draws.csv", "sample_outcome
 FILES = (*ALWAYS, *SOMETIMES)
 """Files of a run that numbers are read from. Figures and the log are drawn and written beside them."""
 
+VERIFIED = "verify.csv"
+"""What `python -m experiments verify` measures of a run afterwards; no part of the seal."""
+
 LABELS = (
     "fingerprint",
     "model",

@@ -16,14 +16,18 @@ from pathlib import Path
 
 import yaml
 
+from lampq.artefact.files import SAVED
 from lampq.plan.bit_plan import BitPlan
-from lampq.runs.finished_run import DIGESTS, FILES, DamagedRun, read_run, seal
+from lampq.runs.finished_run import DIGESTS, FILES, VERIFIED, DamagedRun, read_run, seal
 from lampq.runs.kernels import kernels
 from lampq.storage.atomic_write import write_rows, write_text
 from lampq.storage.fingerprint import fingerprint
 from lampq.storage.lock import hold
 
 log = logging.getLogger(__name__)
+
+MODEL = "model"
+"""The folder of a run's saved model."""
 
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "pulp", "numpy")
 
@@ -78,7 +82,7 @@ class RunRecord:
     @property
     def model(self) -> Path:
         """Where the quantized model is saved."""
-        return self.folder / "model"
+        return self.folder / MODEL
 
     @property
     def figure(self) -> Path:
@@ -94,7 +98,7 @@ class RunRecord:
         if not self.folder.is_dir():
             _remove(self.folder)  # a file, or a link to nowhere
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (DIGESTS, *FILES, "failure.txt"):
+        for name in (DIGESTS, *FILES, "failure.txt", VERIFIED, *(f"{MODEL}/{name}" for name in SAVED)):
             _remove(self.folder / name)
         self._write_text("config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         self._write("identity.json", self.identity)

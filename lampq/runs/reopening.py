@@ -1,5 +1,6 @@
 """A run of an earlier day, opened again by its folder: its settings, its model and its images."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from lampq.configuration.config_folder import config_folder
 from lampq.configuration.settings import Settings, check_values, resolved
 from lampq.errors import LampQError
+from lampq.limits import shown
 from lampq.runs.preparation import Prepared, prepare
 
 
@@ -23,7 +25,7 @@ def reopen(folder: Path, device: str | None = None) -> tuple[Settings, Prepared]
         device: in place of the run's own.
 
     Raises:
-        LampQError: no such file, or a configuration that is refused today.
+        LampQError: no such file, a configuration that is refused today, or other weights or images than the run's.
     """
     path = folder / "config.yaml"
     try:
@@ -38,7 +40,27 @@ def reopen(folder: Path, device: str | None = None) -> tuple[Settings, Prepared]
         today = resolved(compose("config"))
     place = {} if device is None else {"device": device}
     settings = check_values({**today, **_filled_in(values), **place})
-    return settings, prepare(settings, torch.device(settings.device))
+    prepared = prepare(settings, torch.device(settings.device))
+    _check_unchanged(folder, settings, prepared)
+    return settings, prepared
+
+
+def _check_unchanged(folder: Path, settings: Settings, prepared: Prepared) -> None:
+    """Refuse weights and images that are not those which a run's identity names: numbers of a run are of these."""
+    path = folder / "identity.json"
+    if not path.is_file():
+        return
+    known = json.loads(path.read_text(encoding="utf-8"))
+    checkpoint = settings.resolved["model"].get("checkpoint")
+    changed = {f"model.checkpoint={shown(checkpoint)}": known["weights"] != prepared.adapter.weights_hash()}
+    calibration = known["images"].get("calibration")
+    root = settings.resolved["dataset"].get("calibration_root") or settings.resolved["dataset"].get("root")
+    changed[f"dataset.root={shown(root)}"] = calibration not in (None, prepared.task.identity["calibration"])
+    for what, has_changed in changed.items():
+        if has_changed:
+            raise LampQError(
+                f"{what}: is not what the run {folder} was computed with; put that back, or run the run's command again"
+            )
 
 
 def _filled_in(value: Any) -> Any:

@@ -86,6 +86,8 @@ class FisherTraces:
     @property
     def standard_error(self) -> Tensor:
         """``[layers]`` float64: standard error of `trace` over images; not a number with a single image."""
+        if len(self.squared_norms) == 1:
+            return torch.full_like(self.trace, torch.nan)
         return self.squared_norms.std(0) / len(self.squared_norms) ** 0.5
 
 

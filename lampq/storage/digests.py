@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,6 +93,11 @@ class Digests:
         if both := len(set(contents[0]) & set(contents[1])):
             lines.append(f"{both} of the validation images hold the same as images of {training} that are used")
         return lines
+
+    def known(self, root: Path, names: Iterable[str]) -> set[str]:
+        """The digests of those files under a folder that were asked for before."""
+        place = os.path.abspath(root)
+        return {self._named[path] for name in names if (path := os.path.join(place, name)) in self._named}
 
     def check(self, path: Path, content: bytes) -> None:
         """Make sure that what is read from a file now is what it was identified by.

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import lampq
+from lampq.artefact.files import DESCRIPTION, TENSORS
 from lampq.artefact.loading import load, load_adapter
-from lampq.artefact.saving import DESCRIPTION, TENSORS, save
+from lampq.artefact.saving import save
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.errors import LampQError
@@ -96,6 +97,10 @@ CHANGES = {
     "foreign": (rewritten(format="other"), "is not of a model that lampq saved"),
     "another architecture": (rewritten(architecture={"library": "timm", "name": "nothing"}), "timm has no such model"),
     "unknown library": (rewritten(architecture={"library": "x", "name": "y"}), "this version does not know it"),
+    "no architecture": (rewritten(architecture=None), "config.json: is damaged"),
+    "modules of another kind": (rewritten(modules=["a"]), "config.json: is damaged"),
+    "sizes of another kind": (rewritten(input_size="224"), "config.json: is damaged"),
+    "no plan": (rewritten(plan=None), "config.json: the plan"),
     "a site left out": (without_a_site, "does not fit its architecture"),
 }
 
@@ -111,6 +116,6 @@ def test_a_folder_of_something_else_is_not_overwritten(tmp_path):
     adapter = EmbeddedClassifier("shapes_vit").build(torch.device("cpu"))
     (tmp_path / "thesis.tex").touch()
     plan = BitPlan.full_precision(adapter.sites)
-    with pytest.raises(LampQError, match="holds something else"):
+    with pytest.raises(LampQError, match=r"holds thesis.tex, which is no part of a saved model; move it away"):
         save(tmp_path, adapter, QuantizedModel(adapter, None).adapter, plan, {})
     assert lampq.load is load

@@ -362,7 +362,7 @@ MISTAKES = [
     (["seed=-1"], "seed=-1: must be an integer between 0 and"),
     (["seed=x"], "seed=x: must be an integer"),
     (["evaluation_images=0"], "evaluation_images=0: must be an integer of at least 1, or null"),
-    (["device=gpu"], "device=gpu: must be auto, cpu, cuda or cuda:N; did you mean cpu?"),
+    (["device=gpu"], "device=gpu: must be auto, cpu, cuda or cuda:N; did you mean cuda?"),
     (["device=0"], "device=0: must be auto, cpu, cuda or cuda:N"),
     (["threads=0"], "threads=0: must be an integer between 1 and 1024, or null"),
     (["bank=refresh"], "bank=refresh: must be one of reuse, fresh; did you mean fresh?"),

@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import torch
 
+from lampq.artefact.files import TENSORS
 from lampq.artefact.integer import to_integers
 from lampq.artefact.loading import load, load_adapter
-from lampq.artefact.saving import TENSORS, save
+from lampq.artefact.saving import save
 from lampq.models.architectures import network_name
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.bits import Bits

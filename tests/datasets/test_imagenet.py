@@ -178,6 +178,17 @@ def test_other_images_serve_calibration_and_training_and_change_no_other_set(cop
     assert same.sample_trained_on(0, None) == 10, "whoever gives ImageNet's own training images is told so"
 
 
+def test_validation_images_among_the_other_images_are_told(copy, others):
+    dataset = bound(copy, calibration_root=str(copy / "val"))
+    for which in ("calibration", "validation"):
+        dataset.identity(which, 0)
+    assert dataset.repeated()[-1].startswith("3 of the validation images hold the same as images of ")
+    plain = bound(copy, calibration_root=str(others))
+    for which in ("calibration", "validation"):
+        plain.identity(which, 0)
+    assert not any("of the validation images" in line for line in plain.repeated())
+
+
 def test_a_folder_of_other_images_that_cannot_serve_is_one_line(copy, others, tmp_path):
     assert f"dataset.calibration_root={tmp_path / 'no'}: no such folder" in refused(
         bound, copy, calibration_root=str(tmp_path / "no")

@@ -1,8 +1,10 @@
 """Models of runs as files: the commands of docs/export.md on a run of the embedded ViT."""
 
 import csv
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import hydra
@@ -11,13 +13,13 @@ import torch
 
 from experiments import saved
 from experiments.__main__ import main
-from experiments.verify_table import FILE
 from lampq.artefact.loading import load
 from lampq.configuration.config_folder import config_folder
 from lampq.configuration.settings import check
 from lampq.errors import LampQError
 from lampq.pipeline import run
 from lampq.plan.bit_plan import BitPlan
+from lampq.runs.finished_run import VERIFIED
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = re.findall(r"^(python -m experiments .*?)\s+#", (ROOT / "docs" / "export.md").read_text(), re.M)
@@ -55,7 +57,7 @@ def test_a_command_of_the_page_does_what_it_says(command, record, tmp_path, monk
     out = capsys.readouterr().out
     assert out
     if command.split()[3] == "verify":
-        rows = {row["runtime"]: row for row in csv.DictReader((record.folder / FILE).open())}
+        rows = {row["runtime"]: row for row in csv.DictReader((record.folder / VERIFIED).open())}
         assert list(rows)[:3] == ["full precision, PyTorch", "simulation", "simulation, float64"] and len(rows) == 9
         assert all(f"{float(row['top1']):.2f} ± " in out for row in rows.values())
         assert float(rows["simulation"]["top1"]) == pytest.approx(record.metrics["top1"])
@@ -85,6 +87,35 @@ def test_a_run_of_another_device_is_opened_on_the_cpu(record, tmp_path):
     assert settings.device == "cpu" and prepared.device == torch.device("cpu")
     with pytest.raises(LampQError, match="cuda:7"):
         saved.reopen(tmp_path)
+
+
+def test_a_run_of_other_weights_or_images_is_not_opened(record, tmp_path):
+    for name in ("config.yaml", "identity.json"):
+        (tmp_path / name).write_text((record.folder / name).read_text())
+    saved.reopen(tmp_path)
+    identity = json.loads((tmp_path / "identity.json").read_text())
+    for change, told in (
+        ({"weights": "other"}, "model.checkpoint="),
+        ({"images": {"calibration": {}}}, "dataset.root="),
+    ):
+        (tmp_path / "identity.json").write_text(json.dumps(identity | change))
+        with pytest.raises(LampQError, match=f"^{told}.*: is not what the run .* was computed with"):
+            saved.reopen(tmp_path)
+
+
+def test_a_changed_plan_is_neither_exported_nor_verified(record, tmp_path):
+    folder = tmp_path / "runs" / record.fingerprint
+    shutil.copytree(record.folder, folder)
+    plan = folder / "plan.json"
+    plan.write_text(plan.read_text().replace('"weight_bits": 4', '"weight_bits": 3'))
+    with pytest.raises(LampQError, match=r"plan\.json has changed since it was written"):
+        saved.model_of(record.fingerprint, tmp_path)
+
+
+def test_a_folder_that_is_none_is_one_line_before_any_work(record, capsys):
+    export = ["export", record.fingerprint, "--out", "/dev/null/model.onnx", "--results", str(results_of(record))]
+    assert main(export) == 1
+    assert capsys.readouterr().err == "error: --out=/dev/null: /dev/null is a file; give a folder\n"
 
 
 def test_a_plan_by_itself_says_nothing_of_its_model(record, tmp_path):

@@ -5,8 +5,8 @@ import pytest
 from experiments.__main__ import main
 from experiments.publish import publish
 from experiments.report import names, report
-from experiments.verify_table import FILE
 from lampq.errors import LampQError
+from lampq.runs.finished_run import VERIFIED
 from lampq.storage.atomic_write import write_rows
 
 RUNTIMES = {"full precision, PyTorch": 22_900_000, "simulation": None, "onnxruntime": 2_600_000}
@@ -22,7 +22,7 @@ def verified(results, **changes):
         {"runtime": name, **figures, "codes_differ": None, "bytes": size, "ms_per_image": 12.345, **where}
         for name, size in RUNTIMES.items()
     ]
-    write_rows(run / FILE, rows)
+    write_rows(run / VERIFIED, rows)
     (run / "model").mkdir()
     (run / "model" / "model.safetensors").write_text("weights")
     return run
@@ -54,7 +54,7 @@ def test_the_file_is_published_with_its_run_and_the_weights_are_not(results, nam
     run = verified(results)
     publish([name], results.path)
     copied = results.path / "published" / "runs" / run.name
-    text = (copied / FILE).read_text()
+    text = (copied / VERIFIED).read_text()
     assert "44.25" in text and "/home/" not in text
     assert not (copied / "model").exists()
     assert "44.25" in (results.path / "published" / "tables" / "verify.md").read_text()
@@ -67,6 +67,6 @@ def test_a_damaged_run_or_file_is_named_once(results, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "metrics.json has changed" in line
     torn = verified(results, seed=2)
-    (torn / FILE).write_text("runtime\n")
+    (torn / VERIFIED).write_text("runtime\n")
     assert main(["report", "--results", str(results.path)]) == 1
     assert "left out: verify: cannot be put together" in capsys.readouterr().err

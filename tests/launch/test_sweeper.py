@@ -52,10 +52,17 @@ def test_the_paper_has_no_row_for_some_methods_at_3_bits(run, pipeline, tmp_path
 
 
 def test_what_does_not_exist_yet_is_listed_by_name_and_stops_nothing(run, pipeline, tmp_path):
-    status, _, _ = run(*TABLE3, "model=deit_tiny,deit_huge", "bits=4", "method=nobody,adalog")
+    planned = "hydra.sweeper.params={model:'deit_tiny,deit_huge',method:'nobody,adalog'}"
+    status, _, _ = run(*TABLE3, planned, "bits=4")
     assert status == 0 and len(pipeline.settings) == 1
     lacking = {cell.reason for cell in cells(tmp_path) if cell.state == NOT_AVAILABLE}
     assert lacking == {"method=nobody does not exist", "model=deit_huge does not exist"}
+
+
+def test_what_was_typed_and_does_not_exist_is_refused(run, pipeline, tmp_path):
+    status, _, err = run(*TABLE3, "model=deit_tiny", "bits=4", "method=adalog,adalogg")
+    assert status == 1 and not pipeline.settings and not cells(tmp_path)
+    assert "adalogg" in err[-1] and "did you mean adalog?" in err[-1]
 
 
 def test_a_stand_in_may_bring_overrides_of_its_own(run, pipeline, tmp_path):

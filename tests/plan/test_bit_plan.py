@@ -55,6 +55,15 @@ def test_a_plan_is_read_as_it_was_written(tmp_path, plan):
     assert content["budget"]["weight_bits"] == 3.5 and content["origin"]["allocator"] == "by hand"
 
 
+def test_budgets_that_can_be_asked_for_can_be_written_and_read(tmp_path, plan):
+    large = replace(plan, budget={**plan.budget, "unit": "bops", "limit": 13_800_000_000})
+    large.write(tmp_path / "plan.json")
+    assert BitPlan.read(tmp_path / "plan.json").budget["limit"] == 13_800_000_000
+    with pytest.raises(LampQError, match=r"budget.limit=0"):
+        replace(plan, budget={**plan.budget, "limit": 0}).write(tmp_path / "other.json")
+    assert not (tmp_path / "other.json").exists(), "what could not be read again is not written"
+
+
 def test_full_precision_is_null_everywhere(tmp_path, sites):
     plan = BitPlan.full_precision(sites)
     plan.write(tmp_path / "plan.json")

@@ -92,6 +92,17 @@ def test_a_run_that_begins_again_is_not_finished_until_it_ends(tmp_path, plan):
     assert not record(tmp_path).finished and not (run.folder / "plan.json").exists()
 
 
+def test_what_was_made_of_an_earlier_try_goes_and_what_is_a_users_own_stays(tmp_path, plan):
+    run = finished(tmp_path, plan)
+    run.model.mkdir()
+    for name in ("model.safetensors", "config.json", "README.md", "notes.txt"):
+        (run.model / name).touch()
+    (run.folder / "verify.csv").touch()
+    run.start("cpu", 1, {})
+    run.close()
+    assert [path.name for path in run.model.iterdir()] == ["notes.txt"] and not (run.folder / "verify.csv").exists()
+
+
 def test_the_log_goes_into_the_folder_until_closed(tmp_path):
     run, log = record(tmp_path), logging.getLogger("lampq.somewhere")
     handlers = list(logging.getLogger("lampq").handlers)
