@@ -56,7 +56,8 @@ class GlfQ(MlpReconstruction):
         mlp_rate: learning rate of its weights.
         start: what training starts from: ``min_max``, the published one, whole ranges and one scale a tensor; or
             ``searched``, ours, what QDrop and APHQ-ViT start from, with reparameterized LayerNorms and scales a head,
-            which comes further in few steps.
+            which comes further in few steps. On a Swin, whose residual stream is not rotated, the publication
+            reparameterizes LayerNorms as well; here ``searched`` alone does.
         candidates, rounds: of that search, `UniformSearch`'s.
 
     and as `BlockReconstruction`.
