@@ -43,7 +43,7 @@ def solve(path: Path, targets: list[str], bit_set: str | None, folder: Path) -> 
     ]
     before = scores.plan
     for target, plan, seconds in rows:
-        file = folder / f"w{float(target):g}.json"
+        file = folder / f"w{float(target):.12g}.json"
         plan.write(file)
         layers = [s for s in plan.sites if s.allocated]
         changed = sum(s.weight_bits != before[s.name].weight_bits for s in layers)
@@ -57,7 +57,7 @@ def solve(path: Path, targets: list[str], bit_set: str | None, folder: Path) -> 
         "",
         "average and qkv ... fc2: weight bits; changed: layers with other bits than in the line above (first: than in "
         "the plan).",
-        f"python run.py allocator=from_plan allocator.plan={folder}/w{float(rows[0][0]):g}.json ... evaluates one.",
+        f"python run.py allocator=from_plan allocator.plan={folder}/w{float(rows[0][0]):.12g}.json ... evaluates one.",
     ]
     return "\n".join(lines)
 
