@@ -119,7 +119,8 @@ def test_in_the_model_at_a_plan_it_says_something_else_where_it_can_be_measured_
     [
         lambda name: LeastScore(name),
         lambda name: Greedy(screen=name, evaluate=1),
-        lambda name: LampQ(metric=name, mu=0.5, try_next_pairs=0),
+        # Without alpha_t, a ratio to the metric's mean at beta: of an untrained network that may be 0 or less.
+        lambda name: LampQ(metric=name, type_scaling=False, try_next_pairs=0),
     ],
     ids=["least_score", "greedy", "lampq"],
 )

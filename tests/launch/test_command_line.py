@@ -286,7 +286,7 @@ def test_as_a_process_a_mistake_is_one_line(tmp_path):
 def test_as_a_process_a_wrong_value_is_one_line(tmp_path):
     failed = _process(*PARTS, "device=gpu", f"paths.results={tmp_path}")
     assert failed.returncode == 1
-    assert failed.stderr == "error: device=gpu: must be auto, cpu, cuda or cuda:N; did you mean cpu?\n"
+    assert failed.stderr == "error: device=gpu: must be auto, cpu, cuda or cuda:N; did you mean cuda?\n"
 
 
 def test_composition_and_tables_import_no_pytorch():
