@@ -39,7 +39,7 @@ def reopen(folder: Path, device: str | None = None) -> tuple[Settings, Prepared]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         today = resolved(compose("config"))
     place = {} if device is None else {"device": device}
-    settings = check_values({**today, **_filled_in(values), **place})
+    settings = check_values({**_completed(_filled_in(values), today), **place})
     prepared = prepare(settings, torch.device(settings.device))
     _check_unchanged(folder, settings, prepared)
     return settings, prepared
@@ -61,6 +61,16 @@ def _check_unchanged(folder: Path, settings: Settings, prepared: Prepared) -> No
             raise LampQError(
                 f"{what}: is not what the run {folder} was computed with; put that back, or run the run's command again"
             )
+
+
+def _completed(values: dict[str, Any], today: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the keys that it lacks; a part, which has a class, is left as it is."""
+    whole = {**today, **values}
+    for key, value in values.items():
+        both = (value, today.get(key))
+        if all(isinstance(each, dict) and "_target_" not in each for each in both):
+            whole[key] = {**today[key], **value}
+    return whole
 
 
 def _filled_in(value: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+import yaml
 
 from experiments import saved
 from experiments.__main__ import main
@@ -87,6 +88,14 @@ def test_a_run_of_another_device_is_opened_on_the_cpu(record, tmp_path):
     assert settings.device == "cpu" and prepared.device == torch.device("cpu")
     with pytest.raises(LampQError, match="cuda:7"):
         saved.reopen(tmp_path)
+
+
+def test_a_run_of_a_version_with_fewer_keys_is_opened(record, tmp_path):
+    config = yaml.safe_load((record.folder / "config.yaml").read_text())
+    del config["effort"]["straight_through_iterations"], config["transform"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    settings, _ = saved.reopen(tmp_path)
+    assert settings.base_quantizer.name == "rtn" and settings.transform.name == "none"
 
 
 def test_a_run_of_other_weights_or_images_is_not_opened(record, tmp_path):
