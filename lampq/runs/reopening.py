@@ -19,7 +19,8 @@ from lampq.runs.preparation import Prepared, prepare
 def reopen(folder: Path, device: str | None = None) -> tuple[Settings, Prepared]:
     """Settings of a run, as its config.yaml has them (environment variables filled in), and what it works with.
 
-    A key that the run's version did not have is what it is today where nothing is said.
+    A key that the run's version did not have is what it is today where nothing is said, and so is the cache where the
+    run's is not there.
 
     Args:
         device: in place of the run's own.
@@ -39,7 +40,10 @@ def reopen(folder: Path, device: str | None = None) -> tuple[Settings, Prepared]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         today = resolved(compose("config"))
     place = {} if device is None else {"device": device}
-    settings = check_values({**_completed(_filled_in(values), today), **place})
+    whole = _completed(_filled_in(values), today)
+    if not Path(str(whole["paths"]["cache"])).expanduser().is_dir():  # a cache of another machine
+        whole["paths"]["cache"] = today["paths"]["cache"]
+    settings = check_values({**whole, **place})
     prepared = prepare(settings, torch.device(settings.device))
     _check_unchanged(folder, settings, prepared)
     return settings, prepared

@@ -90,11 +90,14 @@ def test_a_run_of_another_device_is_opened_on_the_cpu(record, tmp_path):
         saved.reopen(tmp_path)
 
 
-def test_a_run_of_a_version_with_fewer_keys_is_opened(record, tmp_path):
+def test_a_run_of_a_version_with_fewer_keys_is_opened(record, tmp_path, monkeypatch):
     config = yaml.safe_load((record.folder / "config.yaml").read_text())
     del config["effort"]["straight_through_iterations"], config["transform"]
+    config["paths"]["cache"] = "of-another-machine"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("LAMPQ_CACHE", str(tmp_path / "mine"))
     settings, _ = saved.reopen(tmp_path)
+    assert settings.cache == tmp_path / "mine"
     assert settings.base_quantizer.name == "rtn" and settings.transform.name == "none"
 
 
