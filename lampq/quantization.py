@@ -297,10 +297,8 @@ def _check_effect(overrides: Sequence[str], given: dict[str, Any]) -> None:
 def _batches(data: Any) -> Iterable[Any]:
     """A pair of tensors in pieces; batches as they are."""
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        images, labels = data
-        if labels.ndim == 0 or len(labels) != len(images):
-            raise LampQError(f"evaluate: {len(images)} images and {labels.numel()} classes; give one class an image")
-        return list(zip(data[0].split(BATCH), data[1].split(BATCH), strict=True))
+        images, labels = pairs_in("evaluate", data)
+        return list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
     if isinstance(data, Iterable) and not isinstance(data, Tensor | str | bytes | dict):
         return data
     raise LampQError(f"evaluate={type(data).__name__}: must be (images, classes), or a DataLoader of such pairs")

@@ -230,7 +230,7 @@ def test_a_mistake_is_one_line(case, network, pictures):
 
 def test_mistakes_with_what_came_out_are_one_line(quantized, network, pictures, classes, tmp_path):
     for data in ((pictures, classes[:5]), (pictures[:1], classes[0])):
-        with pytest.raises(lampq.LampQError, match=r"^evaluate: \d+ images and \d classes; give one class an image"):
+        with pytest.raises(lampq.LampQError, match=r"^evaluate: classes have shape .*; give one whole number"):
             quantized.evaluate(data)
     (tmp_path / "file").touch()
     with pytest.raises(lampq.LampQError, match=r"cannot be written \(Not a directory\); give another folder"):

@@ -68,10 +68,10 @@ def _candidates(plan: BitPlan, workbench: Workbench, budget: Budget) -> list[Bit
 def _keeps(plan: BitPlan, workbench: Workbench, budget: Budget, spaces: Sequence[SearchSpace]) -> bool:
     """Whether a plan is one of those that the budget allows: every site, tied ones too, has what it may have."""
     try:
-        numbers = [space.numbers_in(plan) for space in spaces]
+        bits = [list(space.numbers_in(plan).values()) for space in spaces]
     except StopIteration:  # bits that a group may not have
         return False
-    if any(space.spent(chosen) > space.room for space, chosen in zip(spaces, numbers, strict=True)):
+    if not all(space.fits(chosen) for space, chosen in zip(spaces, bits, strict=True)):
         return False
-    pairs = together(space.pairs(list(chosen.values())) for space, chosen in zip(spaces, numbers, strict=True))
+    pairs = together(space.pairs(chosen) for space, chosen in zip(spaces, bits, strict=True))
     return budget.plan_of(workbench.adapter.sites, pairs).key() == plan.key()

@@ -343,7 +343,7 @@ class SearchSpace:
 
     def fits(self, bits: Sequence[int]) -> bool:
         """Whether the limit allows these bits of each group."""
-        return sum(group.spending[b] for group, b in zip(self.groups, bits, strict=True)) <= self.room
+        return self.spent({group.name: b for group, b in zip(self.groups, bits, strict=True)}) <= self.room
 
     def equal_bits(self, bits: int, budget: Budget) -> dict[str, int]:
         """Bits of each layer where all have `bits`, but those that are pinned; of what else bits are chosen for, those
