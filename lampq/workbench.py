@@ -199,4 +199,6 @@ def _scored_with(realisation: Realisation | None, budget: Budget) -> Realisation
     """What plans are scored with in a search: whole realised plans, put together from blocks, or (None) the bank."""
     if realisation is None or realisation.base_quantizer.search == "surrogate":
         return None
-    return realisation if realisation.base_quantizer.search == "exact" else BlockBank(realisation, budget)
+    method = realisation.base_quantizer
+    trained = realisation if method.in_search is method else realisation.by(method.in_search)
+    return trained if method.search == "exact" else BlockBank(trained, budget)

@@ -1,25 +1,24 @@
 """LampQ in context, ours: bits changed by what a change promises in the model at the last plan, near that plan."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
 from lampq.allocation.base import Allocator
+from lampq.allocation.foretold_changes import ByGradient, ByMeasurement, ForetoldChanges
 from lampq.allocation.lampq import LampQ
 from lampq.allocation.search_space import SearchSpace, equal_number, most_of
 from lampq.allocation.solvers.dynamic_program import Near, optimal_plan
 from lampq.allocation.solvers.quadratic_program import QuadraticProblem, solve_quadratic_program
+from lampq.allocation.trust_region import TrustRegion
 from lampq.parts import same, setting
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
 from lampq.plan.groups import names
 from lampq.progress import progress
-from lampq.sensitivity.context import Context, plan_changes
-from lampq.sensitivity.measured_changes import measured_changes
+from lampq.sensitivity.context import Context
 from lampq.sensitivity.scores import at_the_target, by_text
 from lampq.tasks.score import Accept, paired_change
 from lampq.workbench import Workbench
@@ -124,67 +123,67 @@ class LampQContext(Allocator):
         """
         workbench.bank.check_bits("bit_set", *budget.candidates)
         space, evaluator = SearchSpace.open(workbench, budget), workbench.evaluator
+
+        def plan_of(bits: list[int], origin: dict | None = None) -> BitPlan:
+            return budget.plan_of(workbench.adapter.sites, space.pairs(bits), origin)
+
         bits = self._first(workbench, budget, space)
-        first = current = self._plan(workbench, budget, space, bits)
+        first = current = plan_of(bits)
         evaluator.set_base(first)
         workbench.bank.calibrate(first)
-        best, trust, center, rounds, refused = evaluator.score(first), self.trust, None, [], False
-        measurements: list[tuple[BitPlan, np.ndarray]] = []
-        refused_here: set[str] = set()
-        surprise = np.zeros((len(space.groups), len(space.bits)))
+        best, center, rounds, stuck = evaluator.score(first), None, [], False
+        foretold = self._foretold(workbench, budget, space)
+        region = TrustRegion(self.trust, (len(space.groups), len(space.bits)))
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
         while len(rounds) < limit:
             center = current
-            if self.changes == "gradient":
-                changes = self._changes(workbench, budget, space, current, bits)
-            else:
-                if not measurements or (refused and self._again(measurements, current)):
-                    measurements.append((current, self._measured(workbench, budget, space, current, bits)))
-                    trust, surprise, refused_here = self.trust, np.zeros_like(surprise), set()
-                measured = measurements[-1][1]
-                changes = measured - measured[range(len(bits)), [space.bits.index(b) for b in bits], None]
-            chosen, expected = self._least(space, bits, changes, surprise, trust)
-            refused = expected >= 0
-            if refused and self._again(measurements, current):
+            if stuck and foretold.may_begin_again(current):
+                foretold.begin_again(current, bits)
+                region.reset()
+            chosen, expected = self._least(space, bits, foretold, current, region)
+            stuck = expected >= 0
+            if stuck and foretold.may_begin_again(current):
                 continue
-            if refused:
+            if stuck:
                 break
-            candidate = self._plan(workbench, budget, space, chosen)
-            if candidate.key() in refused_here:  # no other is expected to help more
+            candidate = plan_of(chosen)
+            if region.has_refused(candidate):  # no other is expected to help more
                 break
             workbench.bank.calibrate(candidate)
             score = evaluator.score(candidate, keep=True)
             better = score.improves_on(best, self.accept, self.accept_factor)
-            moved = _moved(space, bits, chosen)
-            at = [(row, space.bits.index(b)) for row, b in enumerate(chosen) if b != bits[row]]
-            alone = expected - sum(surprise[place] for place in at)
-            found = paired_change(score, best)
-            rounds.append(Round(trust, moved, alone, expected, *found, score.accuracy, score.mean_loss, better))
+            places = [(row, space.bits.index(b)) for row, b in enumerate(chosen) if b != bits[row]]
+            alone = expected - sum(region.surprise[place] for place in places)
+            found, moved = paired_change(score, best), _moved(space, bits, chosen)
+            after = score.accuracy, score.mean_loss
+            rounds.append(Round(region.trust, moved, alone, expected, *found, *after, better))
             _tell(len(rounds), rounds[-1])
-            refused = not better
             if better:
                 current, bits, best = candidate, chosen, score
-                trust, surprise, refused_here = min(2 * trust, self.trust), np.zeros_like(surprise), set()
+                region.grow()
                 evaluator.set_base(current)
             else:
-                refused_here.add(candidate.key())
-                trust = max(len(moved) // 2, 2)
-                for place in at:
-                    surprise[place] += (found[0] - expected) / len(at)
+                region.shrink(candidate, places, found[0] - expected)
+            stuck = not better
             bar.update()
         bar.close()
         origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": first.layer_bits()}
-        origin |= {"rounds": [asdict(each) for each in rounds]}
-        plan = self._plan(workbench, budget, space, bits, origin)
-        if measurements:
-            plan.origin["measured"] = [_means(space, measured) for _, measured in measurements]
-        if center is None or budget.beyond_layers or budget.in_pairs or measurements:
+        plan = plan_of(bits, origin | {"rounds": [asdict(each) for each in rounds]})
+        if isinstance(foretold, ByMeasurement):
+            return foretold.told(plan)
+        if center is None or budget.beyond_layers or budget.in_pairs:
             return plan
         metric = Context(monotone=False, context_images=self.context_images)
         costs = metric.costs(metric.scores(workbench, budget, center))  # all of it is stored
         plan.origin["scores"] = by_text(costs)
         return plan.with_scores(at_the_target(costs, budget))
+
+    def _foretold(self, workbench: Workbench, budget: Budget, space: SearchSpace) -> ForetoldChanges:
+        """What says what a change does."""
+        if self.changes == "gradient":
+            return ByGradient(workbench, budget, space, self.context_images)
+        return ByMeasurement(workbench, budget, space, self.context_images, self.measurements)
 
     def _first(self, workbench: Workbench, budget: Budget, space: SearchSpace) -> list[int]:
         """Bits of each group to start from."""
@@ -208,56 +207,23 @@ class LampQContext(Allocator):
                     return bits
         return [group.bits[0] for group in space.groups]
 
-    def _plan(
-        self, workbench: Workbench, budget: Budget, space: SearchSpace, bits: list[int], origin: dict | None = None
-    ) -> BitPlan:
-        return budget.plan_of(workbench.adapter.sites, space.pairs(bits), origin)
-
-    def _changes(
-        self, workbench: Workbench, budget: Budget, space: SearchSpace, current: BitPlan, bits: list[int]
-    ) -> np.ndarray:
-        """d_n of each group at whatever it may have, ``[groups, bits, images]``; 0 where there is nothing to choose."""
-        others = {
-            (row, b): self._plan(workbench, budget, space, [*bits[:row], b, *bits[row + 1 :]])
-            for row, group in enumerate(space.groups)
-            for b in group.bits
-        }
-        found = plan_changes(workbench, current, others, self.context_images)
-        return _by_place(space, found, np.zeros)
-
-    def _again(self, measurements: list[tuple[BitPlan, np.ndarray]], current: BitPlan) -> bool:
-        """Whether changes are to be measured again: there are measurements left, and the plan is another one."""
-        return 0 < len(measurements) < self.measurements and measurements[-1][0].key() != current.key()
-
-    def _measured(
-        self, workbench: Workbench, budget: Budget, space: SearchSpace, first: BitPlan, bits: list[int]
-    ) -> np.ndarray:
-        """As `_changes`, of what is one step away in the bit set (see `Group.next_to`); NaN at all others."""
-        others = {}
-        for row, group in enumerate(space.groups):
-            for b in (bits[row], *group.next_to(bits[row])):
-                others[row, b] = self._plan(workbench, budget, space, [*bits[:row], b, *bits[row + 1 :]])
-        found = measured_changes(workbench, first, others, self.context_images)
-        return _by_place(space, found, lambda shape: np.full(shape, np.nan))
-
     def _least(
-        self, space: SearchSpace, bits: list[int], changes: np.ndarray, surprise: np.ndarray, trust: int
+        self, space: SearchSpace, bits: list[int], foretold: ForetoldChanges, current: BitPlan, region: TrustRegion
     ) -> tuple[list[int], float]:
-        """Bits of each group in the plan of least expected loss that differs in few groups, and what is expected.
+        """Bits of each group in the plan of least expected loss in the trust region, and what is expected of it.
 
         Args:
             bits: of each group now.
-            changes: see `_changes`; NaN where none is allowed.
-            surprise: what each change costs beyond its prediction, as refused plans have taught, ``[groups, bits]``.
+            current: the plan of these.
         """
+        changes = foretold.at(current, bits)
         allowed = np.array([[b in group.spending for b in space.bits] for group in space.groups])
         allowed &= ~np.isnan(changes).any(2)
         changes = np.nan_to_num(changes)
-        # What was measured has its own second order in it.
-        alone = changes.mean(2) + (np.square(changes).mean(2) / 2 if self.changes == "gradient" else 0)
-        costs = np.where(allowed, alone + surprise, np.inf)
-        problem, near = space.problem(costs), Near([space.bits.index(b) for b in bits], trust)
-        if not self.cross_terms or self.changes == "measured":
+        alone = changes.mean(2) + (np.square(changes).mean(2) / 2 if foretold.second_order else 0)
+        costs = np.where(allowed, alone + region.surprise, np.inf)
+        problem, near = space.problem(costs), Near([space.bits.index(b) for b in bits], region.trust)
+        if not self.cross_terms or not foretold.second_order:
             choice = optimal_plan(problem, near)
             return problem.bits_of(choice), problem.objective(choice)
         rows = changes.reshape(-1, changes.shape[2])
@@ -265,22 +231,6 @@ class LampQContext(Allocator):
         together = QuadraticProblem.checked(problem, (interactions + interactions.transpose(2, 3, 0, 1)) / 2, near)
         choice = solve_quadratic_program(together, self.maximum_nodes).choice
         return problem.bits_of(choice), together.objective(choice)
-
-
-def _by_place(
-    space: SearchSpace, found: dict[tuple[int, int], Tensor], empty: Callable[[tuple[int, ...]], np.ndarray]
-) -> np.ndarray:
-    """Changes ``[groups, bits, images]``, of those by (row, bits); the rest as `empty` makes it."""
-    changes = empty((len(space.groups), len(space.bits), len(next(iter(found.values())))))
-    for (row, b), change in found.items():
-        changes[row, space.bits.index(b)] = change.numpy()
-    return changes
-
-
-def _means(space: SearchSpace, measured: np.ndarray) -> dict[str, dict[str, float]]:
-    """Mean change of the loss by each group's name and bits, where it was measured."""
-    rows = zip(space.groups, measured.mean(2).tolist(), strict=True)
-    return {g.name: {str(g.told(b)): v for b, v in zip(space.bits, row, strict=True) if v == v} for g, row in rows}
 
 
 def _moved(space: SearchSpace, before: list[int], after: list[int]) -> dict[str, list[int | str]]:

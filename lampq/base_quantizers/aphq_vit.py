@@ -41,9 +41,9 @@ class APHQViT(MlpReconstruction, QDrop):
     only_classifiers = True
     revision = 1
 
-    @property
-    def mlp_iterations(self) -> int:
-        return self.iterations
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mlp_iterations = self.iterations
 
     def trained_by(self) -> AveragePerturbation:
         return AveragePerturbation(self.temperature, self.hessian_images)
@@ -55,7 +55,7 @@ class APHQViT(MlpReconstruction, QDrop):
 
     def mlp_recipe(self, bits: int | None) -> MlpRecipe:
         percentile = published_percentile(8 if bits is None else bits)
-        return MlpRecipe(self.iterations, self.batch_size, self.mlp_rate, percentile)
+        return MlpRecipe(self.mlp_iterations, self.batch_size, self.mlp_rate, percentile)
 
     def mlp_identity(self) -> dict:
         return {"hessian": [self.temperature, self.hessian_images]}

@@ -81,6 +81,12 @@ class BaseQuantizer(Part, ABC):
         """The method that finds the independent states; methods that share one share its entries and scores."""
         return self
 
+    @property
+    def in_search(self) -> "BaseQuantizer":
+        """The method that realises what plans are scored with, where these are not independent states: one that may
+        train less."""
+        return self
+
     def check_model(self, adapter: ModelAdapter) -> None:
         """Refuse a model that the method cannot quantize, before any work.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lampq.base_quantizers.base import SEARCHES, BaseQuantizer
 from lampq.calibration.segment import Segment, States
+from lampq.errors import LampQError
 from lampq.parts import setting
 from lampq.plan.bits import Bits
 from lampq.plan.sites import Site
@@ -34,6 +35,8 @@ class BlockReconstruction(BaseQuantizer):
         regularization: lambda, weight of the regularizer that drives soft weights to a code.
         warmup: fraction of the steps before it sets in.
         search: what plans are scored with: ``surrogate``, ``block_bank``, ``exact``.
+        search_steps: with the last two, steps a block of what plans are scored with; None: as many as `iterations`, 0:
+            what training starts from.
         rank_last: how many of a search's best plans are trained for a few steps each, and judged again on D, before one
             of them is trained to the end; 0: none.
         rank_steps: these steps a block.
@@ -50,6 +53,7 @@ class BlockReconstruction(BaseQuantizer):
     regularization: float = setting(0.01, at_least=0)
     warmup: float = setting(0.2, at_least=0, at_most=1)
     search: str = setting("surrogate", options=SEARCHES, identity="never")
+    search_steps: int | None = setting(None, minimum=0, identity="never")
     rank_last: int = setting(0, minimum=0, identity="never")
     rank_steps: int = setting(50, minimum=1, identity="never")
 
@@ -58,6 +62,11 @@ class BlockReconstruction(BaseQuantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.search_steps is not None and self.search == "surrogate":
+            raise LampQError(
+                f"base_quantizer.search_steps={self.search_steps}: no block is trained for a search with "
+                "base_quantizer.search=surrogate; set base_quantizer.search=block_bank, or leave search_steps null"
+            )
         self.calibration = self.calibrated_by()
 
     @abstractmethod
@@ -86,8 +95,16 @@ class BlockReconstruction(BaseQuantizer):
     def realisation_steps(self) -> int:
         return self.iterations
 
+    @property
+    def in_search(self) -> "BlockReconstruction":
+        every = self.search_steps is None or self.search_steps >= self.iterations
+        return self if every else self._with_block_steps(self.search_steps)
+
     def shortened(self, steps: int) -> "BlockReconstruction":
         """The method with so many steps of training at most."""
+        return self._with_block_steps(steps)
+
+    def _with_block_steps(self, steps: int) -> "BlockReconstruction":
         other = copy.copy(self)
         other.iterations = min(self.iterations, steps)
         return other

@@ -100,11 +100,6 @@ class GlfQ(MlpReconstruction):
         """What `loss` is the sum of."""
         return self.loss.split("_")
 
-    def shortened(self, steps: int) -> "GlfQ":
-        other = super().shortened(steps)
-        other.mlp_iterations = min(self.mlp_iterations, steps)
-        return other
-
     def calibrated_by(self) -> BaseQuantizer:
         return self._calibration()
 

@@ -25,8 +25,9 @@ class MlpReconstruction(BlockReconstruction):
     """Block reconstruction from MLPs with ReLU on.
 
     An MLP is trained anew when its block's turn comes, and belongs to the block's realised state; independent states,
-    which searches see by default, are those of the network with GELU. An MLP of which a layer is not quantized at all
-    stays what it is.
+    which searches see by default, are those of the network with GELU (``search=block_bank search_steps=0`` has the
+    MLPs that were trained anew, and no other training). An MLP of which a layer is not quantized at all stays what it
+    is.
 
     Attributes:
         mlp_reconstruction: whether MLPs are trained anew; a setting of the methods, which declare it.
@@ -55,6 +56,11 @@ class MlpReconstruction(BlockReconstruction):
     def calibration_of_relu(self) -> BaseQuantizer:
         """The method that finds the state of an fc2 behind a ReLU."""
         return self.calibration
+
+    def shortened(self, steps: int) -> "MlpReconstruction":
+        other = super().shortened(steps)
+        other.mlp_iterations = min(self.mlp_iterations, steps)
+        return other
 
     @property
     def realisation_steps(self) -> int:

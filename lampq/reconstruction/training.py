@@ -121,7 +121,7 @@ class TrainedBlock(Block):
 
     def train(self, loss: BlockLoss, recipe: Recipe) -> None:
         """Train weights, or their rounding, and scales."""
-        if not self.leaves:
+        if not self.leaves or not recipe.iterations:
             self.segment.step(recipe.iterations)
             return
         (self.first_batch,) = self._batches(recipe, 0, 1)

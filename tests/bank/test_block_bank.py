@@ -7,9 +7,11 @@ from lampq.allocation.uniform import Uniform
 from lampq.bank.block_bank import BlockBank
 from lampq.bank.quantized_model import QuantizedModel
 from lampq.base_quantizers.aphq_vit import APHQViT
+from lampq.base_quantizers.qdrop import QDrop
 from lampq.errors import LampQError
 from lampq.plan.bit_plan import BitPlan
 from lampq.plan.budget import Budget
+from lampq.reconstruction import training
 from tests.bank.test_realisation import OneAfterAnother, uniform
 from tests.small_models import BUDGET, images, search_over, swin_adapter, vit_adapter
 
@@ -119,3 +121,59 @@ def test_mlps_that_were_trained_anew_keep_their_relu(tmp_path):
     assert torch.equal(
         logits(search, Uniform().allocate(search, BUDGET), blocks), logits(search, uniform(search), search.realisation)
     )
+
+
+TRAINED = {"images": 6, "batch_size": 4, "rounding_rate": 0.05, "candidates": 32, "rounds": 1}
+
+
+def scored_by(tmp_path, method):
+    return search_over(vit_adapter(), tmp_path, base_quantizer=method)
+
+
+def mixed_bits(search):
+    return uniform(search).with_bits({"blocks.1.mlp.fc1": (2, 2), "blocks.1.mlp.fc2": (4, 4)})
+
+
+@pytest.mark.parametrize("kind", ["block_bank", "exact"])
+def test_blocks_that_plans_are_scored_with_may_be_trained_for_fewer_steps(kind, tmp_path):
+    """And the plan that is built is trained for all of them."""
+
+    def losses(**settings):
+        search = scored_by(tmp_path, QDrop(**TRAINED, search=kind, **settings))
+        return search.evaluator.score(mixed_bits(search)).loss
+
+    fewer, few, many = losses(iterations=8, search_steps=2), losses(iterations=2), losses(iterations=8)
+    assert torch.equal(fewer, few) and not torch.equal(fewer, many)
+    built = scored_by(tmp_path, QDrop(**TRAINED, iterations=8, search=kind, search_steps=2)).realisation.identity
+    assert built == scored_by(tmp_path, QDrop(**TRAINED, iterations=8)).realisation.identity
+
+
+@pytest.mark.parametrize("kind", ["block_bank", "exact"])
+def test_blocks_of_no_steps_are_what_training_starts_from(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.TrainedBlock, "_gradients", None)
+    method = QDrop(**TRAINED, iterations=8, search=kind, search_steps=0)
+    search, surrogate = scored_by(tmp_path, method), scored_by(tmp_path, QDrop(**TRAINED, iterations=8))
+    plan = mixed_bits(search)
+    before = surrogate.evaluator.score(plan)
+    assert torch.allclose(search.evaluator.score(plan).loss, before.loss, atol=1e-4)
+
+
+def test_mlps_of_a_search_without_block_training_are_those_of_the_plan_that_is_built(tmp_path):
+    """They are trained once, with ReLU; what a search sees of them is not what it sees of the MLPs with GELU."""
+    settings = {**TRAINED, "iterations": 3, "mlp_rate": 1e-3}
+    search = scored_by(tmp_path, APHQViT(**settings, search="block_bank", search_steps=0))
+    plan = mixed_bits(search)
+    modules = search.scored_by.modules(plan)
+    assert isinstance(modules["blocks.1.mlp.act"], torch.nn.ReLU)
+    trained = sorted((tmp_path / "mlps").iterdir())
+    search.realisation.states(plan)
+    assert sorted((tmp_path / "mlps").iterdir()) == trained, "none was trained for the plan itself"
+    surrogate = scored_by(tmp_path, APHQViT(**settings))
+    assert not torch.equal(search.evaluator.score(plan).loss, surrogate.evaluator.score(plan).loss)
+
+
+def test_steps_of_a_search_that_trains_no_block_are_refused():
+    with pytest.raises(LampQError, match=r"base_quantizer\.search_steps=5: .*base_quantizer\.search=block_bank"):
+        QDrop(search_steps=5)
+    with pytest.raises(LampQError, match=r"base_quantizer\.search_steps=-1: "):
+        QDrop(search="exact", search_steps=-1)

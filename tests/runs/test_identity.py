@@ -11,6 +11,7 @@ import torch
 from lampq.allocation.greedy import Greedy
 from lampq.allocation.least_score import LeastScore
 from lampq.allocation.uniform import Uniform
+from lampq.base_quantizers.qdrop import QDrop
 from lampq.base_quantizers.rtn import RoundToNearest
 from lampq.pipeline import run
 from lampq.plan.budget import Budget
@@ -56,6 +57,16 @@ def test_a_search_over_realised_networks_says_that_estimates_come_from_them(sett
     assert of("surrogate", Greedy())["search"] == "surrogate" and "estimates_from" not in of("surrogate", Greedy())
     assert of("exact", Greedy())["estimates_from"] == of("block_bank", Greedy())["estimates_from"] == "scored"
     assert of("exact", Uniform()) == of("surrogate", Uniform())
+
+
+def test_fewer_steps_of_the_blocks_that_plans_are_scored_with_are_part_of_a_search(settings, prepared):
+    def of(steps, work):
+        method = QDrop(iterations=8, images=6, search="block_bank", search_steps=steps)
+        return identity(replace(settings, base_quantizer=method), prepared, work)
+
+    assert of(2, Greedy())["search_steps"] == 2 and "search_steps" not in of(None, Greedy())
+    assert of(8, Greedy()) == of(None, Greedy()), "as many as there are anyway"
+    assert of(2, Uniform()) == of(None, Uniform()), "nothing is searched"
 
 
 @pytest.mark.parametrize("searched", ["surrogate", "block_bank"])
