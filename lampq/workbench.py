@@ -108,7 +108,10 @@ class Workbench:
         if self.limited_to is not None:
             judged["evaluation_images"] = self.limited_to
         if self.realisation is not None:
-            judged["scored_with"] = self.bank.base_quantizer.search
+            method = self.bank.base_quantizer
+            judged["scored_with"] = method.search
+            if method.search_steps is not None:
+                judged["search_steps"] = method.search_steps
             if shared := self.sample_trained_on:
                 judged["sample_images_trained_on"] = shared
         return judged
@@ -123,8 +126,11 @@ class Workbench:
     @property
     def told_of_search(self) -> str | None:
         """What a reader of the log should know of how plans are scored; None where it is as they are built."""
+        if self.realisation is None:
+            return None
         method = self.bank.base_quantizer
-        return None if self.realisation is None else SCORED_WITH[method.search].format(method.name)
+        steps = "" if method.search_steps is None else f"; blocks are trained for {method.search_steps} steps there"
+        return SCORED_WITH[method.search].format(method.name) + steps
 
     def found(self, plan: BitPlan) -> dict[str, object]:
         """What the plan that a search has chosen reaches on all of D, and what the search looked at."""

@@ -34,6 +34,8 @@ class BaseQuantizer(Part, ABC):
         search: for a sequential method, what plans are scored with: ``surrogate`` (independent states), ``block_bank``
             (blocks realised at equal bits, `lampq.bank.block_bank`) or ``exact`` (every scored plan is realised). Not
             among `settings`: it changes searches only.
+        search_steps: where ``search`` is another, how many steps the blocks of a search are trained for; None:
+            as many as those of the plan that is built.
         rank_last: how many of a search's best plans are trained for a few steps each, and judged again; 0: none. As
             `search`, not among `settings`.
         training_images: how many training images a sequential method realises plans on; None for the calibration
@@ -67,6 +69,7 @@ class BaseQuantizer(Part, ABC):
     gradient_labels: ClassVar[str | None] = None
     # Settings of some methods, which declare them; not annotated, so that each is in its own place there.
     search = "surrogate"
+    search_steps = None
     rank_last = 0
     image_bits = None
     precision = "float32"

@@ -215,4 +215,5 @@ ORIGIN: dict[str, Check] = {
     "swaps": _list_of(_swap, least=0),
     "judged": text,
     "scored_with": text,
+    "search_steps": _or_null(integer, 0),
 }

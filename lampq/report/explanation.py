@@ -126,7 +126,9 @@ def explanation(
     ]
     told += cost_lines(costs)
     if "scored_with" in plan.origin:
-        told.append(f"plans were scored with: {plan.origin['scored_with']} (base_quantizer.search)")
+        steps = plan.origin.get("search_steps")
+        steps = "" if steps is None else f", {steps} steps a block (base_quantizer.search_steps)"
+        told.append(f"plans were scored with: {plan.origin['scored_with']} (base_quantizer.search){steps}")
     if scores is None:
         told += textwrap.wrap(f"No costs to compare: {without}.", WIDTH)
     else:

@@ -148,6 +148,13 @@ def test_blocks_that_plans_are_scored_with_may_be_trained_for_fewer_steps(kind, 
     assert built == scored_by(tmp_path, QDrop(**TRAINED, iterations=8)).realisation.identity
 
 
+def test_a_search_says_for_how_many_steps_its_blocks_are_trained(tmp_path):
+    few = scored_by(tmp_path, QDrop(**TRAINED, iterations=8, search="block_bank", search_steps=2))
+    assert few.looked_at["search_steps"] == 2 and few.told_of_search.endswith("trained for 2 steps there")
+    every = scored_by(tmp_path, QDrop(**TRAINED, iterations=8, search="block_bank"))
+    assert "search_steps" not in every.looked_at and "steps" not in every.told_of_search
+
+
 @pytest.mark.parametrize("kind", ["block_bank", "exact"])
 def test_blocks_of_no_steps_are_what_training_starts_from(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(training.TrainedBlock, "_gradients", None)

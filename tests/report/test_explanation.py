@@ -97,7 +97,9 @@ def test_swaps_are_told_with_the_accuracy_before_and_after(tmp_path):
     detector = replace(after, origin=plan.origin | {"swaps": swaps, "judged": "ap"})
     assert "swaps of the update (AP of each image on D, before and after):" in told(detector, tmp_path)
     trained = replace(after, origin=plan.origin | {"scored_with": "block_bank"})
-    assert "plans were scored with: block_bank (base_quantizer.search)" in told(trained, tmp_path)
+    assert "plans were scored with: block_bank (base_quantizer.search)\n" in told(trained, tmp_path)
+    trained.origin["search_steps"] = 50
+    assert "(base_quantizer.search), 50 steps a block (base_quantizer.search_steps)" in told(trained, tmp_path)
 
 
 def test_a_bit_that_was_only_added_is_told_without_a_layer_that_lost_one(tmp_path):
