@@ -83,7 +83,7 @@ class MlpReconstruction(BlockReconstruction):
             loss = self.loss_of(block)
             sites = {site.type: (site, bits) for site, bits in segment.sites}
             if self.mlp_reconstruction and {"fc1", "fc2"} <= sites.keys():
-                layers = self._rectify(block, sites["fc1"], sites["fc2"], states, self.mlp_loss(block, loss))
+                layers = self._rectify(block, sites["fc1"], sites["fc2"], states, loss)
             found = self.reconstruct(block, states, layers, loss)
         for site, bits in segment.sites:
             if site.name in layers:
@@ -92,7 +92,7 @@ class MlpReconstruction(BlockReconstruction):
         return found
 
     def _rectify(
-        self, block: TrainedBlock, first: tuple[Site, Bits], second: tuple[Site, Bits], states: States, loss: MlpLoss
+        self, block: TrainedBlock, first: tuple[Site, Bits], second: tuple[Site, Bits], states: States, loss: BlockLoss
     ) -> dict[str, nn.Module]:
         """Train a block's MLP anew, put it into the block and into the states; its layers, by name."""
         (fc1, bits1), (fc2, bits2) = first, second
@@ -104,9 +104,11 @@ class MlpReconstruction(BlockReconstruction):
         recipe = self.mlp_recipe(bits2.activation)
         key = {name: segment.identity[name] for name in ("model", "weights", "images", "seed")}
         key |= {"mlp": fc1.name, "recipe": vars(recipe), "revision": self.revision} | self.mlp_identity()
-        trained = segment.store.fetch(
-            "mlps", key, lambda: vars(reconstruct_mlp(block, *layers, gelu, inputs, loss, recipe)), remember=False
-        )
+
+        def train() -> dict[str, Tensor]:
+            return vars(reconstruct_mlp(block, *layers, gelu, inputs, self.mlp_loss(block, loss), recipe))
+
+        trained = segment.store.fetch("mlps", key, train, remember=False)
         mlp = Mlp(**{name: tensor.to(inputs.device) for name, tensor in trained.items()})
         made = dict(zip((fc1.name, fc2.name), mlp.layers(), strict=True))
         segment.quantized.replace_module(activation, nn.ReLU())
