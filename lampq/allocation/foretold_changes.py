@@ -43,13 +43,9 @@ class ForetoldChanges(ABC):
             bits: of each group in it.
         """
 
-    def may_begin_again(self, plan: BitPlan) -> bool:
-        """Whether changes could be measured anew at a plan, where those that are known lead no further."""
+    def renewed(self, plan: BitPlan, bits: Sequence[int]) -> bool:
+        """Whether those that are known, which lead no further, were found anew at a plan."""
         return False
-
-    def begin_again(self, plan: BitPlan, bits: Sequence[int]) -> None:
-        """Measure them there."""
-        raise NotImplementedError
 
     def changed(self, bits: Sequence[int], row: int, other: int) -> BitPlan:
         """The plan in which one group has other bits."""
@@ -104,14 +100,18 @@ class ByMeasurement(ForetoldChanges):
 
     def at(self, plan: BitPlan, bits: Sequence[int]) -> np.ndarray:
         if not self.measured:
-            self.begin_again(plan, bits)
+            self._measure(plan, bits)
         measured = self.measured[-1]
         return measured - measured[range(len(bits)), [self._space.bits.index(b) for b in bits], None]
 
-    def may_begin_again(self, plan: BitPlan) -> bool:
-        return 0 < len(self.measured) < self._most and plan.key() != self._plan.key()
+    def renewed(self, plan: BitPlan, bits: Sequence[int]) -> bool:
+        """Measured again: measurements are left, and the plan is another than the last time."""
+        again = 0 < len(self.measured) < self._most and plan.key() != self._plan.key()
+        if again:
+            self._measure(plan, bits)
+        return again
 
-    def begin_again(self, plan: BitPlan, bits: Sequence[int]) -> None:
+    def _measure(self, plan: BitPlan, bits: Sequence[int]) -> None:
         rows = list(enumerate(zip(self._space.groups, bits, strict=True)))
         others = {(row, now): plan for row, (_, now) in rows}
         others |= {(row, b): self.changed(bits, row, b) for row, (group, now) in rows for b in group.next_to(now)}

@@ -131,22 +131,21 @@ class LampQContext(Allocator):
         first = current = plan_of(bits)
         evaluator.set_base(first)
         workbench.bank.calibrate(first)
-        best, center, rounds, stuck = evaluator.score(first), None, [], False
+        best, center, rounds, refused = evaluator.score(first), None, [], False
         foretold = self._foretold(workbench, budget, space)
         region = TrustRegion(self.trust, (len(space.groups), len(space.bits)))
         limit = self.rounds if self.max_evaluations is None else min(self.rounds, self.max_evaluations)
         bar = progress(description="in context", total=limit, unit="rounds")
         while len(rounds) < limit:
             center = current
-            if stuck and foretold.may_begin_again(current):
-                foretold.begin_again(current, bits)
+            if refused and foretold.renewed(current, bits):
                 region.reset()
             chosen, expected = self._least(space, bits, foretold, current, region)
-            stuck = expected >= 0
-            if stuck and foretold.may_begin_again(current):
+            if expected >= 0:
+                if not foretold.renewed(current, bits):
+                    break
+                region.reset()
                 continue
-            if stuck:
-                break
             candidate = plan_of(chosen)
             if region.has_refused(candidate):  # no other is expected to help more
                 break
@@ -165,7 +164,7 @@ class LampQContext(Allocator):
                 evaluator.set_base(current)
             else:
                 region.shrink(candidate, places, found[0] - expected)
-            stuck = not better
+            refused = not better
             bar.update()
         bar.close()
         origin = {"allocator": self.name, "settings": self.settings(), "initial_bits": first.layer_bits()}

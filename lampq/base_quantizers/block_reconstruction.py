@@ -67,6 +67,8 @@ class BlockReconstruction(BaseQuantizer):
                 f"base_quantizer.search_steps={self.search_steps}: no block is trained for a search with "
                 "base_quantizer.search=surrogate; set base_quantizer.search=block_bank, or leave search_steps null"
             )
+        if self.search_steps is not None and self.search_steps >= self.iterations:
+            self.search_steps = None  # the same
         self.calibration = self.calibrated_by()
 
     @abstractmethod
@@ -97,8 +99,7 @@ class BlockReconstruction(BaseQuantizer):
 
     @property
     def in_search(self) -> "BlockReconstruction":
-        every = self.search_steps is None or self.search_steps >= self.iterations
-        return self if every else self._with_block_steps(self.search_steps)
+        return self if self.search_steps is None else self._with_block_steps(self.search_steps)
 
     def shortened(self, steps: int) -> "BlockReconstruction":
         """The method with so many steps of training at most."""

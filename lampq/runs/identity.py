@@ -42,8 +42,8 @@ def identity(settings: Settings, prepared: Prepared, work: Allocator | Measureme
         search["ranked"] = [quantizer.rank_last, quantizer.rank_steps]
     if search and quantizer.search != "surrogate":
         search["estimates_from"] = "scored"  # not from independent states, as once
-        if quantizer.in_search is not quantizer:
-            search["search_steps"] = quantizer.in_search.iterations
+        if quantizer.search_steps is not None:
+            search["search_steps"] = quantizer.search_steps
     if search and by_itself and quantizer.search == "block_bank":
         search["blocks_behind"] = settings.budget.unbound().to_json()  # blocks are realised behind equal bits
     limited = settings.evaluation_images is not None and work.searches and not single

@@ -46,8 +46,7 @@ def test_measured_changes_are_one_step_away_and_serve_later_plans(opened):
     again = foretold.at(moved, later)
     assert search.evaluator.scored == scored
     assert np.array_equal(again[0, three], -changes[0, four]) and np.array_equal(again[1:, four], changes[1:, four])
-    assert not foretold.may_begin_again(plan) and foretold.may_begin_again(moved), "at another plan"
-    foretold.begin_again(moved, later)
+    assert not foretold.renewed(plan, bits) and foretold.renewed(moved, later), "at another plan"
     measured = foretold.at(moved, later)
     assert not np.isnan(measured[0, five]).any() and len(foretold.measured) == 2
-    assert not foretold.may_begin_again(plan), "not more often than asked"
+    assert not foretold.renewed(plan, bits), "not more often than asked"

@@ -151,8 +151,9 @@ def test_blocks_that_plans_are_scored_with_may_be_trained_for_fewer_steps(kind, 
 def test_a_search_says_for_how_many_steps_its_blocks_are_trained(tmp_path):
     few = scored_by(tmp_path, QDrop(**TRAINED, iterations=8, search="block_bank", search_steps=2))
     assert few.looked_at["search_steps"] == 2 and few.told_of_search.endswith("trained for 2 steps there")
-    every = scored_by(tmp_path, QDrop(**TRAINED, iterations=8, search="block_bank"))
-    assert "search_steps" not in every.looked_at and "steps" not in every.told_of_search
+    for steps in (None, 8, 9):
+        every = scored_by(tmp_path, QDrop(**TRAINED, iterations=8, search="block_bank", search_steps=steps))
+        assert "search_steps" not in every.looked_at and "steps" not in every.told_of_search
 
 
 @pytest.mark.parametrize("kind", ["block_bank", "exact"])
@@ -172,9 +173,9 @@ def test_mlps_of_a_search_without_block_training_are_those_of_the_plan_that_is_b
     plan = mixed_bits(search)
     modules = search.scored_by.modules(plan)
     assert isinstance(modules["blocks.1.mlp.act"], torch.nn.ReLU)
-    trained = sorted((tmp_path / "mlps").iterdir())
+    trained = sorted((tmp_path / "mlps").rglob("*"))
     search.realisation.states(plan)
-    assert sorted((tmp_path / "mlps").iterdir()) == trained, "none was trained for the plan itself"
+    assert sorted((tmp_path / "mlps").rglob("*")) == trained, "none was trained for the plan itself"
     surrogate = scored_by(tmp_path, APHQViT(**settings))
     assert not torch.equal(search.evaluator.score(plan).loss, surrogate.evaluator.score(plan).loss)
 
